@@ -1,0 +1,52 @@
+# Needs nothing beforehand but make and a python3 of 3.11 or newer with its venv module.
+PYTHON ?= python3
+BIN := .venv/bin
+CODE := $(wildcard perdure api worker alembic tests bench examples)
+TESTS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help run test coverage check format constraints clean
+
+help:  ## Show this list
+	@awk -F ':.*## ' '/^[.a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+run: .venv  ## Serve examples/echo.py on http://localhost:3773, everything in one process
+	@$(BIN)/perdure serve examples/echo.py
+
+test: .venv  ## Run the tests (TESTS="tests/unit -k lease" runs some)
+	@$(BIN)/pytest $(TESTS)
+
+coverage: .venv  ## Run the tests and show the branches they miss
+	@$(BIN)/pytest --cov --cov-report=term $(TESTS)
+
+check: .venv  ## Check format, lint, types, imports between layers and spelling
+	@$(BIN)/ruff format --check --quiet . || { echo "not formatted: run 'make format'"; exit 1; }
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/mypy $(CODE)
+	@$(BIN)/lint-imports --verbose > .venv/lint-imports.log 2>&1 || { cat .venv/lint-imports.log; exit 1; }
+	@$(BIN)/codespell
+
+format: .venv  ## Format the code and fix what ruff can fix
+	@$(BIN)/ruff check --quiet --fix-only .
+	@$(BIN)/ruff format --quiet .
+
+constraints: .venv  ## Renew constraints.txt with the newest versions that pyproject.toml allows
+	@$(BIN)/pip install --quiet --upgrade --upgrade-strategy eager -e '.[dev]'
+	@{ head -1 constraints.txt; $(BIN)/pip freeze --exclude-editable; } > .venv/constraints.txt
+	@mv .venv/constraints.txt constraints.txt
+
+.venv: .venv/installed  ## Create the virtual environment and install everything into it
+
+# The stamp, and not the folder, is the target: an install that broke off is taken up again.
+.venv/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "perdure needs Python 3.11 or newer")'
+	@echo "[1/2] creating .venv"
+	@test -x $(BIN)/pip || $(PYTHON) -m venv .venv
+	@echo "[2/2] installing perdure and its tools (about a minute, once)"
+	@$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]' -c constraints.txt
+	@touch $@
+
+clean:  ## Remove .venv, caches and build results
+	rm -rf .venv build dist htmlcov .coverage .coverage.* .hypothesis .import_linter_cache \
+	  .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
