@@ -1,0 +1,68 @@
+"""What Alembic runs: on the connection it is handed (`perdure migrate`, a start, the tests), or on one from the settings."""
+
+from __future__ import annotations
+
+import sys
+from logging.config import fileConfig
+from typing import Any
+
+import sqlalchemy as sa
+from alembic import context
+from alembic.config import Config
+
+from perdure.errors import PerdureError
+from perdure.storage.schema import VERSION_TABLE, metadata
+
+
+def ours(thing: Any, name: str | None, kind: str, reflected: bool, compare_to: Any) -> bool:
+    """Whether autogenerate looks at it: other tables of the same database are nobody's business."""
+    return not (kind == "table" and reflected and name not in metadata.tables)
+
+
+def migrate(connection: sa.Connection) -> None:
+    """Run the migrations that were asked for, in one transaction."""
+    context.configure(
+        connection=connection,
+        target_metadata=metadata,
+        version_table=VERSION_TABLE,
+        include_object=ours,
+        compare_type=True,
+        compare_server_default=True,
+    )
+    with context.begin_transaction():
+        context.run_migrations()
+
+
+def migrate_from_settings() -> None:
+    """For the `alembic` command: open the database of the settings, take the lock, run."""
+    from perdure.settings import load_settings
+    from perdure.storage.migrate import on_connection
+
+    def work(config: Config) -> None:
+        migrate(config.attributes["connection"])
+
+    try:
+        settings = load_settings()
+        url = settings.migrations_database_url or settings.database_url
+        if url is None:
+            raise PerdureError(
+                "set DATABASE_URL (and STORAGE_TYPE=postgres) to say which database to migrate"
+            )
+        work_on = url.get_secret_value()
+        on_connection(work_on, work)
+    except PerdureError as error:
+        print(f"perdure: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+handed = context.config.attributes.get("connection")
+if context.is_offline_mode():
+    context.configure(dialect_name="postgresql", target_metadata=metadata, version_table=VERSION_TABLE)
+    with context.begin_transaction():
+        context.run_migrations()
+elif handed is not None:
+    migrate(handed)
+else:
+    if context.config.config_file_name is not None:
+        fileConfig(context.config.config_file_name, disable_existing_loggers=False)
+    migrate_from_settings()

@@ -1,0 +1,251 @@
+"""The tables. SQLAlchemy owns the schema and the migrations; the statements are in `perdure.storage.statements`.
+
+What is written down here is compared with the migrated database by tests/migrations.
+"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB, UUID
+
+from perdure.tasks import TaskState
+
+metadata = sa.MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+VERSION_TABLE = "perdure_alembic_version"
+
+_STATES = ", ".join(f"'{state}'" for state in TaskState)
+_WAITS = "state = 'submitted' AND lease_token IS NULL"
+
+
+def _json(name: str) -> sa.Column[object]:
+    return sa.Column(name, JSONB, nullable=False, server_default=sa.text("'{}'::jsonb"))
+
+
+def _time(name: str) -> sa.Column[object]:
+    return sa.Column(
+        name, sa.TIMESTAMP(timezone=True), nullable=False, server_default=sa.text("clock_timestamp()")
+    )
+
+
+def _count(name: str, kind: type[sa.Integer] = sa.Integer) -> sa.Column[int]:
+    return sa.Column(name, kind, nullable=False, server_default=sa.text("0"))
+
+
+contexts = sa.Table(
+    "contexts",
+    metadata,
+    sa.Column("owner", sa.Text, nullable=False),
+    sa.Column("context_id", sa.Text, nullable=False),
+    _json("metadata"),
+    # The place that was drawn last: tasks and appended messages of a context are in the order of their places.
+    _count("last_position", sa.BigInteger),
+    # The conversation's slot: the task whose turn runs, until its holder has let go of it.
+    sa.Column("running_task", UUID),
+    # How many of its tasks are submitted. Whoever frees the slot reads it under the row's lock: no lost wake-up.
+    _count("waiting"),
+    _time("created_at"),
+    _time("updated_at"),
+    sa.PrimaryKeyConstraint("owner", "context_id"),
+    sa.CheckConstraint("waiting >= 0", name="waiting"),
+    sa.CheckConstraint("char_length(context_id) BETWEEN 1 AND 512", name="context_id"),
+    sa.Index(
+        "ix_contexts_page", "owner", sa.text("updated_at DESC"), sa.text("context_id DESC"), unique=True
+    ),
+    sa.Index("ix_contexts_metadata", "metadata", postgresql_using="gin"),
+)
+
+context_messages = sa.Table(
+    "context_messages",
+    metadata,
+    sa.Column("owner", sa.Text, nullable=False),
+    sa.Column("context_id", sa.Text, nullable=False),
+    sa.Column("position", sa.BigInteger, nullable=False),
+    sa.Column("payload", JSONB, nullable=False),
+    _time("created_at"),
+    sa.PrimaryKeyConstraint("owner", "context_id", "position"),
+    sa.ForeignKeyConstraint(
+        ["owner", "context_id"], ["contexts.owner", "contexts.context_id"], ondelete="CASCADE"
+    ),
+)
+
+tasks = sa.Table(
+    "tasks",
+    metadata,
+    sa.Column("task_id", UUID, nullable=False),
+    sa.Column("owner", sa.Text, nullable=False),
+    sa.Column("context_id", sa.Text, nullable=False),
+    sa.Column("position", sa.BigInteger, nullable=False),
+    sa.Column("state", sa.Text, nullable=False, server_default=sa.text("'submitted'::text")),
+    sa.Column("status_message", JSONB),
+    _time("status_timestamp"),
+    # The number of the event that made the present status; 0 until there is one.
+    _count("status_seq", sa.BigInteger),
+    _json("metadata"),
+    # The fencing token: grows with every claim.
+    _count("attempt"),
+    # Attempts that never settled: their events are kept, and left out of every view.
+    sa.Column("lost_attempts", ARRAY(sa.Integer), nullable=False, server_default=sa.text("'{}'::integer[]")),
+    _count("failures"),
+    _count("crashes"),
+    sa.Column("lease_holder", sa.Text),
+    sa.Column("lease_token", UUID),
+    # In no index: a renewal is then an update of one page (HOT).
+    sa.Column("lease_until", sa.TIMESTAMP(timezone=True)),
+    # The last write of the attempt that was kept: the same number again is the same write.
+    _count("write_no"),
+    _count("last_seq", sa.BigInteger),
+    # The caller's newest message, and the newest one that a turn was given: unequal means unread.
+    _count("message_seq", sa.BigInteger),
+    _count("read_seq", sa.BigInteger),
+    _time("due_at"),
+    _count("dispatch"),
+    _time("dispatched_at"),
+    _time("created_at"),
+    _time("updated_at"),
+    sa.PrimaryKeyConstraint("task_id"),
+    sa.ForeignKeyConstraint(
+        ["owner", "context_id"], ["contexts.owner", "contexts.context_id"], ondelete="CASCADE"
+    ),
+    sa.CheckConstraint(f"state IN ({_STATES})", name="state"),
+    sa.CheckConstraint(
+        "(lease_token IS NULL) = (lease_holder IS NULL) AND (lease_token IS NULL) = (lease_until IS NULL)",
+        name="lease",
+    ),
+    sa.CheckConstraint("state <> 'working' OR lease_token IS NOT NULL", name="working_is_held"),
+    sa.CheckConstraint("state <> 'submitted' OR lease_token IS NULL", name="submitted_is_free"),
+    sa.CheckConstraint("read_seq <= message_seq AND message_seq <= last_seq", name="seqs"),
+    sa.Index("ix_tasks_page", "owner", sa.text("status_timestamp DESC"), sa.text("task_id DESC")),
+    sa.Index("ix_tasks_state", "owner", "state", sa.text("status_timestamp DESC"), sa.text("task_id DESC")),
+    sa.Index("ix_tasks_context", "owner", "context_id", "position", unique=True),
+    sa.Index("ix_tasks_due", "due_at", "task_id", postgresql_where=sa.text(_WAITS)),
+    sa.Index(
+        "ix_tasks_line",
+        "owner",
+        "context_id",
+        "position",
+        postgresql_where=sa.text("state = 'submitted'"),
+    ),
+    sa.Index("ix_tasks_leased", "lease_token", postgresql_where=sa.text("lease_token IS NOT NULL")),
+    sa.Index("ix_tasks_metadata", "metadata", postgresql_using="gin"),
+)
+
+task_events = sa.Table(
+    "task_events",
+    metadata,
+    sa.Column("task_id", UUID, nullable=False),
+    sa.Column("seq", sa.BigInteger, nullable=False),
+    # Less than seq where events were folded into one.
+    sa.Column("first_seq", sa.BigInteger, nullable=False),
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("attempt", sa.Integer, nullable=False),
+    sa.Column("payload", JSONB, nullable=False),
+    _time("created_at"),
+    sa.PrimaryKeyConstraint("task_id", "seq"),
+    sa.ForeignKeyConstraint(["task_id"], ["tasks.task_id"], ondelete="CASCADE"),
+    sa.CheckConstraint("kind IN ('message', 'artifact', 'status')", name="kind"),
+    sa.CheckConstraint("first_seq BETWEEN 1 AND seq", name="first_seq"),
+)
+
+task_feedback = sa.Table(
+    "task_feedback",
+    metadata,
+    sa.Column("feedback_id", UUID, nullable=False),
+    sa.Column("task_id", UUID, nullable=False),
+    sa.Column("feedback", sa.Text, nullable=False),
+    sa.Column("rating", sa.SmallInteger),
+    _json("metadata"),
+    _time("created_at"),
+    sa.PrimaryKeyConstraint("feedback_id"),
+    sa.ForeignKeyConstraint(["task_id"], ["tasks.task_id"], ondelete="CASCADE"),
+    sa.CheckConstraint("rating BETWEEN 1 AND 5", name="rating"),
+    sa.Index("ix_task_feedback_task", "task_id", "created_at", "feedback_id"),
+)
+
+webhook_configs = sa.Table(
+    "webhook_configs",
+    metadata,
+    sa.Column("task_id", UUID, nullable=False),
+    sa.Column("config_id", sa.Text, nullable=False),
+    sa.Column("url", sa.Text, nullable=False),
+    sa.Column("token", sa.Text, nullable=False, server_default=sa.text("''::text")),
+    sa.Column("scheme", sa.Text, nullable=False, server_default=sa.text("''::text")),
+    sa.Column("credentials", sa.Text, nullable=False, server_default=sa.text("''::text")),
+    _time("created_at"),
+    sa.PrimaryKeyConstraint("task_id", "config_id"),
+    sa.ForeignKeyConstraint(["task_id"], ["tasks.task_id"], ondelete="CASCADE"),
+)
+
+workers = sa.Table(
+    "workers",
+    metadata,
+    sa.Column("worker_id", sa.Text, nullable=False),
+    sa.Column("version", sa.Text, nullable=False),
+    sa.Column("slots", sa.Integer, nullable=False),
+    sa.Column("running", sa.Integer, nullable=False),
+    sa.Column("draining", sa.Boolean, nullable=False, server_default=sa.text("false")),
+    _time("started_at"),
+    _time("beat_at"),
+    sa.PrimaryKeyConstraint("worker_id"),
+)
+
+VIEWS = {
+    "task_documents": """
+SELECT t.task_id, t.owner, t.context_id, t.state AS status, t.status_message, t.status_timestamp,
+       (SELECT coalesce(jsonb_agg(CASE e.kind WHEN 'message' THEN e.payload
+                                              ELSE e.payload #> '{status,message}' END ORDER BY e.seq), '[]'::jsonb)
+          FROM task_events e
+         WHERE e.task_id = t.task_id AND e.attempt <> ALL (t.lost_attempts)
+           AND (e.kind = 'message'
+                OR (e.kind = 'status' AND e.seq <> t.status_seq AND e.payload #> '{status,message}' IS NOT NULL))
+       ) AS history,
+       (SELECT coalesce(jsonb_agg(a.artifact ORDER BY a.first_seq), '[]'::jsonb)
+          FROM (SELECT min(c.opened) AS first_seq,
+                       jsonb_set((array_agg(c.artifact ORDER BY c.seq) FILTER (WHERE c.seq = c.base))[1], '{parts}',
+                                 jsonb_agg(p.part ORDER BY c.seq, p.ord)) AS artifact
+                  FROM (SELECT e.seq, e.payload -> 'artifact' AS artifact,
+                               e.payload #>> '{artifact,artifactId}' AS artifact_id,
+                               min(e.seq) OVER same AS opened,
+                               max(e.seq) FILTER (WHERE NOT coalesce((e.payload ->> 'append')::boolean, false))
+                                   OVER same AS base
+                          FROM task_events e
+                         WHERE e.task_id = t.task_id AND e.kind = 'artifact' AND e.attempt <> ALL (t.lost_attempts)
+                        WINDOW same AS (PARTITION BY e.payload #>> '{artifact,artifactId}')) c
+                 CROSS JOIN LATERAL jsonb_array_elements(c.artifact -> 'parts') WITH ORDINALITY AS p(part, ord)
+                 WHERE c.seq >= c.base
+                 GROUP BY c.artifact_id) a
+       ) AS artifacts,
+       t.metadata, t.created_at, t.updated_at
+  FROM tasks t
+""",
+    "context_documents": """
+SELECT c.owner, c.context_id,
+       (SELECT coalesce(jsonb_agg(m.payload ORDER BY m.position, m.seq), '[]'::jsonb)
+          FROM (SELECT t.position, e.seq,
+                       CASE e.kind WHEN 'message' THEN e.payload ELSE e.payload #> '{status,message}' END AS payload
+                  FROM tasks t
+                  JOIN task_events e ON e.task_id = t.task_id AND e.attempt <> ALL (t.lost_attempts)
+                 WHERE t.owner = c.owner AND t.context_id = c.context_id
+                   AND (e.kind = 'message' OR (e.kind = 'status' AND e.payload #> '{status,message}' IS NOT NULL))
+                UNION ALL
+                SELECT a.position, 0, a.payload
+                  FROM context_messages a
+                 WHERE a.owner = c.owner AND a.context_id = c.context_id) m
+       ) AS messages,
+       c.metadata, c.created_at, c.updated_at
+  FROM contexts c
+""",
+}
+"""The document shape for psql, reports and backups: what the tables say, as an object a task and an object a context."""
+
+for _name, _query in VIEWS.items():
+    sa.event.listen(metadata, "after_create", sa.DDL(f"CREATE VIEW {_name} AS {_query.replace('%', '%%')}"))
+    sa.event.listen(metadata, "before_drop", sa.DDL(f"DROP VIEW IF EXISTS {_name}"))
