@@ -1,0 +1,258 @@
+"""An agent is a config and a function.
+
+`bindufy(config, handler)` checks both and gives the `Agent`; run as a script it serves it as well. A handler may be
+
+- a plain function (runs in a thread of its own), a coroutine function, a generator or an async generator (each yield is a
+  streamed chunk of the answer's artifact),
+- and takes `messages`, or `messages, turn`: the conversation as `{"role": "user"|"assistant", "content": str}`, oldest first,
+  and a `Turn`.
+
+It returns (or a generator yields) str, dict or list (a data part), Part, Message, Artifact, a list of Artifacts, or None; it ends
+its turn otherwise by raising or returning `InputRequired`, `AuthRequired`, `Rejected` or `AgentError`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, HttpUrl, ValidationError, field_validator
+
+from perdure.errors import ConfigError
+from perdure.skills import Skill, read_skill
+from perdure.tasks import Artifact, Message, Part
+
+Handler = Callable[..., Any]
+
+
+class _Config(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Deployment(_Config):
+    """Where callers reach the agent. `url` is its public address, as it stands in the card.
+
+    `expose` is read for configs written for Bindu and opens nothing: HOST alone decides who can connect.
+    """
+
+    url: HttpUrl = HttpUrl("http://localhost:3773")
+    expose: bool = False
+
+
+class Provider(_Config):
+    """Who offers the agent."""
+
+    organization: str
+    url: str
+
+
+class Capabilities(_Config):
+    """What of A2A's optional parts callers may use (1.0, section 4.4.3)."""
+
+    streaming: bool = True
+    push_notifications: bool = False
+    extended_agent_card: bool = False
+
+
+class AgentConfig(_Config):
+    """The config of an agent. Only `name` must be given; unknown members are an error, since they are typing errors."""
+
+    name: str = Field(min_length=1, max_length=200)
+    author: str = ""
+    description: str = ""
+    version: str = "1.0.0"
+    deployment: Deployment = Deployment()
+    skills: Sequence[str | Mapping[str, Any]] = ()
+    capabilities: Capabilities = Capabilities()
+    default_input_modes: Sequence[str] = ("text/plain", "application/json")
+    default_output_modes: Sequence[str] = ("text/plain", "application/json")
+    provider: Provider | None = None
+    documentation_url: str = ""
+    icon_url: str = ""
+
+    @field_validator("name", "author", "description")
+    @classmethod
+    def _one_line(cls, value: str) -> str:
+        if "\x00" in value:
+            raise ValueError("holds a NUL character")
+        return value.strip()
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a turn is: `fraction` 0..1, or None when nobody knows; `note` for people."""
+
+    fraction: float | None
+    note: str
+
+
+Emission = Progress | Artifact | Part | str | dict[str, Any] | list[Any]
+
+
+class Turn:
+    """What a handler may know of its turn, and say before it ends. All methods are plain calls and safe from any thread."""
+
+    def __init__(
+        self,
+        *,
+        task_id: str,
+        context_id: str,
+        attempt: int,
+        messages: Sequence[Message],
+        task_metadata: Mapping[str, Any],
+        emit: Callable[[Emission], None],
+    ) -> None:
+        self.task_id = task_id
+        self.context_id = context_id
+        self.attempt = attempt
+        """1 for the first run of the task, more after crashes, deploys, retries and follow-up messages."""
+        self.messages = messages
+        """The conversation as A2A messages, oldest first; the agent's artifacts stand as messages of the role agent."""
+        self.task_metadata = task_metadata
+        self._emit = emit
+        self._canceled = threading.Event()
+
+    @property
+    def message(self) -> Message:
+        """The newest message of the caller."""
+        return next(message for message in reversed(self.messages) if message.role == "user")
+
+    @property
+    def metadata(self) -> Mapping[str, Any]:
+        """The metadata of the newest message of the caller."""
+        return self.message.metadata
+
+    def progress(self, fraction: float | None = None, note: str = "") -> None:
+        """Say how far the turn is, as often as you like: callers see it at most about 20 times a second.
+
+        `fraction` from 0 to 1 (clipped), None for unknown.
+        """
+        self._emit(Progress(None if fraction is None else min(max(float(fraction), 0.0), 1.0), str(note)))
+
+    def emit(self, chunk: Artifact | Part | str | dict[str, Any] | list[Any]) -> None:
+        """Stream a piece of the answer: text, data or a part is added to the answer's artifact, an Artifact stands for itself."""
+        self._emit(chunk)
+
+    @property
+    def canceled(self) -> bool:
+        """Whether the turn should end: its caller canceled the task, or another worker has it. For plain functions, which cannot
+        be interrupted; coroutines get `asyncio.CancelledError`."""
+        return self._canceled.is_set()
+
+    def cancel(self) -> None:
+        """For the worker: make `canceled` true."""
+        self._canceled.set()
+
+
+@dataclass(frozen=True, slots=True)
+class Agent:
+    """A checked config and handler. `ConfigError` says in one line what is wrong."""
+
+    config: AgentConfig
+    handler: Handler
+    skills: Sequence[Skill]
+    kind: Literal["function", "coroutine", "generator", "async generator"]
+    takes_turn: bool
+
+    @classmethod
+    def of(
+        cls, config: Mapping[str, Any] | AgentConfig, handler: Handler, *, folder: Path | None = None
+    ) -> Agent:
+        """Check both. Relative skill folders are looked for in `folder` (default: the working directory)."""
+        checked = _checked(config)
+        return cls(
+            config=checked,
+            handler=handler,
+            skills=tuple(read_skill(skill, folder or Path.cwd()) for skill in checked.skills),
+            kind=_kind(handler),
+            takes_turn=_takes_turn(handler),
+        )
+
+
+declared: list[Agent] = []
+"""Every agent that `bindufy` made in this process, in order: how a loader finds one whose result was not assigned."""
+
+
+def bindufy(config: Mapping[str, Any], handler: Handler) -> Agent:
+    """Make an agent of a config and a function.
+
+    In a script that is run (`python my_agent.py`) this serves the agent and returns when the server ends. In a file that is
+    loaded (`perdure serve my_agent.py`, `import my_agent`) it returns the agent at once.
+    A wrong config or handler ends a script with one line and exit code 2; a loader gets `ConfigError`.
+    """
+    caller = sys._getframe(1).f_globals
+    as_script = caller.get("__name__") == "__main__"
+    try:
+        file = caller.get("__file__")
+        agent = Agent.of(config, handler, folder=Path(file).resolve().parent if file else None)
+        declared.append(agent)
+        if as_script:
+            from perdure.launch import serve  # only a script pays for the server's imports
+
+            serve(agent)
+    except ConfigError as error:
+        if not as_script:
+            raise
+        print(f"perdure: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    return agent
+
+
+def _checked(config: Mapping[str, Any] | AgentConfig) -> AgentConfig:
+    if isinstance(config, AgentConfig):
+        return config
+    if not isinstance(config, Mapping):
+        raise ConfigError(f"the agent's config must be a dict, not {type(config).__name__}")
+    try:
+        return AgentConfig.model_validate(dict(config))
+    except ValidationError as error:
+        raise ConfigError(f"the agent's config is wrong: {readable(error)}") from None
+
+
+def readable(error: ValidationError) -> str:
+    """A validation error of pydantic as one line: `deployment.url: Input should be a valid URL; name: Field required`."""
+    return "; ".join(
+        f"{'.'.join(str(step) for step in problem['loc']) or 'it'}: {problem['msg']}"
+        for problem in error.errors(include_url=False, include_input=False, include_context=False)
+    )
+
+
+def _kind(handler: Handler) -> Literal["function", "coroutine", "generator", "async generator"]:
+    if not callable(handler):
+        raise ConfigError(f"the handler must be a function, not {type(handler).__name__}")
+    inner = _unwrapped(handler)
+    if inspect.isasyncgenfunction(inner):
+        return "async generator"
+    if inspect.isgeneratorfunction(inner):
+        return "generator"
+    return "coroutine" if inspect.iscoroutinefunction(inner) else "function"
+
+
+def _unwrapped(handler: Handler) -> Handler:
+    """The function that a partial or an object with `__call__` stands for."""
+    inner = inspect.unwrap(handler)
+    while hasattr(inner, "func"):
+        inner = inner.func
+    is_function = inspect.isfunction(inner) or inspect.ismethod(inner) or inspect.isbuiltin(inner)
+    return inner if is_function else getattr(inner, "__call__", inner)  # noqa: B004 - wanted is the method, not the answer
+
+
+def _takes_turn(handler: Handler) -> bool:
+    try:
+        parameters = inspect.signature(handler).parameters.values()
+    except (TypeError, ValueError):  # a builtin that does not tell: it gets the messages
+        return False
+    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    starred = any(p.kind is p.VAR_POSITIONAL for p in parameters)
+    needed = [p for p in positional if p.default is p.empty]
+    keywords = [p for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty]
+    if len(needed) > 2 or keywords or not (positional or starred):
+        raise ConfigError(
+            f"the handler must take (messages) or (messages, turn), not {inspect.signature(handler)}"
+        )
+    return len(needed) == 2 or (len(positional) > 1 and positional[1].name == "turn")

@@ -1,0 +1,148 @@
+"""Every error of Perdure. None knows a transport; `api.jsonrpc` and `api.rest` map them to codes.
+
+PerdureError
+├── ConfigError                     a wrong setting, config or command line: one line for people, exit code 2
+│   └── SchemaOutdated              the database's schema is older than the code: says what to run
+├── CallerError                     the caller asked for what cannot be done; the text is for the caller
+│   ├── InvalidParams               a member is missing, of the wrong type or out of range (names the field)
+│   ├── TaskNotFound                no such task, or not the caller's
+│   ├── ContextNotFound             no such context, or not the caller's
+│   ├── TaskNotCancelable           the task is over
+│   ├── UnsupportedOperation        not possible in the task's state, or switched off
+│   ├── ContentTypeNotSupported     a media type the agent does not take
+│   ├── PushNotificationNotSupported
+│   ├── WebhookConfigNotFound
+│   └── TooMuch                     over a limit: says which and when to try again
+├── StorageUnavailable              the database cannot be reached now; nothing was half-written
+├── QueueUnavailable                Redis cannot be reached now; nothing depends on it
+├── LeaseLost                       the turn no longer holds its task; what it wrote was refused
+└── TurnOutcome                     raised (or returned) by a handler to end its turn
+    ├── InputRequired               asks the caller for more
+    ├── AuthRequired                asks the caller to authenticate
+    ├── Rejected                    refuses the task
+    └── AgentError                  fails the task with a text for the caller
+"""
+
+from __future__ import annotations
+
+from perdure.tasks import Message, TaskState
+
+
+class PerdureError(Exception):
+    """The root: catch it to catch all of them."""
+
+
+class ConfigError(PerdureError):
+    """A wrong setting, config or command line. One readable line; the process ends with exit code 2."""
+
+
+class SchemaOutdated(ConfigError):
+    """The database's schema is older than the code."""
+
+
+class CallerError(PerdureError):
+    """The caller asked for what cannot be done. The text is written for the caller."""
+
+
+class InvalidParams(CallerError):
+    """A member is missing, of the wrong type or out of range. `field` is its path in the request, as in `message.parts[0]`."""
+
+    def __init__(self, field: str, description: str) -> None:
+        super().__init__(f"{field}: {description}" if field else description)
+        self.field = field
+        self.description = description
+
+
+class TaskNotFound(CallerError):
+    """No such task, or not the caller's: the two must not be told apart."""
+
+    def __init__(self, task_id: object) -> None:
+        super().__init__(f"there is no task {task_id}")
+
+
+class ContextNotFound(CallerError):
+    """No such context, or not the caller's."""
+
+    def __init__(self, context_id: object) -> None:
+        super().__init__(f"there is no context {context_id}")
+
+
+class TaskNotCancelable(CallerError):
+    """The task has ended already."""
+
+
+class UnsupportedOperation(CallerError):
+    """Not possible in the task's state, or switched off for this agent."""
+
+
+class ContentTypeNotSupported(CallerError):
+    """A media type that this agent does not take."""
+
+
+class PushNotificationNotSupported(CallerError):
+    """Push notifications are switched off for this agent."""
+
+
+class WebhookConfigNotFound(CallerError):
+    """The task has no push notification config with this id."""
+
+    def __init__(self, config_id: object) -> None:
+        super().__init__(f"there is no push notification config {config_id}")
+
+
+class TooMuch(CallerError):
+    """Over a limit. `retry_after` is in seconds, None where trying again cannot help."""
+
+    def __init__(self, text: str, *, retry_after: float | None = None) -> None:
+        super().__init__(text)
+        self.retry_after = retry_after
+
+
+class StorageUnavailable(PerdureError):
+    """The database cannot be reached now. What was asked for has not happened, or can be asked for again safely."""
+
+
+class QueueUnavailable(PerdureError):
+    """Redis cannot be reached now. Nothing is lost: the sweep rings later."""
+
+
+class LeaseLost(PerdureError):
+    """The turn no longer holds its task: `canceled` by its caller, or (False) its lease was lost. Its write was refused."""
+
+    def __init__(self, *, canceled: bool) -> None:
+        super().__init__("the task was canceled" if canceled else "the turn's lease was lost")
+        self.canceled = canceled
+
+
+class TurnOutcome(PerdureError):
+    """How a handler ends its turn without a result: raise it or return it. `text` or `message` is sent to the caller."""
+
+    state: TaskState = TaskState.FAILED
+
+    def __init__(self, text: str | Message = "") -> None:
+        super().__init__(text if isinstance(text, str) else text.text)
+        self.message = text
+
+
+class InputRequired(TurnOutcome):
+    """The turn ends; the task waits for the caller's next message."""
+
+    state = TaskState.INPUT_REQUIRED
+
+
+class AuthRequired(TurnOutcome):
+    """The turn ends; the task waits until the caller has authenticated and says so in a message."""
+
+    state = TaskState.AUTH_REQUIRED
+
+
+class Rejected(TurnOutcome):
+    """The agent refuses the task."""
+
+    state = TaskState.REJECTED
+
+
+class AgentError(TurnOutcome):
+    """The task fails, with a text that is meant for the caller."""
+
+    state = TaskState.FAILED

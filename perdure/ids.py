@@ -1,0 +1,40 @@
+"""Identifiers. Task ids are UUIDs of version 7 (RFC 9562): they sort by time, so that new rows go to the end of an index."""
+
+from __future__ import annotations
+
+from uuid import UUID, uuid5
+
+from uuid_utils.compat import uuid4, uuid7
+
+
+def new_task_id() -> UUID:
+    """A fresh task id."""
+    return uuid7()
+
+
+def new_token() -> UUID:
+    """A random id that nobody can guess: claims, workers."""
+    return uuid4()
+
+
+def new_context_id() -> str:
+    """For a message that names no conversation."""
+    return str(uuid7())
+
+
+def artifact_id(task_id: UUID, ordinal: int) -> str:
+    """The id of a task's n-th artifact: the same again when the turn runs again, so that the rerun's output replaces the lost one's."""
+    return str(uuid5(task_id, f"artifact:{ordinal}"))
+
+
+def message_id(task_id: UUID, attempt: int, ordinal: int) -> str:
+    """The id of the n-th message that an attempt says."""
+    return str(uuid5(task_id, f"message:{attempt}:{ordinal}"))
+
+
+def parse_task_id(text: str) -> UUID | None:
+    """The id in a request, or None for what cannot be one of ours."""
+    try:
+        return UUID(text)
+    except ValueError:
+        return None

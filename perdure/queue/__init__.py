@@ -1,0 +1,42 @@
+"""Queue, the port: a bell and a loudspeaker. Nothing is true because it says so.
+
+Rings and notices may be lost, doubled or late; the sweep and the waiters' refresh make up for it. Methods raise
+`QueueUnavailable`; callers log it and go on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol
+
+from perdure.tasks import Notice, Ring
+
+
+class Queue(Protocol):
+    """See the module's text."""
+
+    shared: bool
+    """Whether rings and notices reach other processes. Where False, other processes are seen only by reading the log."""
+
+    async def open(self) -> None:
+        """Get ready. Does not fail when Redis is down: the first use says so."""
+
+    async def close(self) -> None:
+        """Let go of everything."""
+
+    async def ring(self, rings: Sequence[Ring]) -> None:
+        """There is work: some worker with a free slot should claim. One round trip however many rings."""
+
+    async def announce(self, notices: Sequence[Notice]) -> None:
+        """Tell every listener that these tasks' logs grew. One round trip however many."""
+
+    def listen(self) -> AbstractAsyncContextManager[AsyncIterator[Notice]]:
+        """Notices from now on: once entered, everything announced later is heard. The iterator raises `QueueUnavailable` when the
+        connection breaks; what was said meanwhile is not repeated."""
+
+    async def missing(self, rings: Sequence[Ring]) -> Sequence[Ring]:
+        """Those that the bell no longer knows: neither waiting nor being picked up. One round trip."""
+
+    async def check(self) -> None:
+        """One round trip: returns or raises `QueueUnavailable`."""

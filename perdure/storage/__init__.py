@@ -1,0 +1,401 @@
+"""Storage, the port: every rule about tasks, whoever keeps them.
+
+An internal seam: adapters are chosen by `perdure.backends`, and tests/contract holds each of them to what is said here.
+The full contract stands on these methods; adapters do not repeat it.
+
+Rules that hold for every method:
+
+- *Owner*: what belongs to another owner does not exist (`TaskNotFound`, an empty page).
+- *Fence*: a write of a turn carries its `Claim`. It is refused with `LeaseLost` unless the row still has the claim's attempt
+  and token, and the state `working`. Nothing of a refused write is kept.
+- *Log*: every change of a task appends events in the same transaction, numbered 1, 2, 3 ... without gaps.
+- *Terminal is final*: no method changes the state of a task that has ended.
+- *Time* is the storage's own clock. Durations are seconds.
+- *Again*: a method that is called again with the same arguments after an unknown end (a lost connection during COMMIT)
+  has the effect of one call. Adapters do this themselves within `StorageUnavailable`'s patience.
+- *Lost turns*: events of an attempt that never settled (released, rescued, to be retried) stay in the log, but are left out of
+  a task's history and artifacts and of what handlers see. What a canceled turn had written stays.
+- *Values*: what is handed in or out is never shared; changing it later changes nothing stored.
+- *Storable*: `ValueError` for text and JSON that `perdure.storable` says cannot be kept. Callers look first; this is the belt.
+
+Any method may raise `StorageUnavailable`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import Enum
+from typing import Any, Protocol
+from uuid import UUID
+
+from perdure.tasks import (
+    Artifact,
+    ArtifactChunk,
+    Event,
+    Message,
+    Notice,
+    Ring,
+    Task,
+    TaskState,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewTask:
+    """What `submit_task` stores. `task_id` is made by the process that asks, so that asking again is harmless."""
+
+    task_id: UUID
+    owner: str
+    context_id: str
+    message: Message
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """What a caller's act led to: the task as it stands now and, where a turn of it could be claimed now, the ring for it.
+
+    The task's `history` is only the message that this call stored, its `artifacts` are left out: an append costs the same
+    however much the task holds.
+    """
+
+    task: Task
+    ring: Ring | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """The right to run one turn of a task. `attempt` is the fencing token; `token` names this very claim."""
+
+    task_id: UUID
+    owner: str
+    context_id: str
+    attempt: int
+    token: UUID
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClaimedTurn:
+    """A claim with what its handler needs.
+
+    `task` holds all that settled so far. `conversation` is what was said in the context up to and with this task, oldest
+    first, the agent's artifacts and questions as messages with the role agent; at most `history` of them.
+    """
+
+    claim: Claim
+    task: Task
+    conversation: Sequence[Message]
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A turn's write was kept. `state` is where the task stands now: `submitted` instead of the state asked for when a message
+    came in that the turn had not seen. `rings` is what became claimable by it."""
+
+    state: TaskState
+    seq: int
+    rings: Sequence[Ring] = ()
+
+
+class Held(Enum):
+    """What a renewal found."""
+
+    YES = "yes"
+    CANCELED = "canceled"  # still ours until released, so that the slot frees when the handler has ended
+    LOST = "lost"
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """A place in a keyset page: everything after it is older."""
+
+    time: datetime
+    key: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskQuery:
+    """Filters of `list_tasks`. `since` is inclusive and compares the status timestamp."""
+
+    owner: str
+    context_id: str | None = None
+    state: TaskState | None = None
+    since: datetime | None = None
+    page_size: int = 50
+    after: Cursor | None = None
+    history_length: int | None = None
+    include_artifacts: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TaskPage:
+    """`next` is None on the last page. `total` counts all that match, up to `TOTAL_CAP`."""
+
+    tasks: Sequence[Task]
+    next: Cursor | None
+    total: int
+
+
+TOTAL_CAP = 10_000
+"""Counting stops here: an exact count of a million rows takes a quarter of a second and nobody pages through them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    """A conversation: what was said in its tasks, as `ClaimedTurn.conversation` has it, and the messages appended to it, oldest
+    first (listed: no messages and no task ids). `updated_at` is when a caller last added to it: a task, a message, metadata."""
+
+    context_id: str
+    owner: str
+    metadata: Mapping[str, Any]
+    created_at: datetime
+    updated_at: datetime
+    task_ids: Sequence[UUID] = ()
+    messages: Sequence[Message] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ContextPage:
+    """Contexts by their last change, newest first."""
+
+    contexts: Sequence[Context]
+    next: Cursor | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Feedback:
+    """What a caller thought of a task. `rating` is 1 to 5 or None."""
+
+    feedback_id: UUID
+    task_id: UUID
+    text: str
+    rating: int | None
+    metadata: Mapping[str, Any]
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WebhookConfig:
+    """An A2A TaskPushNotificationConfig (1.0, section 4.3.1). `credentials` and `token` are secrets."""
+
+    config_id: str
+    task_id: UUID
+    url: str
+    token: str = ""
+    scheme: str = ""
+    credentials: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class WebhookConfigPage:
+    """Configs in the order of their ids; `next` is the last id, None on the last page."""
+
+    configs: Sequence[WebhookConfig]
+    next: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerBeat:
+    """A sign of life. `worker_id` is random for each start of a process."""
+
+    worker_id: str
+    slots: int
+    running: int
+    version: str
+    draining: bool = False
+
+
+class Keeper(Protocol):
+    """Renews leases from its own thread over its own connection, so that a handler that blocks the event loop keeps its task."""
+
+    def keep(self, claim: Claim, lost: Callable[[Held], None]) -> None:
+        """Renew `claim` until `drop`. `lost` is called once, from the keeper's thread, when a renewal finds CANCELED or LOST;
+        after LOST it is dropped, after CANCELED it is still renewed. Returns at once."""
+
+    def settling(self, claim: Claim) -> None:
+        """The settle is being sent: from now on `lost` is not called, since a renewal that finds nothing means nothing."""
+
+    def drop(self, claim: Claim) -> None:
+        """Stop renewing. Unknown claims are ignored."""
+
+    def close(self) -> None:
+        """End the thread."""
+
+
+class Storage(Protocol):
+    """See the module's text for the rules that hold everywhere."""
+
+    async def open(self) -> None:
+        """Connect. Waits for the database as long as the settings say; then `StorageUnavailable`.
+        `SchemaOutdated` when the schema is older than the code."""
+
+    async def close(self) -> None:
+        """Let go of every connection. Waits for nothing that runs."""
+
+    async def check(self) -> None:
+        """One round trip: returns, or raises `StorageUnavailable` or `SchemaOutdated`."""
+
+    # ------------------------------------------------------------------ callers
+
+    async def submit_task(self, new: NewTask) -> Accepted:
+        """Store a new task, `submitted` and due now, with its message as event 1; make or touch its context.
+
+        The task takes the next place in its context: turns of one context run one at a time and in this order. The ring is None
+        while an earlier task of the context has not ended: what ends it rings for this one. The stored message gets the
+        task's and the context's id, and a message id if it has none. A `task_id` that is already there: that task again.
+        """
+
+    async def continue_task(self, owner: str, task_id: UUID, message: Message) -> Accepted:
+        """Append a message to a task.
+
+        An interrupted task becomes `submitted` (two events: the message, the status) and a turn is due. At `submitted` and
+        `working` the message is kept (one event) and seen by the next turn. A message id that the task has already: nothing
+        is appended. `TaskNotFound`; `InvalidParams` when `message.context_id` is given and another; `UnsupportedOperation` when
+        the task has ended.
+        """
+
+    async def cancel_task(self, owner: str, task_id: UUID, message: Message | None = None) -> Accepted:
+        """Set `canceled`, whatever the task does. A running turn cannot write any more; its holder keeps the context's slot until
+        it releases or its lease runs out. With no holder the next task of the context is in `ring`.
+        `TaskNotFound`; `TaskNotCancelable` when it has ended."""
+
+    async def load_task(self, owner: str, task_id: UUID, *, history_length: int | None = None) -> Task:
+        """The task with the last `history_length` messages (None: all; 0: none) and its artifacts, as of one moment.
+        The message of the present status is in `status_message` and joins the history when the next status replaces it.
+        `TaskNotFound`."""
+
+    async def list_tasks(self, query: TaskQuery) -> TaskPage:
+        """By status timestamp, newest first (equal ones by task id, descending); keyset pages, so that no depth costs more."""
+
+    async def events_since(self, owner: str, task_id: UUID, after: int, limit: int = 1000) -> Sequence[Event]:
+        """Events with seq > `after`, in order, at most `limit`, those of lost turns included: what a stream resumes from.
+        Empty for an unknown task."""
+
+    async def notices(self, task_ids: Collection[UUID]) -> Sequence[Notice]:
+        """Where these tasks stand now, whoever owns them; one for each id, state None for those that are gone. One query."""
+
+    # ------------------------------------------------------------------ workers
+
+    async def claim_task(self, holder: str, token: UUID, *, lease: float, history: int = 200) -> ClaimedTurn | None:
+        """Take the best task that is due: submitted, its due time reached, held by nobody, first in its context, and no other
+        turn of the context running (a task that waits for its due time keeps its place; one that waits for its caller does
+        not). Longest due first. None when nothing is.
+
+        It becomes `working` (an event) with attempt + 1, a lease of `lease` seconds for `holder` (a worker's id), and the
+        context's slot. The same `token` again returns the same turn.
+        """
+
+    async def renew_claims(self, claims: Sequence[Claim], lease: float) -> Mapping[Claim, Held]:
+        """Extend the leases to `lease` seconds from now. A claim that is missing in the answer was locked by someone: ask again."""
+
+    async def update_task(
+        self,
+        claim: Claim,
+        write_no: int,
+        *,
+        state: TaskState | None = None,
+        status_message: Message | None = None,
+        status_metadata: Mapping[str, Any] | None = None,
+        new_messages: Sequence[Message] = (),
+        new_artifacts: Sequence[Artifact | ArtifactChunk] = (),
+        metadata: Mapping[str, Any] | None = None,
+    ) -> Written:
+        """One write of a turn, all of it in one transaction, in this order: messages, artifacts, status.
+
+        `write_no` is 1, 2, 3 ... within the attempt; the number of the last write that was kept: already applied, success.
+        `state` None or `working`: the turn goes on; a status event is appended if there is `status_message` or
+        `status_metadata` (progress); the present status, its message and its timestamp change only with a message.
+        Any other state ends the turn: lease and context slot are freed, `rings` says what became claimable. If a message came in
+        that the turn was not given, a `completed` or interrupted end commits its output and becomes `submitted` instead.
+        `metadata` is merged into the task's, top level, a None removes the key. Artifacts are whole unless they are chunks.
+        Ids are complete when they get here. `LeaseLost`; `ValueError` for a state that `working` cannot become or that is `submitted`.
+        """
+
+    async def release_task(
+        self, claim: Claim, *, reason: str, failed: bool = False, delay: float = 0.0
+    ) -> Sequence[Ring]:
+        """The turn will not be finished here, and its handler has ended.
+
+        `working`: back to `submitted` (a status event of attempt 0, so not lost itself, whose metadata has `{"reason": reason}`),
+        due in `delay` seconds, its output lost; `failed` counts one failure, else no budget is touched. Ended (canceled): the lease and the context's slot are
+        freed. A claim that is no longer held: nothing. Returns what became claimable.
+        """
+
+    # ------------------------------------------------------------------ sweeps
+
+    async def rescue_tasks(self, *, grace: float, max_crashes: int, limit: int = 100) -> Sequence[Ring]:
+        """Take tasks away from holders whose lease has been over for more than `grace` seconds.
+
+        `working`: `crashes` + 1 and back to `submitted` (status event, reason `crash`), or `failed` with a message for the caller
+        once `crashes` reaches `max_crashes`. Ended ones: the lease and the context's slot are freed. Nothing while the
+        database itself has been up for less than `grace` (it may be back from an outage in which nobody could renew).
+        Locked rows are skipped. Returns what became claimable.
+        """
+
+    async def stranded(self, *, idle: float, limit: int = 100) -> Sequence[Ring]:
+        """Tasks that could be claimed and were last dispatched more than `idle` seconds ago, longest due first."""
+
+    async def redispatch(self, rings: Sequence[Ring]) -> Sequence[Ring]:
+        """Raise `dispatch` of those that still have the number given and can be claimed; the new rings."""
+
+    async def drop_finished(self, keep: int) -> int:
+        """Delete the oldest ended tasks beyond `keep`; how many went. Only the in-memory storage does anything."""
+
+    # ------------------------------------------------------------------ contexts
+
+    async def load_context(self, owner: str, context_id: str, *, history_length: int | None = None) -> Context:
+        """With its task ids and last messages, oldest first. `ContextNotFound`."""
+
+    async def list_contexts(self, owner: str, *, page_size: int = 50, after: Cursor | None = None) -> ContextPage:
+        """Newest change first, keyset pages, without messages."""
+
+    async def append_messages(self, owner: str, context_id: str, messages: Sequence[Message]) -> None:
+        """Add messages to a conversation without starting a task (an earlier talk that is brought along). Makes the context.
+        They take the next place in the context. Ids as in `submit_task`; one whose id was appended before is left out."""
+
+    async def update_context(self, owner: str, context_id: str, metadata: Mapping[str, Any]) -> Context:
+        """Merge metadata, top level; None removes a key. `ContextNotFound`."""
+
+    async def clear_context(self, owner: str, context_id: str) -> Sequence[Notice]:
+        """Delete the context with all its tasks and what belongs to them; a running turn loses its lease. Returns a notice with
+        state None for each task. `ContextNotFound`."""
+
+    # ------------------------------------------------------------------ what belongs to a task
+
+    async def store_feedback(
+        self, owner: str, task_id: UUID, *, text: str, rating: int | None = None, metadata: Mapping[str, Any] | None = None
+    ) -> Feedback:
+        """`TaskNotFound`; `InvalidParams` for a rating outside 1..5."""
+
+    async def load_feedback(self, owner: str, task_id: UUID) -> Sequence[Feedback]:
+        """Oldest first. `TaskNotFound`."""
+
+    async def save_webhook_config(self, owner: str, config: WebhookConfig) -> WebhookConfig:
+        """Add it, or replace the one with its id. `TaskNotFound`."""
+
+    async def load_webhook_config(self, owner: str, task_id: UUID, config_id: str) -> WebhookConfig:
+        """`TaskNotFound`, `WebhookConfigNotFound`."""
+
+    async def list_webhook_configs(
+        self, owner: str, task_id: UUID, *, page_size: int = 50, after: str | None = None
+    ) -> WebhookConfigPage:
+        """`TaskNotFound`."""
+
+    async def delete_webhook_config(self, owner: str, task_id: UUID, config_id: str) -> None:
+        """Nothing happens if it is not there. `TaskNotFound`."""
+
+    # ------------------------------------------------------------------ workers' signs of life
+
+    async def beat(self, beat: WorkerBeat) -> None:
+        """Record that a worker lives."""
+
+    async def forget_worker(self, worker_id: str) -> None:
+        """The worker ended in order."""
+
+    async def workers_alive(self, within: float) -> int:
+        """How many workers gave a sign of life in the last `within` seconds and are not draining."""
+
+    def keeper(self, *, lease: float) -> Keeper:
+        """A keeper of its own thread and connection; close it when done."""

@@ -1,0 +1,130 @@
+"""Waiting for tasks to change, without polling per waiter.
+
+A process has one `Watch`. It listens to the queue's notices, and makes up for lost ones: after every reconnect, and every
+`refresh` seconds, one query covers all the tasks that somebody in this process waits for (DESIGN: pub/sub drops messages, and
+a process can die between its commit and its announcement).
+
+The order matters: follow, then read, then wait. What changes after the read is then heard in any case.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from uuid import UUID
+
+import structlog
+
+from perdure.errors import QueueUnavailable, StorageUnavailable
+from perdure.queue import Queue
+from perdure.storage import Storage
+from perdure.tasks import Notice
+
+log = structlog.get_logger(__name__)
+
+
+class Watch:
+    """Notices for whoever waits in this process."""
+
+    def __init__(self, storage: Storage, queue: Queue, *, refresh: float) -> None:
+        self._storage = storage
+        self._queue = queue
+        self._refresh_every = refresh
+        self._followers: dict[UUID, list[Callable[[Notice], None]]] = {}
+        self.degraded = False
+        """Whether the queue is away, so that changes are seen only at each refresh."""
+
+    @contextmanager
+    def follow(self, task_id: UUID, heard: Callable[[Notice], None]) -> Iterator[None]:
+        """Call `heard` on this event loop for each notice about the task, repeated and stale ones included."""
+        self._followers.setdefault(task_id, []).append(heard)
+        try:
+            yield
+        finally:
+            followers = self._followers[task_id]
+            followers.remove(heard)
+            if not followers:
+                del self._followers[task_id]
+
+    @contextmanager
+    def waiter(self, task_id: UUID) -> Iterator[Waiter]:
+        """A place to wait for the task's next change."""
+        waiter = Waiter()
+        with self.follow(task_id, waiter.heard):
+            yield waiter
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[Watch]:
+        """Listen and refresh while inside."""
+        loops = [asyncio.create_task(self._listen()), asyncio.create_task(self._refresh())]
+        try:
+            yield self
+        finally:
+            for loop in loops:
+                loop.cancel()
+            await asyncio.gather(*loops, return_exceptions=True)
+
+    async def _listen(self) -> None:
+        pause = 0.05
+        while True:
+            try:
+                async with self._queue.listen() as notices:
+                    if self.degraded:
+                        log.info("watch.recovered")
+                    self.degraded, pause = False, 0.05
+                    await self.refresh()  # what was announced while nobody listened
+                    async for notice in notices:
+                        self._tell(notice)
+            except QueueUnavailable as error:
+                if not self.degraded:
+                    log.warning("watch.degraded", error=str(error), refresh_seconds=self._refresh_every)
+                self.degraded = True
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, 2.0)
+
+    async def _refresh(self) -> None:
+        while True:
+            every = (
+                self._refresh_every
+                if self._queue.shared and not self.degraded
+                else min(self._refresh_every, 1.0)
+            )
+            await asyncio.sleep(every)
+            await self.refresh()
+
+    async def refresh(self) -> None:
+        """One query for all that is waited for."""
+        if not self._followers:
+            return
+        with suppress(StorageUnavailable):  # the next refresh asks again
+            for notice in await self._storage.notices(list(self._followers)):
+                self._tell(notice)
+
+    def _tell(self, notice: Notice) -> None:
+        for heard in tuple(self._followers.get(notice.task_id, ())):
+            heard(notice)
+
+
+class Waiter:
+    """Remembers the newest notice about one task."""
+
+    def __init__(self) -> None:
+        self._newest: Notice | None = None
+        self._news = asyncio.Event()
+
+    def heard(self, notice: Notice) -> None:
+        """Take a notice; older ones than the newest are ignored."""
+        if self._newest is None or notice.state is None or notice.seq > self._newest.seq:
+            self._newest = notice
+            self._news.set()
+
+    async def beyond(self, seq: int, *, resting: bool = False) -> Notice:
+        """The newest notice once its seq is above `seq` or the task is gone; with `resting`, once the task rests as well."""
+        while True:
+            notice = self._newest
+            if notice is not None and (notice.state is None or notice.seq > seq):
+                if notice.state is None or not resting or notice.state.rests:
+                    return notice
+            self._news.clear()
+            await self._news.wait()
