@@ -1,0 +1,47 @@
+"""Where a setting becomes an adapter: the only module that knows them all.
+
+Adapters are imported when they are chosen, so that the embedded default pays for neither SQLAlchemy nor Redis.
+"""
+
+from __future__ import annotations
+
+from perdure.errors import ConfigError
+from perdure.queue import Queue
+from perdure.settings import Settings
+from perdure.storage import Storage
+
+
+def make_storage(settings: Settings) -> Storage:
+    """The storage that the settings name, not yet opened. ConfigError for an address that cannot be one."""
+    if settings.storage_type == "memory":
+        from perdure.storage.memory import MemoryStorage
+
+        return MemoryStorage(finished_tasks=settings.storage.finished_tasks)
+    from perdure.storage.postgres import PostgresStorage
+
+    return PostgresStorage(database_url(settings), settings.storage)
+
+
+def make_queue(settings: Settings) -> Queue:
+    """The queue that the settings name, not yet opened. ConfigError for workers that could not see the tasks."""
+    if settings.queue_type == "inline":
+        from perdure.queue.inline import InlineQueue
+
+        return InlineQueue()
+    if settings.storage_type == "memory":
+        raise ConfigError(
+            "QUEUE_TYPE=arq needs STORAGE_TYPE=postgres: other processes cannot see tasks in memory"
+        )
+    from perdure.queue.arq import ArqQueue
+
+    return ArqQueue(settings.redis_url.get_secret_value(), settings.queue_name)
+
+
+def database_url(settings: Settings, *, migrations: bool = False) -> str:
+    """The database's address as it was given; for `migrations` the direct one where there is one. ConfigError without any."""
+    url = settings.database_url
+    if migrations:
+        url = settings.migrations_database_url or url
+    if url is None:
+        raise ConfigError("there is no database: set DATABASE_URL=postgresql://user:password@host:5432/name")
+    return url.get_secret_value()

@@ -1,0 +1,97 @@
+"""What a process says on stderr: one line an event, readable on a terminal, JSON elsewhere.
+
+Our own events and those of the libraries (uvicorn, arq, SQLAlchemy, Alembic: they log through `logging`) take the same form.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import MutableMapping
+from typing import Any
+
+import structlog
+from structlog.typing import Processor
+
+from perdure.settings import LogSettings, wants_colour
+
+_QUIET = ("uvicorn.error", "arq", "arq.worker", "asyncio")
+"""Below warning they tell, in many lines, what our own events tell already: heard only at the level debug."""
+
+
+def set_up(settings: LogSettings) -> None:
+    """Send everything to stderr in the form that the settings name. May be called again: the last call counts."""
+    level = logging.getLevelNamesMapping()[settings.level.upper()]
+    json = settings.format == "json" or (settings.format == "auto" and not sys.stderr.isatty())
+    ours: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso" if json else "%H:%M:%S", utc=json),
+        structlog.processors.StackInfoRenderer(),
+    ]
+    form = _json() if json else _console()
+    structlog.configure(
+        processors=[*ours, *form],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=_Stderr,
+        cache_logger_on_first_use=True,
+    )
+    handler = _Handler()
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[
+                structlog.stdlib.add_logger_name,
+                structlog.stdlib.ExtraAdder(allow=()),
+                *ours,
+            ],
+            processors=[_without_marks, *form],
+        )
+    )
+    _route_libraries(handler, level)
+
+
+def _route_libraries(handler: logging.Handler, level: int) -> None:
+    logging.captureWarnings(True)
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level)
+    for name in ("uvicorn", "uvicorn.access", *_QUIET):
+        library = logging.getLogger(name)
+        library.handlers.clear()  # arq's command line adds one of its own
+        library.propagate = True
+        quiet = name in _QUIET and level > logging.DEBUG
+        library.setLevel(max(level, logging.WARNING) if quiet else logging.NOTSET)
+
+
+def _json() -> list[Processor]:
+    return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+
+
+def _console() -> list[Processor]:
+    plain = structlog.dev.plain_traceback  # rich ones are pages long and print the values of local variables
+    return [structlog.dev.ConsoleRenderer(colors=wants_colour(sys.stderr), exception_formatter=plain)]
+
+
+def _without_marks(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Drop what ProcessorFormatter leaves for its own use."""
+    return structlog.stdlib.ProcessorFormatter.remove_processors_meta(None, "", event)
+
+
+class _Stderr:
+    """A logger that looks up `sys.stderr` at each line: it may have been replaced since (tests do)."""
+
+    def __init__(self, *_: Any) -> None: ...
+
+    def msg(self, line: str) -> None:
+        sys.stderr.write(f"{line}\n")  # one write, so that lines of several threads do not mix
+        sys.stderr.flush()
+
+    debug = info = warning = error = critical = exception = log = msg
+
+
+class _Handler(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            _Stderr().msg(self.format(record))
+        except Exception:  # as in logging: a log line must not end a process
+            self.handleError(record)

@@ -1,0 +1,357 @@
+"""Settings, from the environment and `.env`: the only reader of the environment.
+
+Nested ones are spelled with two underscores: `STORAGE__POOL_SIZE=20`. docs/configuration.md and `.env.example` list them all
+(a test holds both against this file). The environment goes before `.env`, `.env` before the default; an empty value counts
+as not given; upper and lower case are the same.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TextIO, get_args, get_origin
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic.fields import FieldInfo
+
+from perdure.errors import ConfigError
+
+
+class _Group(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _lower_case(value: Any) -> Any:
+    return value.lower() if isinstance(value, str) else value
+
+
+class StorageSettings(_Group):
+    """`STORAGE__...`: the database. Times are seconds."""
+
+    run_migrations_on_startup: bool = Field(True, description="Upgrade the schema when a process starts")
+    pool_size: int = Field(10, ge=1, le=1000, description="Connections that a process keeps")
+    max_overflow: int = Field(10, ge=0, le=1000, description="Connections beyond those, under load")
+    pool_timeout: float = Field(10.0, gt=0, description="How long a request waits for a connection")
+    connect_timeout: float = Field(5.0, gt=0, description="How long one attempt to connect may take")
+    startup_timeout: float = Field(30.0, ge=0, description="How long a start waits for the database")
+    statement_timeout: float = Field(10.0, gt=0, description="After this the server ends a statement")
+    lock_timeout: float = Field(5.0, gt=0, description="After this a statement stops waiting for a lock")
+    retry_timeout: float = Field(
+        5.0, ge=0, description="How long a lost connection, deadlock or serialization failure is retried"
+    )
+    finished_tasks: int = Field(10_000, ge=0, description="Memory only: how many ended tasks are kept")
+
+
+class WorkerSettings(_Group):
+    """`WORKER__...`: who runs turns. Times are seconds."""
+
+    slots: int = Field(50, ge=1, le=10_000, description="Turns that one process runs at once")
+    lease: float = Field(15.0, gt=0, description="How long a task stays with a worker that gives no sign")
+    lease_grace: float = Field(
+        2.0, ge=0, description="What a lapsed lease is given on top before it is taken over"
+    )
+    grace: float = Field(20.0, ge=0, description="How long a stopping worker lets its turns finish")
+    sweep_interval: float = Field(
+        2.0, gt=0, description="How often forgotten and lapsed tasks are looked for"
+    )
+    beat_interval: float = Field(5.0, gt=0, description="How often a worker gives a sign of life")
+    poll_delay: float = Field(0.05, gt=0, description="How often arq looks for rings")
+
+
+class TurnSettings(_Group):
+    """`TURNS__...`: one run of a handler."""
+
+    max_crashes: int = Field(3, ge=1, description="A task that was held by so many dying workers fails")
+    history: int = Field(
+        200, ge=1, le=10_000, description="How many messages of the conversation a handler gets"
+    )
+    chunk_interval: float = Field(0.05, ge=0, description="Seconds between two writes of streamed chunks")
+
+
+class ServerSettings(_Group):
+    """`SERVER__...`: the front door."""
+
+    max_body_bytes: int = Field(4 * 1024 * 1024, ge=1024, description="Larger requests get 413")
+    max_depth: int = Field(64, ge=8, le=500, description="How deep JSON may nest")
+    max_parts: int = Field(100, ge=1, description="Parts of one message")
+    wait_timeout: float = Field(
+        600.0, gt=0, description="Seconds that a blocking send waits; then the task as it stands"
+    )
+    refresh: float = Field(
+        5.0, gt=0, description="Seconds between two looks for changes whose notice was lost"
+    )
+    keep_alive: float = Field(15.0, gt=0, description="Seconds between two keep-alives of a stream")
+    stop_timeout: float = Field(
+        10.0, ge=0, description="Seconds that open requests get when the server stops"
+    )
+
+
+class LogSettings(_Group):
+    """`LOG__...`: what is said on stderr."""
+
+    level: Literal["debug", "info", "warning", "error"] = Field("info", description="The least that is said")
+    format: Literal["auto", "console", "json"] = Field(
+        "auto", description="auto: console on a terminal, else json"
+    )
+
+    _lower = field_validator("level", "format", mode="before")(_lower_case)
+
+
+class Settings(_Group):
+    """All settings. Processes get theirs from `load_settings`."""
+
+    storage_type: Literal["memory", "postgres"] = Field("memory", description="Where tasks are kept")
+    database_url: SecretStr | None = Field(None, description="postgresql://user:password@host:5432/name")
+    migrations_database_url: SecretStr | None = Field(
+        None, description="Another way to the same database for migrations: past a PgBouncer"
+    )
+    queue_type: Literal["inline", "arq"] = Field(
+        "inline", description="inline: turns run in the server; arq: in workers"
+    )
+    redis_url: SecretStr = Field(
+        SecretStr("redis://127.0.0.1:6379/0"), description="Redis, for QUEUE_TYPE=arq"
+    )
+    queue_name: str = Field("perdure", min_length=1, description="Prefix of every key in Redis")
+    agent: str | None = Field(None, description="The agent: a file's path or module:attribute")
+    host: str = Field("127.0.0.1", description="The address to listen on")
+    port: int | None = Field(
+        None, ge=0, le=65535, description="The port to listen on; default: that of deployment.url, or 3773"
+    )
+    data_dir: Path = Field(Path(".perdure"), description="Where `perdure up` keeps its database")
+    storage: StorageSettings = StorageSettings()
+    worker: WorkerSettings = WorkerSettings()
+    turns: TurnSettings = TurnSettings()
+    server: ServerSettings = ServerSettings()
+    log: LogSettings = LogSettings()
+
+    _lower = field_validator("storage_type", "queue_type", mode="before")(_lower_case)
+
+    @field_validator("database_url", "migrations_database_url")
+    @classmethod
+    def _is_postgres(cls, url: SecretStr | None) -> SecretStr | None:
+        _check_scheme(url, "postgresql", "postgres", "postgresql+asyncpg")
+        return url
+
+    @field_validator("redis_url")
+    @classmethod
+    def _is_redis(cls, url: SecretStr) -> SecretStr:
+        _check_scheme(url, "redis", "rediss", "unix")
+        return url
+
+
+def _check_scheme(url: SecretStr | None, *schemes: str) -> None:
+    if url is not None and url.get_secret_value().partition("://")[0].lower() not in schemes:
+        raise ValueError(f"an address must start with {schemes[0]}://")
+
+
+# ---------------------------------------------------------------------- reading them
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """The settings of this process: `overrides` (None: not given), else the environment, else `.env`, else the defaults.
+
+    Raises ConfigError with one line for a wrong value, for combinations that cannot work, and for a variable that is most
+    likely one of ours with a typing error. No other variable matters.
+    """
+    given = {name: value for name, (value, _) in _given().items()}
+    _refuse_typing_errors(_variables())
+    values = _nested(given) | {name: value for name, value in overrides.items() if value is not None}
+    try:
+        settings = Settings.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(_readable(error)) from None
+    _refuse_contradictions(settings)
+    return settings
+
+
+def _variables() -> dict[str, tuple[str, str]]:
+    """Every variable of `.env` and the environment that has a value, as NAME -> (value, source)."""
+    return {**_from(_dotenv(), ".env"), **_from(os.environ, "environment")}
+
+
+def _from(variables: Mapping[str, str | None], source: str) -> dict[str, tuple[str, str]]:
+    # Upper case last: where both PORT and port are given, PORT counts.
+    names = sorted(variables, key=str.isupper)
+    return {name.upper(): (value, source) for name in names if (value := variables[name])}
+
+
+def _dotenv() -> Mapping[str, str | None]:
+    from dotenv import dotenv_values
+
+    if not Path(".env").exists():
+        return {}
+    try:
+        return dotenv_values(".env", encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f".env cannot be read: {error}") from None
+
+
+def _given() -> dict[str, tuple[str, str]]:
+    """Those variables that are settings."""
+    known = set(_names())
+    return {name: given for name, given in _variables().items() if name in known}
+
+
+def _nested(given: Mapping[str, str]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for name, value in given.items():
+        group, _, member = name.lower().rpartition("__")
+        (values.setdefault(group, {}) if group else values)[member] = value
+    return values
+
+
+def _readable(error: ValidationError) -> str:
+    return "; ".join(
+        f"{'__'.join(str(step) for step in problem['loc']).upper()}: {problem['msg'].removeprefix('Value error, ')}"
+        for problem in error.errors(include_url=False, include_input=False, include_context=False)
+    )
+
+
+def _refuse_contradictions(settings: Settings) -> None:
+    if settings.storage_type == "postgres":
+        if settings.database_url is None:
+            raise ConfigError(
+                "STORAGE_TYPE=postgres needs DATABASE_URL=postgresql://user:password@host:5432/name"
+            )
+        return
+    remedy = "set STORAGE_TYPE=postgres as well, or remove it: in memory all tasks end with the process"
+    if settings.queue_type == "arq":
+        raise ConfigError(f"QUEUE_TYPE=arq is set, but STORAGE_TYPE is memory: {remedy}")
+    if settings.database_url or settings.migrations_database_url:
+        name = "DATABASE_URL" if settings.database_url else "MIGRATIONS_DATABASE_URL"
+        raise ConfigError(f"{name} is set, but STORAGE_TYPE is memory: {remedy}")
+
+
+# ---------------------------------------------------------------------- typing errors
+
+_OTHERS = {"LOG_LEVEL", "LOG_FORMAT"}
+"""One edit from ours, but far more likely meant for another program: platforms set them for every process."""
+
+
+def _refuse_typing_errors(names: Iterable[str]) -> None:
+    known = _names()
+    groups = tuple(name.partition("__")[0] + "__" for name in known if "__" in name)
+    for name in names:
+        if name in known or name in _OTHERS:
+            continue
+        near = next((ours for ours in known if len(ours) >= 6 and _one_edit(name, ours)), None)
+        if near:
+            raise ConfigError(f"{name} is not a setting; did you mean {near}?")
+        if name.startswith(groups):
+            raise ConfigError(f"{name} is not a setting; `perdure settings` lists those there are")
+
+
+def _one_edit(one: str, other: str) -> bool:
+    """Whether inserting, deleting or replacing one character, or swapping two neighbours, makes one of the other."""
+    short, long = sorted((one, other), key=len)
+    same = 0
+    while same < len(short) and short[same] == long[same]:
+        same += 1
+    short, long = short[same:], long[same:]
+    if len(short) < len(long):
+        return short == long[1:]
+    swapped = short[:2] == long[1::-1] and short[2:] == long[2:]
+    return short != long and (swapped or short[1:] == long[1:])
+
+
+# ---------------------------------------------------------------------- telling about them
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One setting. `value` is safe to print; `source` is environment, .env, default or argument."""
+
+    name: str
+    value: str
+    default: str
+    allowed: str
+    description: str
+    source: str
+
+
+def describe(settings: Settings) -> list[Row]:
+    """Every setting with its effective value: of an address the host and the database, never who and the password."""
+    given = _given()
+    rows = []
+    for name, group, field in _fields():
+        value = getattr(getattr(settings, group) if group else settings, _member(name))
+        source = given[name][1] if name in given else "default" if value == field.default else "argument"
+        rows.append(
+            Row(name, shown(value), shown(field.default), _allowed(field), field.description or "", source)
+        )
+    return rows
+
+
+def shown(value: Any) -> str:
+    """A value as one would write it into the environment, secrets masked; empty for none."""
+    if value is None:
+        return ""
+    if isinstance(value, SecretStr):
+        return _masked(value.get_secret_value())
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _masked(url: str) -> str:
+    """Scheme, host, port and path. The query may hold a password too; an `@` in the wrong place means that a password with a
+    special character was not encoded, and then nobody knows where it ends."""
+    try:
+        split = urlsplit(url)
+    except ValueError:
+        return "***"
+    user, at, host = split.netloc.rpartition("@")
+    if "@" in split.path + split.query + split.fragment:
+        return "***"
+    return f"{split.scheme}://{'***' if user else ''}{at}{host}{split.path}"
+
+
+def _names() -> list[str]:
+    return [name for name, _, _ in _fields()]
+
+
+def _fields() -> Iterator[tuple[str, str, FieldInfo]]:
+    """NAME, the group's attribute ("" for none) and the field of each setting."""
+    for name, field in Settings.model_fields.items():
+        if isinstance(field.default, _Group):
+            for member, nested in type(field.default).model_fields.items():
+                yield f"{name}__{member}".upper(), name, nested
+        else:
+            yield name.upper(), "", field
+
+
+def _member(name: str) -> str:
+    return name.rpartition("__")[2].lower()
+
+
+def _allowed(field: FieldInfo) -> str:
+    """`memory, postgres`, `1 to 1000`, `above 0`; empty where the description says it all."""
+    if get_origin(field.annotation) is Literal:
+        return ", ".join(get_args(field.annotation))
+    if field.annotation is bool:
+        return "true, false"
+    limits = {
+        name: getattr(rule, name)
+        for rule in field.metadata
+        for name in ("gt", "ge", "le")
+        if hasattr(rule, name)
+    }
+    match limits:
+        case {"ge": least, "le": most}:
+            return f"{least} to {most}"
+        case {"ge": least}:
+            return f"from {least}"
+        case {"gt": least}:
+            return f"above {least}"
+    return ""
+
+
+# ---------------------------------------------------------------------- other things of the environment
+
+
+def wants_colour(stream: TextIO) -> bool:
+    """Whether text on `stream` may be coloured: a terminal without NO_COLOR (https://no-color.org), or FORCE_COLOR."""
+    if os.environ.get("NO_COLOR"):
+        return False
+    return bool(os.environ.get("FORCE_COLOR")) or stream.isatty()
