@@ -1,0 +1,299 @@
+"""What `MemoryStorage` keeps: a row for each task and each context, and the small rules that need only the row.
+
+Payloads and metadata are kept as JSON bytes in the stored form of `perdure.payload`: bytes cannot be shared by reference.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from heapq import heappop, heappush
+from operator import attrgetter
+from typing import Any
+from uuid import UUID, uuid4
+
+import orjson
+
+from perdure.payload import dump_body, load_body
+from perdure.storable import unstorable
+from perdure.storage import Claim, Context, Feedback, Held, WebhookConfig
+from perdure.storage.views import conversation, last, task_artifacts, task_conversation, task_history
+from perdure.tasks import ArtifactChunk, Event, Message, StatusChange, Task, TaskState
+
+Body = Message | ArtifactChunk | StatusChange
+
+
+def to_json(value: Any) -> bytes:
+    """`value` as bytes. `ValueError` for what no storage keeps."""
+    if found := unstorable(value):
+        path, why = found
+        raise ValueError(f"{path or 'the value'} {why}")
+    return orjson.dumps(value)
+
+
+def merged(metadata: bytes, change: Mapping[str, Any] | None) -> bytes:
+    """Top level; a None removes the key."""
+    if not change:
+        return metadata
+    both = {**orjson.loads(metadata), **change}
+    removed = {key for key, value in change.items() if value is None}
+    return to_json({key: value for key, value in both.items() if key not in removed})
+
+
+def complete(message: Message, context_id: str, task_id: UUID | None = None) -> Message:
+    """With the ids that its sender could not know, or got wrong."""
+    return replace(
+        message,
+        message_id=message.message_id or str(uuid4()),
+        context_id=context_id,
+        task_id=str(task_id) if task_id else message.task_id,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    attempt: int
+    time: datetime
+    kind: str
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """An event before it has its number: made first, so that what cannot be stored is refused before anything has changed."""
+
+    body: Body
+    kind: str
+    payload: bytes
+
+
+def draft(body: Body) -> Draft:
+    """`ValueError` for what no storage keeps."""
+    kind, json = dump_body(body)
+    return Draft(body, kind, to_json(json))
+
+
+@dataclass(slots=True, eq=False)
+class TaskRow:
+    """A task. Its `log` holds the event with seq n at n - 1."""
+
+    task_id: UUID
+    owner: str
+    context_id: str
+    place: int
+    created_at: datetime
+    metadata: bytes
+    due_at: datetime
+    dispatched_at: datetime
+    status_timestamp: datetime
+    updated_at: datetime
+    state: TaskState = TaskState.SUBMITTED
+    status_seq: int = 0
+    log: list[_Entry] = field(default_factory=list)
+    message_ids: set[str] = field(default_factory=set)
+    lost_attempts: set[int] = field(default_factory=set)
+    unread: bool = False
+    attempt: int = 0
+    failures: int = 0
+    crashes: int = 0
+    token: UUID | None = None
+    holder: str = ""
+    lease_until: datetime | None = None
+    write_no: int = 0
+    dispatch: int = 0
+    feedback: list[tuple[Feedback, bytes]] = field(default_factory=list)
+    webhooks: dict[str, WebhookConfig] = field(default_factory=dict)
+
+    # ------------------------------------------------------------------ the log
+
+    def append(self, event: Draft, attempt: int, time: datetime) -> None:
+        """The next event. A status takes effect."""
+        self.log.append(_Entry(attempt, time, event.kind, event.payload))
+        self.updated_at = time
+        match event.body:
+            case Message(message_id=message_id):
+                self.message_ids.add(message_id)
+            case StatusChange(state=state, message=message) if state is not self.state or message:
+                self.state, self.status_seq, self.status_timestamp = state, self.last_seq, time
+
+    @property
+    def last_seq(self) -> int:
+        """The number of the newest event."""
+        return len(self.log)
+
+    def events(self, after: int = 0, limit: int | None = None) -> Iterator[Event]:
+        """Those with seq > `after`."""
+        until = self.last_seq if limit is None else min(self.last_seq, after + limit)
+        return (self._event(seq) for seq in range(after + 1, until + 1))
+
+    def _event(self, seq: int) -> Event:
+        entry = self.log[seq - 1]
+        return Event(
+            task_id=self.task_id,
+            seq=seq,
+            first_seq=seq,
+            attempt=entry.attempt,
+            time=entry.time,
+            body=load_body(entry.kind, orjson.loads(entry.payload)),
+        )
+
+    # ------------------------------------------------------------------ the lease
+
+    @property
+    def held(self) -> bool:
+        """Somebody has the right to run it, or has not yet said that the handler of a canceled turn has ended."""
+        return self.lease_until is not None
+
+    @property
+    def waiting(self) -> bool:
+        """It keeps its place in the context: later tasks wait for it."""
+        return self.state in (TaskState.SUBMITTED, TaskState.WORKING)
+
+    def is_of(self, claim: Claim) -> bool:
+        """Whether `claim` is the newest claim of this task, held or not."""
+        return self.attempt == claim.attempt and self.token == claim.token
+
+    def standing(self, claim: Claim) -> Held:
+        """What a holder of `claim` is told."""
+        if not (self.held and self.is_of(claim)):
+            return Held.LOST
+        return Held.YES if self.state is TaskState.WORKING else Held.CANCELED
+
+    def claim(self, token: UUID) -> Claim:
+        """The newest one, which `token` names."""
+        return Claim(
+            task_id=self.task_id,
+            owner=self.owner,
+            context_id=self.context_id,
+            attempt=self.attempt,
+            token=token,
+        )
+
+    # ------------------------------------------------------------------ what readers get
+
+    def task(self, history_length: int | None = None, *, artifacts: bool = True) -> Task:
+        """As it stands now."""
+        wants_history = history_length is None or history_length > 0
+        events = list(self.events()) if wants_history or artifacts else []
+        history = task_history(events, self.lost_attempts, self.status_seq)
+        return self.bare_task(
+            last(history, history_length), task_artifacts(events, self.lost_attempts) if artifacts else ()
+        )
+
+    def bare_task(self, history: Sequence[Message] = (), artifacts: Sequence[Any] = ()) -> Task:
+        """As it stands now, with the history and artifacts given."""
+        status = self._event(self.status_seq).body if self.status_seq else None
+        return Task(
+            task_id=self.task_id,
+            context_id=self.context_id,
+            owner=self.owner,
+            state=self.state,
+            status_message=status.message if isinstance(status, StatusChange) else None,
+            status_timestamp=self.status_timestamp,
+            metadata=orjson.loads(self.metadata),
+            history=tuple(history),
+            artifacts=tuple(artifacts),
+            created_at=self.created_at,
+            updated_at=self.updated_at,
+            last_seq=self.last_seq,
+            attempt=self.attempt,
+            failures=self.failures,
+            crashes=self.crashes,
+        )
+
+    def said(self) -> Sequence[Message]:
+        """Its part of the conversation."""
+        return task_conversation(self.events(), self.lost_attempts)
+
+
+@dataclass(slots=True, eq=False)
+class Brought:
+    """Messages that were appended to a context without a task."""
+
+    place: int
+    messages: list[Draft]
+
+    def said(self) -> Sequence[Message]:
+        """Its part of the conversation."""
+        # Loaded anew each time, since a message's metadata could be changed by whoever gets it.
+        bodies = (load_body(message.kind, orjson.loads(message.payload)) for message in self.messages)
+        return [body for body in bodies if isinstance(body, Message)]
+
+
+@dataclass(slots=True, eq=False)
+class ContextRow:
+    """A conversation: its entries in the order of their places, and the slot in which one turn at a time runs."""
+
+    owner: str
+    context_id: str
+    created_at: datetime
+    updated_at: datetime
+    metadata: bytes = b"{}"
+    entries: list[TaskRow | Brought] = field(default_factory=list)
+    slot: UUID | None = None
+    places: int = 0
+    _brought_ids: set[str] = field(default_factory=set)
+    _line: list[int] = field(default_factory=list)  # a heap of places; the same place twice is harmless
+
+    def next_place(self) -> int:
+        """Places are never given twice."""
+        self.places += 1
+        return self.places
+
+    def tasks(self) -> list[TaskRow]:
+        """In the order of their places."""
+        return [entry for entry in self.entries if isinstance(entry, TaskRow)]
+
+    def bring(self, messages: Iterable[Draft]) -> None:
+        """Append messages, those left out whose ids were appended before."""
+        new: list[Draft] = []
+        for message in messages:
+            if isinstance(message.body, Message) and message.body.message_id not in self._brought_ids:
+                self._brought_ids.add(message.body.message_id)
+                new.append(message)
+        if new:
+            self.entries.append(Brought(self.next_place(), new))
+
+    def line_up(self, row: TaskRow) -> None:
+        """It waits for a turn, at its own place."""
+        heappush(self._line, row.place)
+
+    def first(self) -> TaskRow | None:
+        """The first task that keeps its place. Those that no longer do are forgotten on the way."""
+        while self._line:
+            entry = self._at(self._line[0])
+            if isinstance(entry, TaskRow) and entry.waiting:
+                return entry
+            heappop(self._line)
+        return None
+
+    def remove(self, row: TaskRow) -> None:
+        """Its place stays empty."""
+        del self.entries[self._index(row.place)]
+
+    def said(self, place: int | None = None, limit: int | None = None) -> tuple[Message, ...]:
+        """The last `limit` messages up to and with the entry at `place` (None: the newest)."""
+        until = len(self.entries) if place is None else self._index(place + 1)
+        return conversation((self.entries[index].said() for index in range(until - 1, -1, -1)), limit)
+
+    def _at(self, place: int) -> TaskRow | Brought | None:
+        index = self._index(place)
+        found = index < len(self.entries) and self.entries[index].place == place
+        return self.entries[index] if found else None
+
+    def _index(self, place: int) -> int:
+        return bisect_left(self.entries, place, key=attrgetter("place"))
+
+    def context(self, task_ids: Sequence[UUID] = (), messages: Sequence[Message] = ()) -> Context:
+        """As it stands now."""
+        return Context(
+            context_id=self.context_id,
+            owner=self.owner,
+            metadata=orjson.loads(self.metadata),
+            created_at=self.created_at,
+            updated_at=self.updated_at,
+            task_ids=tuple(task_ids),
+            messages=tuple(messages),
+        )

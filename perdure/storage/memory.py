@@ -1,0 +1,464 @@
+"""MemoryStorage: every guarantee of the port inside one process. The model that PostgresStorage must agree with.
+
+One lock is held for the whole of each method, which never awaits while holding it: a method is a transaction. It is a thread's
+lock since the keeper renews from a thread of its own. Whatever could be refused (a stale claim, a value that cannot be stored)
+is looked at before the first change, so that nothing is half-written.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import datetime, timedelta
+from uuid import UUID, uuid4
+
+import orjson
+
+from perdure.errors import (
+    InvalidParams,
+    LeaseLost,
+    TaskNotCancelable,
+    TaskNotFound,
+    UnsupportedOperation,
+    WebhookConfigNotFound,
+)
+from perdure.storage import (
+    TOTAL_CAP,
+    Accepted,
+    Claim,
+    ClaimedTurn,
+    Context,
+    ContextPage,
+    Cursor,
+    Feedback,
+    Held,
+    Keeper,
+    NewTask,
+    TaskPage,
+    TaskQuery,
+    WebhookConfig,
+    WebhookConfigPage,
+    WorkerBeat,
+    Written,
+)
+from perdure.storage._ledger import Ledger
+from perdure.storage._rows import Body, ContextRow, TaskRow, complete, draft, merged, to_json
+from perdure.storage.keeper import Renew, ThreadKeeper
+from perdure.tasks import (
+    TRANSITIONS,
+    Artifact,
+    ArtifactChunk,
+    Event,
+    Message,
+    Notice,
+    Ring,
+    StatusChange,
+    Task,
+    TaskState,
+    TextPart,
+)
+
+_GOES_ON = (None, TaskState.WORKING)
+_WAITS_FOR_UNREAD = (TaskState.COMPLETED, TaskState.INPUT_REQUIRED, TaskState.AUTH_REQUIRED)
+_CRASHED = "The agent stopped unexpectedly each time it worked on this task. It will not be tried again."
+
+
+class MemoryStorage:
+    """See `Storage`. Beyond `finished_tasks` ended tasks the oldest are dropped, with contexts that hold nothing else."""
+
+    def __init__(self, *, finished_tasks: int = 10_000) -> None:
+        self._lock = threading.Lock()
+        self._ledger = Ledger(finished_tasks)
+        self._workers: dict[str, tuple[WorkerBeat, datetime]] = {}
+
+    async def open(self) -> None:
+        pass
+
+    async def close(self) -> None:
+        pass
+
+    async def check(self) -> None:
+        pass
+
+    # ------------------------------------------------------------------ callers
+
+    async def submit_task(self, new: NewTask) -> Accepted:
+        with self._lock:
+            row = self._ledger.tasks.get(new.task_id) or self._ledger.add(new)
+            if row.owner != new.owner:
+                raise TaskNotFound(new.task_id)
+            return self._accepted(row, row.events(0, 1))
+
+    async def continue_task(self, owner: str, task_id: UUID, message: Message) -> Accepted:
+        with self._lock:
+            row = self._ledger.row(owner, task_id)
+            if message.context_id not in ("", row.context_id):
+                raise InvalidParams("message.contextId", f"the task belongs to the context {row.context_id}")
+            if message.message_id in row.message_ids:
+                return self._accepted(row)
+            if row.state.terminal:
+                raise UnsupportedOperation(f"the task is {row.state} and takes no more messages")
+            now = self._ledger.now()
+            row.append(draft(complete(message, row.context_id, row.task_id)), 0, now)
+            self._ledger.touch(owner, row.context_id, now)
+            heard = row.events(row.last_seq - 1, 1)
+            if row.state is TaskState.WORKING:
+                row.unread = True
+            elif row.state.interrupted:
+                row.append(draft(StatusChange(TaskState.SUBMITTED)), 0, now)
+                self._ledger.line_up(row, now)
+            return self._accepted(row, heard)
+
+    async def cancel_task(self, owner: str, task_id: UUID, message: Message | None = None) -> Accepted:
+        with self._lock:
+            row = self._ledger.row(owner, task_id)
+            if row.state.terminal:
+                raise TaskNotCancelable(f"the task is {row.state} already")
+            said = complete(message, row.context_id, task_id) if message else None
+            event = draft(StatusChange(TaskState.CANCELED, said))
+            context = self._ledger.context_of(row)
+            was_first = context.first() is row
+            row.append(event, 0, self._ledger.now())
+            rings = self._ledger.wake(context) if was_first else ()
+            if not row.held:
+                self._ledger.finish(row)
+            return Accepted(row.bare_task(), next(iter(rings), None))
+
+    def _accepted(self, row: TaskRow, stored: Iterable[Event] = ()) -> Accepted:
+        messages = [event.body for event in stored if isinstance(event.body, Message)]
+        return Accepted(row.bare_task(messages), self._ledger.ring(row))
+
+    async def load_task(self, owner: str, task_id: UUID, *, history_length: int | None = None) -> Task:
+        with self._lock:
+            return self._ledger.row(owner, task_id).task(history_length)
+
+    async def list_tasks(self, query: TaskQuery) -> TaskPage:
+        with self._lock:
+            found = [row for row in self._in_scope(query) if _matches(row, query)]
+            found.sort(key=_task_cursor, reverse=True)
+            rest = [row for row in found if query.after is None or _task_cursor(row) < _key(query.after)]
+            page = rest[: query.page_size]
+            return TaskPage(
+                tasks=[row.task(query.history_length, artifacts=query.include_artifacts) for row in page],
+                next=Cursor(*_task_cursor(page[-1])) if len(rest) > len(page) else None,
+                total=min(len(found), TOTAL_CAP),
+            )
+
+    def _in_scope(self, query: TaskQuery) -> Iterable[TaskRow]:
+        contexts = self._ledger.contexts.get(query.owner, {})
+        if query.context_id is not None:
+            contexts = {name: row for name, row in contexts.items() if name == query.context_id}
+        return (row for context in contexts.values() for row in context.tasks())
+
+    async def events_since(self, owner: str, task_id: UUID, after: int, limit: int = 1000) -> Sequence[Event]:
+        with self._lock:
+            row = self._ledger.tasks.get(task_id)
+            return list(row.events(after, limit)) if row and row.owner == owner else []
+
+    async def notices(self, task_ids: Collection[UUID]) -> Sequence[Notice]:
+        with self._lock:
+            rows = ((task_id, self._ledger.tasks.get(task_id)) for task_id in task_ids)
+            return [
+                Notice(task_id, row.last_seq, row.state) if row else Notice(task_id, 0, None)
+                for task_id, row in rows
+            ]
+
+    # ------------------------------------------------------------------ workers
+
+    async def claim_task(
+        self, holder: str, token: UUID, *, lease: float, history: int = 200
+    ) -> ClaimedTurn | None:
+        with self._lock:
+            row = self._held_with(token) or self._take(holder, token, lease)
+            if row is None:
+                return None
+            row.unread = False
+            said = self._ledger.context_of(row).said(row.place, history)
+            return ClaimedTurn(claim=row.claim(token), task=row.task(), conversation=said)
+
+    def _held_with(self, token: UUID) -> TaskRow | None:
+        return next((row for row in self._ledger.held.values() if row.token == token), None)
+
+    def _take(self, holder: str, token: UUID, lease: float) -> TaskRow | None:
+        now = self._ledger.now()
+        row = self._ledger.longest_due(now)
+        if row is None:
+            return None
+        row.attempt += 1
+        row.holder, row.token, row.write_no = holder, token, 0
+        row.lease_until = now + timedelta(seconds=lease)
+        row.append(draft(StatusChange(TaskState.WORKING)), row.attempt, now)
+        self._ledger.held[row.task_id] = row
+        self._ledger.context_of(row).slot = row.task_id
+        return row
+
+    async def renew_claims(self, claims: Sequence[Claim], lease: float) -> Mapping[Claim, Held]:
+        with self._lock:
+            until = self._ledger.now() + timedelta(seconds=lease)
+            return {claim: self._renew(claim, until) for claim in claims}
+
+    def _renew(self, claim: Claim, until: datetime) -> Held:
+        row = self._ledger.tasks.get(claim.task_id)
+        held = row.standing(claim) if row else Held.LOST
+        if row and held is not Held.LOST:
+            row.lease_until = until
+        return held
+
+    async def update_task(
+        self,
+        claim: Claim,
+        write_no: int,
+        *,
+        state: TaskState | None = None,
+        status_message: Message | None = None,
+        status_metadata: Mapping[str, object] | None = None,
+        new_messages: Sequence[Message] = (),
+        new_artifacts: Sequence[Artifact | ArtifactChunk] = (),
+        metadata: Mapping[str, object] | None = None,
+    ) -> Written:
+        if state not in _GOES_ON and state not in TRANSITIONS[TaskState.WORKING] - {TaskState.SUBMITTED}:
+            raise ValueError(f"a turn cannot make its task {state}")
+        with self._lock:
+            row = self._fenced(claim, write_no)
+            if row.write_no == write_no:
+                return self._written(row)
+            if row.unread and state in _WAITS_FOR_UNREAD:
+                state = TaskState.SUBMITTED
+            bodies: list[Body] = [*new_messages, *map(_chunk, new_artifacts)]
+            if state not in _GOES_ON or status_message or status_metadata:
+                bodies.append(StatusChange(state or TaskState.WORKING, status_message, status_metadata or {}))
+            drafts = [draft(body) for body in bodies]
+            changed_metadata = merged(row.metadata, metadata)
+            now = self._ledger.now()
+            for event in drafts:
+                row.append(event, row.attempt, now)
+            row.metadata, row.write_no, row.updated_at = changed_metadata, write_no, now
+            rings = self._ledger.let_go(row, now) if state not in _GOES_ON else ()
+            return Written(row.state, row.last_seq, rings)
+
+    def _fenced(self, claim: Claim, write_no: int) -> TaskRow:
+        """The claim's row, if the claim may write or its write `write_no` has been kept already."""
+        row = self._ledger.tasks.get(claim.task_id)
+        if row is None:
+            raise LeaseLost(canceled=False)
+        standing = row.standing(claim)
+        if standing is not Held.YES and not (row.is_of(claim) and row.write_no == write_no):
+            raise LeaseLost(canceled=standing is Held.CANCELED)
+        return row
+
+    def _written(self, row: TaskRow) -> Written:
+        """The answer to a write that came a second time."""
+        ring = self._ledger.ring(self._ledger.context_of(row).first())
+        return Written(row.state, row.last_seq, (ring,) if ring else ())
+
+    async def release_task(
+        self, claim: Claim, *, reason: str, failed: bool = False, delay: float = 0.0
+    ) -> Sequence[Ring]:
+        with self._lock:
+            row = self._ledger.tasks.get(claim.task_id)
+            if row is None or row.standing(claim) is Held.LOST:
+                return ()
+            now = self._ledger.now()
+            if row.state is TaskState.WORKING:
+                row.append(draft(StatusChange(TaskState.SUBMITTED, metadata={"reason": reason})), 0, now)
+                row.lost_attempts.add(row.attempt)
+                row.failures += failed
+            return self._ledger.let_go(row, now + timedelta(seconds=delay))
+
+    # ------------------------------------------------------------------ sweeps
+
+    async def rescue_tasks(self, *, grace: float, max_crashes: int, limit: int = 100) -> Sequence[Ring]:
+        with self._lock:
+            now = self._ledger.now()
+            leases = ((row.lease_until, row.task_id) for row in self._ledger.held.values() if row.lease_until)
+            lapsed = sorted(entry for entry in leases if entry[0] + timedelta(seconds=grace) < now)
+            rows = [self._ledger.tasks[task_id] for _, task_id in lapsed[:limit]]
+            return [ring for row in rows for ring in self._rescue(row, max_crashes)]
+
+    def _rescue(self, row: TaskRow, max_crashes: int) -> Sequence[Ring]:
+        now = self._ledger.now()
+        if row.state is TaskState.WORKING:
+            row.crashes += 1
+            row.lost_attempts.add(row.attempt)
+            row.append(draft(_after_crash(row, max_crashes)), 0, now)
+        return self._ledger.let_go(row, now)
+
+    async def stranded(self, *, idle: float, limit: int = 100) -> Sequence[Ring]:
+        with self._lock:
+            now = self._ledger.now()
+            before = now - timedelta(seconds=idle)
+            rows = [row for row in self._ledger.claimable_rows(now) if row.dispatched_at < before]
+            return [Ring(row.task_id, row.dispatch) for row in rows[:limit]]
+
+    async def redispatch(self, rings: Sequence[Ring]) -> Sequence[Ring]:
+        with self._lock:
+            now = self._ledger.now()
+            again = []
+            for ring in rings:
+                row = self._ledger.tasks.get(ring.task_id)
+                if row and row.dispatch == ring.dispatch and self._ledger.claimable(row, now):
+                    again.append(self._ledger.dispatched(row, now))
+            return again
+
+    async def drop_finished(self, keep: int) -> int:
+        with self._lock:
+            return self._ledger.drop_finished(keep)
+
+    # ------------------------------------------------------------------ contexts
+
+    async def load_context(
+        self, owner: str, context_id: str, *, history_length: int | None = None
+    ) -> Context:
+        with self._lock:
+            context = self._ledger.context(owner, context_id)
+            task_ids = [row.task_id for row in context.tasks()]
+            return context.context(task_ids, context.said(limit=history_length))
+
+    async def list_contexts(
+        self, owner: str, *, page_size: int = 50, after: Cursor | None = None
+    ) -> ContextPage:
+        with self._lock:
+            rows = sorted(self._ledger.contexts.get(owner, {}).values(), key=_context_cursor, reverse=True)
+            rest = [row for row in rows if after is None or _context_cursor(row) < _key(after)]
+            page = rest[:page_size]
+            return ContextPage(
+                contexts=[row.context() for row in page],
+                next=Cursor(*_context_cursor(page[-1])) if len(rest) > len(page) else None,
+            )
+
+    async def append_messages(self, owner: str, context_id: str, messages: Sequence[Message]) -> None:
+        with self._lock:
+            drafts = [draft(complete(message, context_id)) for message in messages]
+            self._ledger.touch(owner, context_id, self._ledger.now()).bring(drafts)
+
+    async def update_context(self, owner: str, context_id: str, metadata: Mapping[str, object]) -> Context:
+        with self._lock:
+            context = self._ledger.context(owner, context_id)
+            context.metadata = merged(context.metadata, metadata)
+            context.updated_at = self._ledger.now()
+            return context.context()
+
+    async def clear_context(self, owner: str, context_id: str) -> Sequence[Notice]:
+        with self._lock:
+            rows = self._ledger.context(owner, context_id).tasks()
+            del self._ledger.contexts[owner][context_id]
+            for row in rows:
+                self._ledger.forget(row)
+            return [Notice(row.task_id, row.last_seq, None) for row in rows]
+
+    # ------------------------------------------------------------------ what belongs to a task
+
+    async def store_feedback(
+        self,
+        owner: str,
+        task_id: UUID,
+        *,
+        text: str,
+        rating: int | None = None,
+        metadata: Mapping[str, object] | None = None,
+    ) -> Feedback:
+        with self._lock:
+            row = self._ledger.row(owner, task_id)
+            if rating is not None and rating not in range(1, 6):
+                raise InvalidParams("rating", "is a whole number from 1 to 5")
+            kept = to_json({"text": text, "metadata": dict(metadata or {})})
+            feedback = Feedback(
+                feedback_id=uuid4(),
+                task_id=task_id,
+                text=text,
+                rating=rating,
+                metadata={},
+                created_at=self._ledger.now(),
+            )
+            row.feedback.append((feedback, kept))
+            return _feedback(feedback, kept)
+
+    async def load_feedback(self, owner: str, task_id: UUID) -> Sequence[Feedback]:
+        with self._lock:
+            return [_feedback(feedback, kept) for feedback, kept in self._ledger.row(owner, task_id).feedback]
+
+    async def save_webhook_config(self, owner: str, config: WebhookConfig) -> WebhookConfig:
+        with self._lock:
+            self._ledger.row(owner, config.task_id).webhooks[config.config_id] = config
+            return config
+
+    async def load_webhook_config(self, owner: str, task_id: UUID, config_id: str) -> WebhookConfig:
+        with self._lock:
+            config = self._ledger.row(owner, task_id).webhooks.get(config_id)
+            if config is None:
+                raise WebhookConfigNotFound(config_id)
+            return config
+
+    async def list_webhook_configs(
+        self, owner: str, task_id: UUID, *, page_size: int = 50, after: str | None = None
+    ) -> WebhookConfigPage:
+        with self._lock:
+            configs = self._ledger.row(owner, task_id).webhooks
+            rest = sorted(config_id for config_id in configs if after is None or config_id > after)
+            page = rest[:page_size]
+            return WebhookConfigPage(
+                configs=[configs[config_id] for config_id in page],
+                next=page[-1] if len(rest) > len(page) else None,
+            )
+
+    async def delete_webhook_config(self, owner: str, task_id: UUID, config_id: str) -> None:
+        with self._lock:
+            self._ledger.row(owner, task_id).webhooks.pop(config_id, None)
+
+    # ------------------------------------------------------------------ workers' signs of life
+
+    async def beat(self, beat: WorkerBeat) -> None:
+        with self._lock:
+            self._workers[beat.worker_id] = (beat, self._ledger.now())
+
+    async def forget_worker(self, worker_id: str) -> None:
+        with self._lock:
+            self._workers.pop(worker_id, None)
+
+    async def workers_alive(self, within: float) -> int:
+        with self._lock:
+            since = self._ledger.now() - timedelta(seconds=within)
+            return sum(not beat.draining and time >= since for beat, time in self._workers.values())
+
+    def keeper(self, *, lease: float) -> Keeper:
+
+        @asynccontextmanager
+        async def connect() -> AsyncIterator[Renew]:
+            yield self.renew_claims
+
+        return ThreadKeeper(connect, lease=lease)
+
+
+def _matches(row: TaskRow, query: TaskQuery) -> bool:
+    in_state = query.state is None or row.state is query.state
+    return in_state and (query.since is None or row.status_timestamp >= query.since)
+
+
+def _task_cursor(row: TaskRow) -> tuple[datetime, str]:
+    return row.status_timestamp, str(row.task_id)
+
+
+def _context_cursor(row: ContextRow) -> tuple[datetime, str]:
+    return row.updated_at, row.context_id
+
+
+def _key(cursor: Cursor) -> tuple[datetime, str]:
+    return cursor.time, cursor.key
+
+
+def _chunk(artifact: Artifact | ArtifactChunk) -> ArtifactChunk:
+    return artifact if isinstance(artifact, ArtifactChunk) else ArtifactChunk(artifact)
+
+
+def _feedback(feedback: Feedback, kept: bytes) -> Feedback:
+    return replace(feedback, metadata=orjson.loads(kept)["metadata"])
+
+
+def _after_crash(row: TaskRow, max_crashes: int) -> StatusChange:
+    reason = {"reason": "crash"}
+    if row.crashes < max_crashes:
+        return StatusChange(TaskState.SUBMITTED, metadata=reason)
+    text = complete(Message(parts=(TextPart(_CRASHED),)), row.context_id, row.task_id)
+    return StatusChange(TaskState.FAILED, text, reason)
