@@ -251,8 +251,8 @@ class Storage(Protocol):
         """Append a message to a task.
 
         An interrupted task becomes `submitted` (two events: the message, the status) and a turn is due. At `submitted` and
-        `working` the message is kept (one event) and seen by the next turn. A message id that the task has already: nothing
-        is appended. `TaskNotFound`; `InvalidParams` when `message.context_id` is given and another; `UnsupportedOperation` when
+        `working` the message is kept (one event) and seen by the next turn. Two messages with the same id are two messages.
+        `TaskNotFound`; `InvalidParams` when `message.context_id` is given and another; `UnsupportedOperation` when
         the task has ended.
         """
 
@@ -278,7 +278,9 @@ class Storage(Protocol):
 
     # ------------------------------------------------------------------ workers
 
-    async def claim_task(self, holder: str, token: UUID, *, lease: float, history: int = 200) -> ClaimedTurn | None:
+    async def claim_task(
+        self, holder: str, token: UUID, *, lease: float, history: int = 200
+    ) -> ClaimedTurn | None:
         """Take the best task that is due: submitted, its due time reached, held by nobody, first in its context, and no other
         turn of the context running (a task that waits for its due time keeps its place; one that waits for its caller does
         not). Longest due first. None when nothing is.
@@ -310,7 +312,8 @@ class Storage(Protocol):
         Any other state ends the turn: lease and context slot are freed, `rings` says what became claimable. If a message came in
         that the turn was not given, a `completed` or interrupted end commits its output and becomes `submitted` instead.
         `metadata` is merged into the task's, top level, a None removes the key. Artifacts are whole unless they are chunks.
-        Ids are complete when they get here. `LeaseLost`; `ValueError` for a state that `working` cannot become or that is `submitted`.
+        Ids are complete when they get here. `LeaseLost`; `ValueError` for a state that `working` cannot become or that is `submitted`, and for a `status_message`
+        without the end of the turn.
         """
 
     async def release_task(
@@ -345,10 +348,14 @@ class Storage(Protocol):
 
     # ------------------------------------------------------------------ contexts
 
-    async def load_context(self, owner: str, context_id: str, *, history_length: int | None = None) -> Context:
+    async def load_context(
+        self, owner: str, context_id: str, *, history_length: int | None = None
+    ) -> Context:
         """With its task ids and last messages, oldest first. `ContextNotFound`."""
 
-    async def list_contexts(self, owner: str, *, page_size: int = 50, after: Cursor | None = None) -> ContextPage:
+    async def list_contexts(
+        self, owner: str, *, page_size: int = 50, after: Cursor | None = None
+    ) -> ContextPage:
         """Newest change first, keyset pages, without messages."""
 
     async def append_messages(self, owner: str, context_id: str, messages: Sequence[Message]) -> None:
@@ -365,7 +372,13 @@ class Storage(Protocol):
     # ------------------------------------------------------------------ what belongs to a task
 
     async def store_feedback(
-        self, owner: str, task_id: UUID, *, text: str, rating: int | None = None, metadata: Mapping[str, Any] | None = None
+        self,
+        owner: str,
+        task_id: UUID,
+        *,
+        text: str,
+        rating: int | None = None,
+        metadata: Mapping[str, Any] | None = None,
     ) -> Feedback:
         """`TaskNotFound`; `InvalidParams` for a rating outside 1..5."""
 

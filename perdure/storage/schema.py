@@ -247,5 +247,8 @@ SELECT c.owner, c.context_id,
 """The document shape for psql, reports and backups: what the tables say, as an object a task and an object a context."""
 
 for _name, _query in VIEWS.items():
-    sa.event.listen(metadata, "after_create", sa.DDL(f"CREATE VIEW {_name} AS {_query.replace('%', '%%')}"))
-    sa.event.listen(metadata, "before_drop", sa.DDL(f"DROP VIEW IF EXISTS {_name}"))
+    for _when, _ddl in (
+        ("after_create", f"CREATE VIEW {_name} AS {_query}"),
+        ("before_drop", f"DROP VIEW IF EXISTS {_name}"),
+    ):
+        sa.event.listen(metadata, _when, sa.DDL(_ddl))  # type: ignore[no-untyped-call]

@@ -1,0 +1,600 @@
+"""PostgresStorage: one statement or one transaction a method. The contract stands on the port, the SQL in `statements`."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any, NoReturn
+from uuid import UUID
+
+import asyncpg
+import structlog
+
+from perdure.errors import (
+    ContextNotFound,
+    InvalidParams,
+    LeaseLost,
+    StorageUnavailable,
+    TaskNotCancelable,
+    TaskNotFound,
+    UnsupportedOperation,
+    WebhookConfigNotFound,
+)
+from perdure.ids import new_token
+from perdure.payload import dump_body
+from perdure.settings import StorageSettings
+from perdure.storage import (
+    TOTAL_CAP,
+    Accepted,
+    Claim,
+    ClaimedTurn,
+    Context,
+    ContextPage,
+    Cursor,
+    Feedback,
+    Held,
+    Keeper,
+    NewTask,
+    TaskPage,
+    TaskQuery,
+    WebhookConfig,
+    WebhookConfigPage,
+    WorkerBeat,
+    Written,
+    migrate,
+)
+from perdure.storage import statements as sql
+from perdure.storage.database import Database
+from perdure.storage.keeper import Renew, ThreadKeeper
+from perdure.storage.records import (
+    Row,
+    claim_of,
+    context_of,
+    conversation_of,
+    dumps,
+    event_of,
+    feedback_of,
+    message_json,
+    task_of,
+    webhook_config_of,
+)
+from perdure.storage.schema import VERSION_TABLE
+from perdure.storage.writes import YIELDS_TO_UNREAD, bodies, complete, crashed, ends_turn
+from perdure.tasks import (
+    Artifact,
+    ArtifactChunk,
+    Event,
+    Message,
+    Notice,
+    Ring,
+    StatusChange,
+    Task,
+    TaskState,
+)
+
+log = structlog.get_logger(__name__)
+
+
+class PostgresStorage:
+    """A `Storage` in Postgres 14 or newer. `url` as in DATABASE_URL; `migrations_url` where migrations need another way in."""
+
+    def __init__(self, url: str, settings: StorageSettings, *, migrations_url: str | None = None) -> None:
+        self._url = url
+        self._migrations_url = migrations_url or url
+        self._settings = settings
+        self._database = Database(url, settings)
+
+    # ------------------------------------------------------------------ life
+
+    async def open(self) -> None:
+        self._database.open()
+        deadline = time.monotonic() + self._settings.startup_timeout
+        while True:
+            try:
+                if self._settings.run_migrations_on_startup:
+                    await asyncio.to_thread(migrate.upgrade, self._migrations_url)
+                await self.check()
+                return
+            except StorageUnavailable as error:
+                if time.monotonic() > deadline:
+                    raise
+                log.warning("storage.waiting", error=str(error))
+            await asyncio.sleep(0.2)
+
+    async def close(self) -> None:
+        await self._database.close()
+
+    async def check(self) -> None:
+        async def look(connection: Any, again: bool) -> str | None:
+            try:
+                found: str | None = await connection.fetchval(
+                    f"SELECT version_num FROM {VERSION_TABLE}"  # noqa: S608 - our own constant
+                )
+            except asyncpg.UndefinedTableError:
+                return None
+            return found
+
+        migrate.require_current(await self._database.run(look))
+
+    # ------------------------------------------------------------------ callers
+
+    async def submit_task(self, new: NewTask) -> Accepted:
+        message = complete(new.message, new.context_id, new.task_id)
+        arguments = (
+            new.task_id,
+            new.owner,
+            new.context_id,
+            dumps(dict(new.metadata)),
+            message_json(message),
+        )
+
+        async def insert(connection: Any, again: bool) -> Row | None:
+            try:
+                row: Row | None = await connection.fetchrow(sql.SUBMIT, *arguments)
+            except asyncpg.UniqueViolationError:
+                return None  # it is there: the answer to an earlier try was lost
+            return row
+
+        row = await self._database.run(insert)
+        if row is None:
+            return Accepted(await self._bare(new.owner, new.task_id), Ring(new.task_id, 1))
+        task = Task(
+            task_id=new.task_id,
+            context_id=new.context_id,
+            owner=new.owner,
+            state=TaskState.SUBMITTED,
+            status_message=None,
+            status_timestamp=row["status_timestamp"],
+            metadata=dict(new.metadata),
+            history=(message,),
+            artifacts=(),
+            created_at=row["created_at"],
+            updated_at=row["updated_at"],
+            last_seq=1,
+        )
+        return Accepted(task, Ring(new.task_id, 1) if row["first"] else None)
+
+    async def continue_task(self, owner: str, task_id: UUID, message: Message) -> Accepted:
+        stored = complete(message, "", task_id)
+
+        async def append(connection: Any, again: bool) -> Row | None:
+            if again:
+                dispatch = await connection.fetchval(sql.CONTINUED, task_id, owner, stored.message_id)
+                if dispatch is not None:
+                    return {"kept": True, "first": True, "dispatch": dispatch}
+            row: Row | None = await connection.fetchrow(
+                sql.CONTINUE, task_id, owner, message.context_id, message_json(stored)
+            )
+            return row
+
+        row = await self._database.run(append)
+        if row is None:
+            raise TaskNotFound(task_id)
+        if not row["kept"]:
+            _refuse_message(task_id, row, message)
+        ring = Ring(task_id, row["dispatch"]) if row["first"] else None
+        task = await self._bare(owner, task_id)
+        return Accepted(replace(task, history=(replace(stored, context_id=task.context_id),)), ring)
+
+    async def cancel_task(self, owner: str, task_id: UUID, message: Message | None = None) -> Accepted:
+        if message is not None:
+            message = complete(message, (await self._bare(owner, task_id)).context_id, task_id)
+        _, payload = dump_body(StatusChange(TaskState.CANCELED, message))
+
+        async def cancel(connection: Any, again: bool) -> Row | None:
+            row: Row | None = await connection.fetchrow(
+                sql.CANCEL, task_id, owner, dumps(payload), message_json(message)
+            )
+            if row and again and row["before"] == TaskState.CANCELED:
+                return {**row, "kept": True}  # by the try whose end was lost
+            return row
+
+        row = await self._database.run(cancel)
+        if row is None:
+            raise TaskNotFound(task_id)
+        if not row["kept"]:
+            raise TaskNotCancelable(f"the task is {row['before']} already")
+        rings = _rings(task_id, row)
+        return Accepted(await self._bare(owner, task_id), rings[0] if rings else None)
+
+    async def _bare(self, owner: str, task_id: UUID) -> Task:
+        row = await self._row(sql.BARE, task_id, owner)
+        if row is None:
+            raise TaskNotFound(task_id)
+        return task_of(row)
+
+    async def load_task(self, owner: str, task_id: UUID, *, history_length: int | None = None) -> Task:
+        row = await self._row(sql.LOAD, task_id, owner, history_length)
+        if row is None:
+            raise TaskNotFound(task_id)
+        return task_of(row)
+
+    async def list_tasks(self, query: TaskQuery) -> TaskPage:
+        where, given = _filters(query)
+        after = ""
+        position: tuple[Any, ...] = ()
+        if query.after is not None:
+            first = len(given) + 5
+            after = f" AND (t.status_timestamp, t.task_id) < (${first}::timestamptz, ${first + 1}::uuid)"
+            position = (query.after.time, UUID(query.after.key))
+        statement = sql.LIST.replace("{where}", _numbered(where, 5) + after)
+        rows = await self._rows(
+            statement,
+            query.owner,
+            query.page_size + 1,
+            query.history_length,
+            query.include_artifacts,
+            *given,
+            *position,
+        )
+        total = await self._row(
+            sql.COUNT.replace("{where}", _numbered(where, 3)), query.owner, TOTAL_CAP, *given
+        )
+        tasks = [task_of(row) for row in rows[: query.page_size]]
+        more = len(rows) > query.page_size
+        cursor = Cursor(tasks[-1].status_timestamp, str(tasks[-1].task_id)) if more else None
+        return TaskPage(tasks, cursor, total["count"] if total else 0)
+
+    async def events_since(self, owner: str, task_id: UUID, after: int, limit: int = 1000) -> Sequence[Event]:
+        rows = await self._rows(sql.EVENTS_SINCE, task_id, owner, after, limit)
+        return [event_of(row) for row in rows]
+
+    async def notices(self, task_ids: Collection[UUID]) -> Sequence[Notice]:
+        rows = await self._rows(sql.NOTICES, list(task_ids))
+        return [
+            Notice(row["task_id"], row["last_seq"] or 0, TaskState(row["state"]) if row["state"] else None)
+            for row in rows
+        ]
+
+    # ------------------------------------------------------------------ workers
+
+    async def claim_task(
+        self, holder: str, token: UUID, *, lease: float, history: int = 200
+    ) -> ClaimedTurn | None:
+        async def claim(connection: Any, again: bool) -> ClaimedTurn | None:
+            row = await connection.fetchrow(sql.CLAIMED, token) if again else None
+            row = row or await connection.fetchrow(sql.CLAIM, holder, token, lease)
+            if row is None:
+                return None
+            said_rows = await connection.fetch(
+                sql.CONVERSATION,
+                row["owner"],
+                row["context_id"],
+                row["position"],
+                row["task_id"],
+                row["last_seq"],
+                history,
+            )
+            task_row = await connection.fetchrow(sql.LOAD, row["task_id"], row["owner"], history)
+            if task_row is None:
+                return None  # its context was cleared in between
+            return ClaimedTurn(
+                claim=claim_of(row, token),
+                task=task_of(task_row),
+                conversation=conversation_of(said_rows, history),
+            )
+
+        return await self._database.run(claim)
+
+    async def renew_claims(self, claims: Sequence[Claim], lease: float) -> Mapping[Claim, Held]:
+        async def renew(connection: Any, again: bool) -> Mapping[Claim, Held]:
+            return await _renew(connection, claims, lease)
+
+        return await self._database.run(renew)
+
+    async def update_task(
+        self,
+        claim: Claim,
+        write_no: int,
+        *,
+        state: TaskState | None = None,
+        status_message: Message | None = None,
+        status_metadata: Mapping[str, Any] | None = None,
+        new_messages: Sequence[Message] = (),
+        new_artifacts: Sequence[Artifact | ArtifactChunk] = (),
+        metadata: Mapping[str, Any] | None = None,
+    ) -> Written:
+        ends = ends_turn(state, status_message)
+        dumped = [dump_body(body) for body in bodies(new_messages, new_artifacts)]
+        if not ends and status_metadata is not None:
+            dumped.append(dump_body(StatusChange(TaskState.WORKING, metadata=status_metadata)))
+        given, removed = _change(metadata or {})
+        fence = (
+            claim.task_id,
+            claim.attempt,
+            claim.token,
+            write_no,
+            given,
+            removed,
+            [kind for kind, _ in dumped],
+            [dumps(payload) for _, payload in dumped],
+        )
+        if state is None or not ends:
+            row = await self._row(sql.WRITE, *fence)
+            return (
+                Written(TaskState.WORKING, row["last_seq"]) if row else await self._refused(claim, write_no)
+            )
+        _, status = dump_body(StatusChange(state, status_message, status_metadata or {}))
+        row = await self._row(
+            sql.SETTLE,
+            *fence,
+            state,
+            dumps(status),
+            message_json(status_message),
+            state in YIELDS_TO_UNREAD,
+            claim.owner,
+            claim.context_id,
+        )
+        if row is None:
+            return await self._refused(claim, write_no)
+        own = (Ring(claim.task_id, row["dispatch"]),) if row["again"] else _rings(claim.task_id, row)
+        return Written(TaskState(row["state"]), row["last_seq"], own)
+
+    async def release_task(
+        self, claim: Claim, *, reason: str, failed: bool = False, delay: float = 0.0
+    ) -> Sequence[Ring]:
+        _, payload = dump_body(StatusChange(TaskState.SUBMITTED, metadata={"reason": reason}))
+        row = await self._row(
+            sql.RELEASE,
+            claim.task_id,
+            claim.attempt,
+            claim.token,
+            claim.owner,
+            claim.context_id,
+            dumps(payload),
+            failed,
+            delay,
+        )
+        if row is None:
+            return ()
+        if row["again"]:
+            return () if delay > 0 else (Ring(claim.task_id, row["dispatch"]),)
+        return _rings(claim.task_id, row)
+
+    async def _refused(self, claim: Claim, write_no: int) -> Written:
+        """A write changed nothing: it was kept before (success), or the claim is not held any more."""
+        row = await self._row(sql.DIAGNOSE, claim.task_id)
+        if row is not None and row["attempt"] == claim.attempt:
+            if row["write_no"] == write_no:
+                return Written(TaskState(row["state"]), row["last_seq"])
+            raise LeaseLost(canceled=row["state"] == TaskState.CANCELED)
+        raise LeaseLost(canceled=False)
+
+    # ------------------------------------------------------------------ sweeps
+
+    async def rescue_tasks(self, *, grace: float, max_crashes: int, limit: int = 100) -> Sequence[Ring]:
+        _, again = dump_body(crashed(again=True))
+        poison = crashed(again=False)
+        _, failed = dump_body(poison)
+        rows = await self._rows(
+            sql.RESCUE, grace, max_crashes, limit, dumps(again), dumps(failed), message_json(poison.message)
+        )
+        return [Ring(row["task_id"], row["dispatch"]) for row in rows]
+
+    async def stranded(self, *, idle: float, limit: int = 100) -> Sequence[Ring]:
+        rows = await self._rows(sql.STRANDED, idle, limit)
+        return [Ring(row["task_id"], row["dispatch"]) for row in rows]
+
+    async def redispatch(self, rings: Sequence[Ring]) -> Sequence[Ring]:
+        rows = await self._rows(
+            sql.REDISPATCH, [ring.task_id for ring in rings], [ring.dispatch for ring in rings]
+        )
+        return [Ring(row["task_id"], row["dispatch"]) for row in rows]
+
+    async def drop_finished(self, keep: int) -> int:
+        return 0
+
+    # ------------------------------------------------------------------ contexts
+
+    async def load_context(
+        self, owner: str, context_id: str, *, history_length: int | None = None
+    ) -> Context:
+        async def load(connection: Any, again: bool) -> Context | None:
+            row = await connection.fetchrow(sql.LOAD_CONTEXT, owner, context_id)
+            if row is None:
+                return None
+            limit = 2**31 if history_length is None else history_length
+            nowhere = (UUID(int=0), 0)  # no task whose log is cut short: a turn's own is
+            rows = await connection.fetch(
+                sql.CONVERSATION, owner, context_id, row["last_position"], *nowhere, limit
+            )
+            return context_of(row, conversation_of(rows, limit))
+
+        context = await self._database.run(load)
+        if context is None:
+            raise ContextNotFound(context_id)
+        return context
+
+    async def list_contexts(
+        self, owner: str, *, page_size: int = 50, after: Cursor | None = None
+    ) -> ContextPage:
+        at, key = (after.time, after.key) if after else (None, None)
+        rows = await self._rows(sql.LIST_CONTEXTS, owner, page_size + 1, at, key)
+        contexts = [context_of(row) for row in rows[:page_size]]
+        more = len(rows) > page_size
+        return ContextPage(
+            contexts, Cursor(contexts[-1].updated_at, contexts[-1].context_id) if more else None
+        )
+
+    async def append_messages(self, owner: str, context_id: str, messages: Sequence[Message]) -> None:
+        stored = [complete(message, context_id) for message in messages]
+        payloads = [message_json(message) for message in stored]
+
+        async def append(connection: Any, again: bool) -> None:
+            first = stored[0].message_id if stored else ""
+            if not (again and await connection.fetchval(sql.APPENDED, owner, context_id, first)):
+                await connection.execute(sql.APPEND_MESSAGES, owner, context_id, payloads)
+
+        await self._database.run(append)
+
+    async def update_context(self, owner: str, context_id: str, metadata: Mapping[str, Any]) -> Context:
+        row = await self._row(sql.UPDATE_CONTEXT, owner, context_id, *_change(metadata))
+        if row is None:
+            raise ContextNotFound(context_id)
+        return context_of(row)
+
+    async def clear_context(self, owner: str, context_id: str) -> Sequence[Notice]:
+        async def clear(connection: Any, again: bool) -> Sequence[Row] | None:
+            async with connection.transaction():
+                if await connection.fetchrow(sql.LOCK_CONTEXT, owner, context_id) is None:
+                    return [] if again else None
+                rows: Sequence[Row] = await connection.fetch(sql.CLEAR_TASKS, owner, context_id)
+                await connection.execute(sql.CLEAR_CONTEXT, owner, context_id)
+            return rows
+
+        rows = await self._database.run(clear)
+        if rows is None:
+            raise ContextNotFound(context_id)
+        return [Notice(row["task_id"], row["last_seq"], None) for row in rows]
+
+    # ------------------------------------------------------------------ what belongs to a task
+
+    async def store_feedback(
+        self,
+        owner: str,
+        task_id: UUID,
+        *,
+        text: str,
+        rating: int | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> Feedback:
+        if rating is not None and not 1 <= rating <= 5:
+            raise InvalidParams("rating", "must be a whole number from 1 to 5")
+        row = await self._row(
+            sql.STORE_FEEDBACK, new_token(), task_id, owner, text, rating, dumps(dict(metadata or {}))
+        )
+        if row is None:
+            raise TaskNotFound(task_id)
+        return feedback_of(row)
+
+    async def load_feedback(self, owner: str, task_id: UUID) -> Sequence[Feedback]:
+        await self._own(owner, task_id)
+        return [feedback_of(row) for row in await self._rows(sql.LOAD_FEEDBACK, task_id)]
+
+    async def save_webhook_config(self, owner: str, config: WebhookConfig) -> WebhookConfig:
+        row = await self._row(
+            sql.SAVE_WEBHOOK_CONFIG,
+            config.task_id,
+            owner,
+            config.config_id,
+            config.url,
+            config.token,
+            config.scheme,
+            config.credentials,
+        )
+        if row is None:
+            raise TaskNotFound(config.task_id)
+        return config
+
+    async def load_webhook_config(self, owner: str, task_id: UUID, config_id: str) -> WebhookConfig:
+        await self._own(owner, task_id)
+        row = await self._row(sql.LOAD_WEBHOOK_CONFIG, task_id, config_id)
+        if row is None:
+            raise WebhookConfigNotFound(config_id)
+        return webhook_config_of(row)
+
+    async def list_webhook_configs(
+        self, owner: str, task_id: UUID, *, page_size: int = 50, after: str | None = None
+    ) -> WebhookConfigPage:
+        await self._own(owner, task_id)
+        rows = await self._rows(sql.LIST_WEBHOOK_CONFIGS, task_id, after, page_size + 1)
+        configs = [webhook_config_of(row) for row in rows[:page_size]]
+        return WebhookConfigPage(configs, configs[-1].config_id if len(rows) > page_size else None)
+
+    async def delete_webhook_config(self, owner: str, task_id: UUID, config_id: str) -> None:
+        await self._own(owner, task_id)
+        await self._rows(sql.DELETE_WEBHOOK_CONFIG, task_id, config_id)
+
+    async def _own(self, owner: str, task_id: UUID) -> None:
+        if await self._row(sql.OWNS, task_id, owner) is None:
+            raise TaskNotFound(task_id)
+
+    # ------------------------------------------------------------------ workers' signs of life
+
+    async def beat(self, beat: WorkerBeat) -> None:
+        await self._rows(sql.BEAT, beat.worker_id, beat.version, beat.slots, beat.running, beat.draining)
+
+    async def forget_worker(self, worker_id: str) -> None:
+        await self._rows(sql.FORGET_WORKER, worker_id)
+
+    async def workers_alive(self, within: float) -> int:
+        row = await self._row(sql.WORKERS_ALIVE, within)
+        return row["count"] if row else 0
+
+    def keeper(self, *, lease: float) -> Keeper:
+        @asynccontextmanager
+        async def connect() -> AsyncIterator[Renew]:
+            connection = await self._database.connect()
+
+            async def renew(claims: Sequence[Claim], seconds: float) -> Mapping[Claim, Held]:
+                return await _renew(connection, claims, seconds)
+
+            try:
+                yield renew
+            finally:
+                await connection.close(timeout=1)
+
+        return ThreadKeeper(connect, lease=lease)
+
+    # ------------------------------------------------------------------ single statements
+
+    async def _row(self, statement: str, *arguments: Any) -> Row | None:
+        async def fetch(connection: Any, again: bool) -> Row | None:
+            row: Row | None = await connection.fetchrow(statement, *arguments)
+            return row
+
+        return await self._database.run(fetch)
+
+    async def _rows(self, statement: str, *arguments: Any) -> Sequence[Row]:
+        async def fetch(connection: Any, again: bool) -> Sequence[Row]:
+            rows: Sequence[Row] = await connection.fetch(statement, *arguments)
+            return rows
+
+        return await self._database.run(fetch)
+
+
+async def _renew(connection: Any, claims: Sequence[Claim], lease: float) -> Mapping[Claim, Held]:
+    by_task = {claim.task_id: claim for claim in claims}
+    rows = await connection.fetch(
+        sql.RENEW, list(by_task), [claim.token for claim in by_task.values()], lease
+    )
+    return {by_task[row["task_id"]]: Held(row["found"]) for row in rows if row["found"] != "locked"}
+
+
+def _rings(task_id: UUID, row: Row) -> tuple[Ring, ...]:
+    """What a freed slot made claimable: the next in line; or, where one came in unseen, the own id as a hint."""
+    if row["next_id"] is not None:
+        return (Ring(row["next_id"], row["next_dispatch"]),)
+    if row["waiting"] and not row["seen"]:
+        return (Ring(task_id, row["dispatch"] + 1),)
+    return ()
+
+
+def _change(metadata: Mapping[str, Any]) -> tuple[str, list[str]]:
+    """What to merge, and which keys to remove."""
+    given = {key: value for key, value in metadata.items() if value is not None}
+    return dumps(given), [key for key, value in metadata.items() if value is None]
+
+
+def _refuse_message(task_id: UUID, row: Row, message: Message) -> NoReturn:
+    if message.context_id not in ("", row["context_id"]):
+        raise InvalidParams("message.contextId", f"task {task_id} belongs to another context")
+    raise UnsupportedOperation(f"the task is {row['before']} and takes no more messages")
+
+
+def _filters(query: TaskQuery) -> tuple[list[str], tuple[Any, ...]]:
+    """The conditions that were asked for, with {n} for their parameters, and the parameters."""
+    asked: list[tuple[str, Any]] = [
+        ("t.context_id = {n}::text", query.context_id),
+        ("t.state = {n}::text", query.state),
+        ("t.status_timestamp >= {n}::timestamptz", query.since),
+    ]
+    given = [(condition, value) for condition, value in asked if value is not None]
+    return [condition for condition, _ in given], tuple(value for _, value in given)
+
+
+def _numbered(conditions: Sequence[str], first: int) -> str:
+    return "".join(f" AND {text.replace('{n}', f'${first + n}')}" for n, text in enumerate(conditions))

@@ -1,0 +1,147 @@
+"""Rows of Postgres as domain objects."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
+from operator import itemgetter
+from typing import Any
+from uuid import UUID
+
+import orjson
+
+from perdure.payload import dump_message, load_body, load_message
+from perdure.storage import Claim, Context, Feedback, WebhookConfig
+from perdure.storage.views import last, task_conversation
+from perdure.tasks import ArtifactChunk, Event, Message, StatusChange, Task, TaskState, fold_chunks
+
+Row = Mapping[str, Any]
+
+
+def dumps(value: Any) -> str:
+    """JSON text for a jsonb parameter."""
+    return orjson.dumps(value).decode()
+
+
+def message_json(message: Message | None) -> str | None:
+    """A message as a jsonb parameter."""
+    return None if message is None else dumps(dump_message(message))
+
+
+def task_of(row: Row) -> Task:
+    """A row of LOAD or LIST: the task with its log folded into history and artifacts."""
+    bodies = [
+        load_body(kind, orjson.loads(payload))
+        for kind, payload in zip(row["kinds"] or (), row["payloads"] or (), strict=True)
+    ]
+    status_message = row["status_message"]
+    return Task(
+        task_id=row["task_id"],
+        context_id=row["context_id"],
+        owner=row["owner"],
+        state=TaskState(row["state"]),
+        status_message=None if status_message is None else load_message(orjson.loads(status_message)),
+        status_timestamp=row["status_timestamp"],
+        metadata=orjson.loads(row["metadata"]),
+        history=tuple(message for body in bodies if (message := _spoken(body)) is not None),
+        artifacts=fold_chunks(body for body in bodies if isinstance(body, ArtifactChunk)),
+        created_at=row["created_at"],
+        updated_at=row["updated_at"],
+        last_seq=row["last_seq"],
+        attempt=row["attempt"],
+        failures=row["failures"],
+        crashes=row["crashes"],
+    )
+
+
+def _spoken(body: Message | ArtifactChunk | StatusChange) -> Message | None:
+    if isinstance(body, StatusChange):
+        return body.message
+    return body if isinstance(body, Message) else None
+
+
+def event_of(row: Row) -> Event:
+    """A row of task_events."""
+    return Event(
+        task_id=row["task_id"],
+        seq=row["seq"],
+        first_seq=row["first_seq"],
+        attempt=row["attempt"],
+        time=row["created_at"],
+        body=load_body(row["kind"], orjson.loads(row["payload"])),
+    )
+
+
+def claim_of(row: Row, token: UUID) -> Claim:
+    """A row of CLAIM."""
+    return Claim(
+        task_id=row["task_id"],
+        owner=row["owner"],
+        context_id=row["context_id"],
+        attempt=row["attempt"],
+        token=token,
+    )
+
+
+def conversation_of(rows: Iterable[Row], limit: int) -> Sequence[Message]:
+    """The rows of CONVERSATION, in order, as the last `limit` messages."""
+    said: list[Message] = []
+    for _, piece in groupby(rows, key=itemgetter("position")):
+        said.extend(task_conversation(_whole_artifacts(piece), ()))
+    return tuple(last(said, limit))
+
+
+def _whole_artifacts(rows: Iterable[Row]) -> Iterable[Event]:
+    """The events without the tails of artifacts whose beginning is beyond the window."""
+    begun: set[str] = set()
+    for row in rows:
+        body = load_body(row["kind"], orjson.loads(row["payload"]))
+        if isinstance(body, ArtifactChunk):
+            if body.append and body.artifact.artifact_id not in begun:
+                continue
+            begun.add(body.artifact.artifact_id)
+        yield Event(
+            task_id=row["task_id"],
+            seq=row["seq"],
+            first_seq=row["seq"],
+            attempt=0,
+            time=None,  # type: ignore[arg-type]  # nobody asks for it here
+            body=body,
+        )
+
+
+def context_of(row: Row, messages: Sequence[Message] = ()) -> Context:
+    """A row of LOAD_CONTEXT or LIST_CONTEXTS."""
+    return Context(
+        context_id=row["context_id"],
+        owner=row["owner"],
+        metadata=orjson.loads(row["metadata"]),
+        created_at=row["created_at"],
+        updated_at=row["updated_at"],
+        task_ids=tuple(row["task_ids"]),
+        messages=messages,
+    )
+
+
+def feedback_of(row: Row) -> Feedback:
+    """A row of task_feedback."""
+    return Feedback(
+        feedback_id=row["feedback_id"],
+        task_id=row["task_id"],
+        text=row["feedback"],
+        rating=row["rating"],
+        metadata=orjson.loads(row["metadata"]),
+        created_at=row["created_at"],
+    )
+
+
+def webhook_config_of(row: Row) -> WebhookConfig:
+    """A row of webhook_configs."""
+    return WebhookConfig(
+        config_id=row["config_id"],
+        task_id=row["task_id"],
+        url=row["url"],
+        token=row["token"],
+        scheme=row["scheme"],
+        credentials=row["credentials"],
+    )

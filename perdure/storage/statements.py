@@ -1,0 +1,517 @@
+"""The statements of `PostgresStorage`: prepared text, one statement a method wherever that is possible.
+
+How they keep the promises:
+
+- A context's row is locked before a task's (in key order where there are several), so that two statements never wait for each
+  other in a circle. Whatever frees or fills the context's slot holds that lock; it then trusts only the locked rows, since the
+  statement's snapshot is older than its locks. That is why `contexts` counts its waiting tasks.
+- A lock is taken in a CTE of its own, on which the next one depends: the order of independent CTEs is not defined.
+- Times are clock_timestamp(): now() is the start of the transaction, which may have waited for a lock.
+- Claims, rescues and renewals skip locked rows: somebody is dealing with them.
+
+Parameters are listed above each statement.
+"""
+
+from __future__ import annotations
+
+TERMINAL = "('completed', 'failed', 'canceled', 'rejected')"
+INTERRUPTED = "('input-required', 'auth-required')"
+
+_SUBMITTED = """jsonb_build_object('status', jsonb_build_object('state', 'TASK_STATE_SUBMITTED'))"""
+
+# What becomes claimable when a context's slot is freed: the first in its line, if it is due. `freed` is a CTE of
+# (owner, context_id); the dispatch is raised in the same statement, so that the ring is never taken for an older one.
+_NEXT = """
+    next AS (
+        UPDATE tasks n SET dispatch = n.dispatch + 1, dispatched_at = clock_timestamp()
+          FROM freed CROSS JOIN LATERAL (
+               SELECT x.task_id, x.due_at FROM tasks x
+                WHERE x.owner = freed.owner AND x.context_id = freed.context_id
+                  AND x.state = 'submitted' AND x.task_id <> freed.task_id
+                ORDER BY x.position LIMIT 1) pick
+         WHERE n.task_id = pick.task_id AND n.state = 'submitted' AND n.due_at <= clock_timestamp()
+        RETURNING n.task_id, n.dispatch)"""
+
+
+def _seen(task: str) -> str:
+    """Whether the statement's snapshot shows a task that waits behind `task`. Where the locked row counts one and the snapshot
+    shows none, it came in between: then the ring goes out under the own id, which is only a hint."""
+    return f"""EXISTS (SELECT FROM tasks x WHERE x.owner = {task}.owner AND x.context_id = {task}.context_id
+                                        AND x.state = 'submitted' AND x.task_id <> {task}.task_id) AS seen"""
+
+
+# $1 task_id, $2 owner, $3 context_id, $4 metadata, $5 message
+SUBMIT = """
+WITH place AS (
+        INSERT INTO contexts AS c (owner, context_id, last_position, waiting) VALUES ($2, $3, 1, 1)
+        ON CONFLICT (owner, context_id) DO UPDATE
+           SET last_position = c.last_position + 1, waiting = c.waiting + 1, updated_at = clock_timestamp()
+        RETURNING last_position, waiting, running_task),
+    task AS (
+        INSERT INTO tasks (task_id, owner, context_id, position, metadata, last_seq, message_seq, dispatch)
+        SELECT $1, $2, $3, place.last_position, $4, 1, 1, 1 FROM place
+        RETURNING task_id, status_timestamp, created_at, updated_at),
+    event AS (
+        INSERT INTO task_events (task_id, seq, first_seq, kind, attempt, payload)
+        SELECT task_id, 1, 1, 'message', 0, $5::jsonb FROM task)
+SELECT task.*, place.waiting = 1 AND place.running_task IS NULL AS first FROM task, place
+"""
+
+# $1 task_id, $2 owner, $3 context_id or '', $4 message (its context is put in here)
+CONTINUE = f"""
+WITH line AS (
+        SELECT c.owner, c.context_id, c.running_task FROM contexts c
+         WHERE (c.owner, c.context_id) = (SELECT t.owner, t.context_id FROM tasks t WHERE t.task_id = $1 AND t.owner = $2)
+           FOR NO KEY UPDATE),
+    task AS (
+        SELECT t.task_id, t.context_id, t.state, t.state IN {INTERRUPTED} AS wakes, line.running_task
+          FROM tasks t JOIN line ON t.owner = line.owner AND t.context_id = line.context_id
+         WHERE t.task_id = $1 AND t.owner = $2
+           FOR NO KEY UPDATE OF t),
+    changed AS (
+        UPDATE tasks t
+           SET state = CASE WHEN task.wakes THEN 'submitted' ELSE t.state END,
+               message_seq = t.last_seq + 1,
+               last_seq = t.last_seq + 1 + task.wakes::int,
+               status_seq = CASE WHEN task.wakes THEN t.last_seq + 2 ELSE t.status_seq END,
+               status_message = CASE WHEN task.wakes THEN NULL ELSE t.status_message END,
+               status_timestamp = CASE WHEN task.wakes THEN clock_timestamp() ELSE t.status_timestamp END,
+               due_at = CASE WHEN task.wakes THEN clock_timestamp() ELSE t.due_at END,
+               dispatch = t.dispatch + task.wakes::int,
+               dispatched_at = CASE WHEN task.wakes THEN clock_timestamp() ELSE t.dispatched_at END,
+               updated_at = clock_timestamp()
+          FROM task
+         WHERE t.task_id = task.task_id AND task.state NOT IN {TERMINAL} AND $3 IN ('', t.context_id)
+        RETURNING t.*, task.wakes),
+    events AS (
+        INSERT INTO task_events (task_id, seq, first_seq, kind, attempt, payload)
+        SELECT task_id, message_seq, message_seq, 'message', 0, $4::jsonb || jsonb_build_object('contextId', context_id)
+          FROM changed
+        UNION ALL
+        SELECT task_id, last_seq, last_seq, 'status', 0, {_SUBMITTED} FROM changed WHERE wakes),
+    waits AS (
+        UPDATE contexts c SET waiting = c.waiting + changed.wakes::int, updated_at = clock_timestamp()
+          FROM changed WHERE c.owner = changed.owner AND c.context_id = changed.context_id)
+SELECT task.state AS before, task.context_id, changed.task_id IS NOT NULL AS kept,
+       changed.wakes AND task.running_task IS NULL AS first, changed.dispatch
+  FROM task LEFT JOIN changed ON true
+"""
+
+# $1 task_id, $2 owner, $3 message id: whether it is there (asked only after an unknown end of CONTINUE)
+CONTINUED = """
+SELECT t.dispatch FROM tasks t
+ WHERE t.task_id = $1 AND t.owner = $2
+   AND EXISTS (SELECT FROM task_events e WHERE e.task_id = t.task_id AND e.kind = 'message'
+                                           AND e.payload ->> 'messageId' = $3)
+"""
+
+# $1 task_id, $2 owner, $3 status payload, $4 message or null
+CANCEL = f"""
+WITH line AS (
+        SELECT c.owner, c.context_id, c.running_task, c.waiting FROM contexts c
+         WHERE (c.owner, c.context_id) = (SELECT t.owner, t.context_id FROM tasks t WHERE t.task_id = $1 AND t.owner = $2)
+           FOR NO KEY UPDATE),
+    task AS (
+        SELECT t.task_id, t.state, line.running_task
+          FROM tasks t JOIN line ON t.owner = line.owner AND t.context_id = line.context_id
+         WHERE t.task_id = $1 AND t.owner = $2
+           FOR NO KEY UPDATE OF t),
+    changed AS (
+        UPDATE tasks t
+           SET state = 'canceled', last_seq = t.last_seq + 1, status_seq = t.last_seq + 1, status_message = $4::jsonb,
+               status_timestamp = clock_timestamp(), updated_at = clock_timestamp()
+          FROM task
+         WHERE t.task_id = task.task_id AND task.state NOT IN {TERMINAL}
+        RETURNING t.task_id, t.owner, t.context_id, t.last_seq, t.dispatch, task.state = 'submitted' AS waited),
+    event AS (
+        INSERT INTO task_events (task_id, seq, first_seq, kind, attempt, payload)
+        SELECT task_id, last_seq, last_seq, 'status', 0, $3::jsonb FROM changed),
+    waits AS (
+        UPDATE contexts c SET waiting = c.waiting - changed.waited::int, updated_at = clock_timestamp()
+          FROM changed WHERE c.owner = changed.owner AND c.context_id = changed.context_id
+        RETURNING CASE WHEN c.running_task IS NULL THEN c.waiting ELSE 0 END AS waiting),
+    freed AS (
+        SELECT changed.* FROM changed, line WHERE line.running_task IS NULL),
+    {_NEXT}
+SELECT task.state AS before, changed.task_id IS NOT NULL AS kept, changed.dispatch, waits.waiting,
+       next.task_id AS next_id, next.dispatch AS next_dispatch, {_seen("changed")}
+  FROM task LEFT JOIN changed ON true LEFT JOIN waits ON true LEFT JOIN next ON true
+"""
+
+_SPOKEN = "(e.kind = 'message' OR (e.kind = 'status' AND e.payload #> '{status,message}' IS NOT NULL))"
+_VISIBLE = "e.attempt <> ALL (t.lost_attempts)"
+
+
+def _log(limit: str, artifacts: str) -> str:
+    """A task's log as parallel arrays, in one row with the task: both as of one moment."""
+    return f"""
+    LEFT JOIN LATERAL (
+        SELECT array_agg(e.seq ORDER BY e.seq) AS seqs, array_agg(e.kind ORDER BY e.seq) AS kinds,
+               array_agg(e.payload ORDER BY e.seq) AS payloads
+          FROM (SELECT * FROM (SELECT e.seq, e.kind, e.payload FROM task_events e
+                                WHERE e.task_id = t.task_id AND {_SPOKEN} AND {_VISIBLE} AND e.seq <> t.status_seq
+                                ORDER BY e.seq DESC LIMIT {limit}) spoken
+                UNION ALL
+                SELECT e.seq, e.kind, e.payload FROM task_events e
+                 WHERE e.task_id = t.task_id AND e.kind = 'artifact' AND {_VISIBLE} AND {artifacts}) e) log ON true"""
+
+
+_TASK = """t.task_id, t.owner, t.context_id, t.state, t.status_message, t.status_timestamp, t.metadata, t.attempt,
+       t.failures, t.crashes, t.last_seq, t.created_at, t.updated_at"""
+
+# $1 task_id, $2 owner: without its log
+BARE = f"""
+SELECT {_TASK}, NULL::text[] AS kinds, NULL::jsonb[] AS payloads FROM tasks t WHERE t.task_id = $1 AND t.owner = $2
+"""
+
+# $1 task_id, $2 owner, $3 history length or null
+LOAD = f"""
+SELECT {_TASK}, log.* FROM tasks t {_log("$3::bigint", "true")}
+ WHERE t.task_id = $1 AND t.owner = $2
+"""
+
+# $1 owner, $2 rows, $3 history length or null, $4 artifacts wanted; {where}: the filters that are given, so that each kind of
+# page has a plan of its own
+LIST = f"""
+SELECT {_TASK}, log.* FROM tasks t {_log("$3::bigint", "$4::boolean")}
+ WHERE t.owner = $1 {{where}}
+ ORDER BY t.status_timestamp DESC, t.task_id DESC LIMIT $2
+"""
+# $1 owner, $2 cap
+COUNT = "SELECT count(*) FROM (SELECT FROM tasks t WHERE t.owner = $1 {where} LIMIT $2) counted"
+
+# $1 task_id, $2 owner, $3 seq, $4 limit
+EVENTS_SINCE = """
+SELECT e.task_id, e.seq, e.first_seq, e.kind, e.attempt, e.payload, e.created_at
+  FROM task_events e JOIN tasks t ON t.task_id = e.task_id
+ WHERE e.task_id = $1 AND t.owner = $2 AND e.seq > $3 ORDER BY e.seq LIMIT $4
+"""
+
+# $1 task_ids
+NOTICES = """
+SELECT id AS task_id, t.last_seq, t.state FROM unnest($1::uuid[]) AS id LEFT JOIN tasks t ON t.task_id = id
+"""
+
+# $1 holder, $2 token, $3 lease in seconds
+CLAIM = """
+WITH best AS (
+        SELECT t.task_id FROM tasks t JOIN contexts c ON c.owner = t.owner AND c.context_id = t.context_id
+         WHERE t.state = 'submitted' AND t.lease_token IS NULL AND t.due_at <= now() AND c.running_task IS NULL
+           AND NOT EXISTS (SELECT FROM tasks e WHERE e.owner = t.owner AND e.context_id = t.context_id
+                                                 AND e.position < t.position AND e.state = 'submitted')
+         ORDER BY t.due_at, t.task_id LIMIT 1
+           FOR NO KEY UPDATE OF t, c SKIP LOCKED),
+    claimed AS (
+        UPDATE tasks t
+           SET state = 'working', attempt = t.attempt + 1, write_no = 0, read_seq = t.message_seq,
+               lease_holder = $1, lease_token = $2, lease_until = clock_timestamp() + make_interval(secs => $3),
+               last_seq = t.last_seq + 1, status_seq = t.last_seq + 1, status_message = NULL,
+               status_timestamp = clock_timestamp(), updated_at = clock_timestamp()
+          FROM best WHERE t.task_id = best.task_id
+        RETURNING t.*),
+    slot AS (
+        UPDATE contexts c SET running_task = claimed.task_id, waiting = c.waiting - 1, updated_at = clock_timestamp()
+          FROM claimed WHERE c.owner = claimed.owner AND c.context_id = claimed.context_id),
+    event AS (
+        INSERT INTO task_events (task_id, seq, first_seq, kind, attempt, payload)
+        SELECT task_id, last_seq, last_seq, 'status', attempt,
+               jsonb_build_object('status', jsonb_build_object('state', 'TASK_STATE_WORKING')) FROM claimed)
+SELECT task_id, owner, context_id, attempt, position, last_seq FROM claimed
+"""
+
+# $1 token: what an earlier CLAIM with an unknown end got
+CLAIMED = """
+SELECT task_id, owner, context_id, attempt, position, last_seq FROM tasks WHERE lease_token = $1 AND state = 'working'
+"""
+
+# What was said in a context up to a turn, newest pieces first until there are enough.
+# $1 owner, $2 context_id, $3 position, $4 task_id, $5 last_seq of the turn's task, $6 messages
+CONVERSATION = f"""
+WITH said AS (
+        (SELECT t.position, e.seq FROM tasks t CROSS JOIN LATERAL (
+                SELECT e.seq FROM task_events e
+                 WHERE e.task_id = t.task_id AND {_VISIBLE} AND (e.task_id <> $4 OR e.seq <= $5)
+                   AND ({_SPOKEN} OR (e.kind = 'artifact' AND NOT coalesce((e.payload ->> 'append')::boolean, false)))
+                 ORDER BY e.seq DESC LIMIT $6) e
+          WHERE t.owner = $1 AND t.context_id = $2 AND t.position <= $3
+          ORDER BY t.position DESC, e.seq DESC LIMIT $6)
+        UNION ALL
+        (SELECT m.position, 0 FROM context_messages m
+          WHERE m.owner = $1 AND m.context_id = $2 AND m.position <= $3 ORDER BY m.position DESC LIMIT $6)
+        ORDER BY 1 DESC, 2 DESC LIMIT $6),
+    start AS (
+        SELECT position, seq FROM said ORDER BY position, seq LIMIT 1)
+SELECT t.position, t.task_id, e.seq, e.kind, e.payload
+  FROM start, tasks t JOIN task_events e ON e.task_id = t.task_id
+ WHERE t.owner = $1 AND t.context_id = $2 AND t.position <= $3 AND t.position >= start.position
+   AND (t.position > start.position OR e.seq >= start.seq)
+   AND {_VISIBLE} AND (e.task_id <> $4 OR e.seq <= $5) AND ({_SPOKEN} OR e.kind = 'artifact')
+UNION ALL
+SELECT m.position, NULL, 0, 'message', m.payload FROM start, context_messages m
+ WHERE m.owner = $1 AND m.context_id = $2 AND m.position <= $3 AND m.position >= start.position
+ ORDER BY 1, 3
+"""
+
+# $1 task_ids, $2 tokens, $3 lease in seconds
+RENEW = """
+WITH asked AS (
+        SELECT * FROM unnest($1::uuid[], $2::uuid[]) AS a(task_id, token)),
+    held AS (
+        SELECT t.task_id FROM tasks t JOIN asked ON t.task_id = asked.task_id AND t.lease_token = asked.token
+         ORDER BY t.task_id FOR NO KEY UPDATE OF t SKIP LOCKED),
+    renewed AS (
+        UPDATE tasks t SET lease_until = clock_timestamp() + make_interval(secs => $3)
+          FROM held WHERE t.task_id = held.task_id RETURNING t.task_id, t.state)
+SELECT asked.task_id,
+       CASE WHEN renewed.task_id IS NOT NULL THEN CASE WHEN renewed.state = 'working' THEN 'yes' ELSE 'canceled' END
+            WHEN t.task_id IS NOT NULL THEN 'locked' ELSE 'lost' END AS found
+  FROM asked LEFT JOIN renewed ON renewed.task_id = asked.task_id
+       LEFT JOIN tasks t ON t.task_id = asked.task_id AND t.lease_token = asked.token
+"""
+
+# The fence of every write of a turn.
+_HELD = (
+    "t.task_id = $1 AND t.attempt = $2 AND t.lease_token = $3 AND t.write_no = $4 - 1 AND t.state = 'working'"
+)
+_METADATA = "metadata = (t.metadata || $5::jsonb) - $6::text[]"
+
+# $1 task_id, $2 attempt, $3 token, $4 write_no, $5 metadata, $6 keys to remove, $7 kinds, $8 payloads
+WRITE = f"""
+WITH written AS (
+        UPDATE tasks t SET write_no = $4, last_seq = t.last_seq + cardinality($7::text[]), {_METADATA},
+               updated_at = clock_timestamp()
+         WHERE {_HELD}
+        RETURNING t.task_id, t.attempt, t.last_seq),
+    events AS (
+        INSERT INTO task_events (task_id, seq, first_seq, kind, attempt, payload)
+        SELECT w.task_id, w.last_seq - cardinality($7) + e.ord, w.last_seq - cardinality($7) + e.ord, e.kind, w.attempt, e.payload
+          FROM written w, unnest($7::text[], $8::jsonb[]) WITH ORDINALITY AS e(kind, payload, ord))
+SELECT last_seq FROM written
+"""
+
+# As WRITE; $9 state, $10 status payload, $11 status message or null, $12 whether unread messages bring it back, $13 owner,
+# $14 context_id
+SETTLE = f"""
+WITH line AS (
+        SELECT c.owner, c.context_id FROM contexts c WHERE c.owner = $13 AND c.context_id = $14 FOR NO KEY UPDATE),
+    held AS (
+        SELECT t.task_id, $12 AND t.message_seq > t.read_seq AS again
+          FROM tasks t JOIN line ON t.owner = line.owner AND t.context_id = line.context_id
+         WHERE {_HELD} FOR NO KEY UPDATE OF t),
+    settled AS (
+        UPDATE tasks t
+           SET state = CASE WHEN held.again THEN 'submitted' ELSE $9 END, write_no = $4,
+               last_seq = t.last_seq + cardinality($7::text[]) + 1, status_seq = t.last_seq + cardinality($7::text[]) + 1,
+               status_message = $11::jsonb, status_timestamp = clock_timestamp(), {_METADATA},
+               lease_holder = NULL, lease_token = NULL, lease_until = NULL,
+               due_at = clock_timestamp(), dispatch = t.dispatch + held.again::int, dispatched_at = clock_timestamp(),
+               updated_at = clock_timestamp()
+          FROM held WHERE t.task_id = held.task_id
+        RETURNING t.task_id, t.owner, t.context_id, t.attempt, t.state, t.last_seq, t.dispatch, held.again),
+    events AS (
+        INSERT INTO task_events (task_id, seq, first_seq, kind, attempt, payload)
+        SELECT s.task_id, s.last_seq - 1 - cardinality($7) + e.ord, s.last_seq - 1 - cardinality($7) + e.ord, e.kind, s.attempt,
+               e.payload
+          FROM settled s, unnest($7::text[], $8::jsonb[]) WITH ORDINALITY AS e(kind, payload, ord)
+        UNION ALL
+        SELECT s.task_id, s.last_seq, s.last_seq, 'status', s.attempt,
+               CASE WHEN s.again THEN jsonb_set($10::jsonb, '{{status,state}}', '"TASK_STATE_SUBMITTED"') ELSE $10::jsonb END
+          FROM settled s),
+    slot AS (
+        UPDATE contexts c SET running_task = NULL, waiting = c.waiting + s.again::int, updated_at = clock_timestamp()
+          FROM settled s WHERE c.owner = s.owner AND c.context_id = s.context_id
+        RETURNING c.waiting),
+    freed AS (
+        SELECT * FROM settled WHERE NOT again),
+    {_NEXT}
+SELECT s.state, s.last_seq, s.dispatch, s.again, slot.waiting, next.task_id AS next_id, next.dispatch AS next_dispatch,
+       {_seen("s")}
+  FROM settled s LEFT JOIN slot ON true LEFT JOIN next ON true
+"""
+
+# $1 task_id: why a write was refused, or that it was kept before
+DIAGNOSE = "SELECT state, attempt, write_no, last_seq FROM tasks WHERE task_id = $1"
+
+# $1 task_id, $2 attempt, $3 token, $4 owner, $5 context_id, $6 status payload, $7 failed, $8 delay in seconds
+RELEASE = f"""
+WITH line AS (
+        SELECT c.owner, c.context_id FROM contexts c WHERE c.owner = $4 AND c.context_id = $5 FOR NO KEY UPDATE),
+    held AS (
+        SELECT t.task_id, t.state = 'working' AS again
+          FROM tasks t JOIN line ON t.owner = line.owner AND t.context_id = line.context_id
+         WHERE t.task_id = $1 AND t.attempt = $2 AND t.lease_token = $3 FOR NO KEY UPDATE OF t),
+    released AS (
+        UPDATE tasks t
+           SET lease_holder = NULL, lease_token = NULL, lease_until = NULL,
+               state = CASE WHEN held.again THEN 'submitted' ELSE t.state END,
+               lost_attempts = CASE WHEN held.again THEN t.lost_attempts || t.attempt ELSE t.lost_attempts END,
+               failures = t.failures + (held.again AND $7)::int,
+               last_seq = t.last_seq + held.again::int,
+               status_seq = CASE WHEN held.again THEN t.last_seq + 1 ELSE t.status_seq END,
+               status_message = CASE WHEN held.again THEN NULL ELSE t.status_message END,
+               status_timestamp = CASE WHEN held.again THEN clock_timestamp() ELSE t.status_timestamp END,
+               due_at = clock_timestamp() + make_interval(secs => $8),
+               dispatch = t.dispatch + held.again::int, dispatched_at = clock_timestamp(), updated_at = clock_timestamp()
+          FROM held WHERE t.task_id = held.task_id
+        RETURNING t.task_id, t.owner, t.context_id, t.last_seq, t.dispatch, held.again),
+    event AS (
+        INSERT INTO task_events (task_id, seq, first_seq, kind, attempt, payload)
+        SELECT task_id, last_seq, last_seq, 'status', 0, $6::jsonb FROM released WHERE again),
+    slot AS (
+        UPDATE contexts c SET running_task = NULL, waiting = c.waiting + r.again::int, updated_at = clock_timestamp()
+          FROM released r WHERE c.owner = r.owner AND c.context_id = r.context_id AND c.running_task = r.task_id
+        RETURNING c.waiting),
+    freed AS (
+        SELECT * FROM released WHERE NOT again),
+    {_NEXT}
+SELECT r.task_id, r.dispatch, r.again, slot.waiting, next.task_id AS next_id, next.dispatch AS next_dispatch,
+       {_seen("r")}
+  FROM released r LEFT JOIN slot ON true LEFT JOIN next ON true
+"""
+
+# $1 grace in seconds, $2 max crashes, $3 limit, $4 status payload (crash), $5 status payload (failed), $6 its message
+RESCUE = f"""
+WITH lapsed AS (
+        SELECT t.task_id, t.owner, t.context_id FROM tasks t
+         WHERE t.lease_token IS NOT NULL AND t.lease_until < clock_timestamp() - make_interval(secs => $1)
+           AND pg_postmaster_start_time() < clock_timestamp() - make_interval(secs => $1)
+         LIMIT $3),
+    line AS (
+        SELECT c.owner, c.context_id FROM contexts c
+         WHERE (c.owner, c.context_id) IN (SELECT owner, context_id FROM lapsed)
+         ORDER BY c.owner, c.context_id FOR NO KEY UPDATE SKIP LOCKED),
+    held AS (
+        SELECT t.task_id, t.state = 'working' AND t.crashes + 1 < $2 AS again, t.state = 'working' AS worked
+          FROM tasks t JOIN line ON t.owner = line.owner AND t.context_id = line.context_id
+         WHERE t.lease_token IS NOT NULL AND t.lease_until < clock_timestamp() - make_interval(secs => $1)
+         ORDER BY t.task_id FOR NO KEY UPDATE OF t SKIP LOCKED),
+    rescued AS (
+        UPDATE tasks t
+           SET lease_holder = NULL, lease_token = NULL, lease_until = NULL,
+               state = CASE WHEN held.again THEN 'submitted' WHEN held.worked THEN 'failed' ELSE t.state END,
+               crashes = t.crashes + held.worked::int,
+               lost_attempts = CASE WHEN held.worked THEN t.lost_attempts || t.attempt ELSE t.lost_attempts END,
+               last_seq = t.last_seq + held.worked::int,
+               status_seq = CASE WHEN held.worked THEN t.last_seq + 1 ELSE t.status_seq END,
+               status_message = CASE WHEN held.again THEN NULL WHEN held.worked THEN $6::jsonb ELSE t.status_message END,
+               status_timestamp = CASE WHEN held.worked THEN clock_timestamp() ELSE t.status_timestamp END,
+               due_at = clock_timestamp(),
+               dispatch = t.dispatch + held.again::int, dispatched_at = clock_timestamp(), updated_at = clock_timestamp()
+          FROM held WHERE t.task_id = held.task_id
+        RETURNING t.task_id, t.owner, t.context_id, t.state, t.attempt, t.last_seq, t.dispatch, held.again, held.worked),
+    event AS (
+        INSERT INTO task_events (task_id, seq, first_seq, kind, attempt, payload)
+        SELECT task_id, last_seq, last_seq, 'status', 0, CASE WHEN again THEN $4::jsonb ELSE $5::jsonb END
+          FROM rescued WHERE worked),
+    slot AS (
+        UPDATE contexts c SET running_task = NULL, waiting = c.waiting + r.again::int, updated_at = clock_timestamp()
+          FROM rescued r WHERE c.owner = r.owner AND c.context_id = r.context_id AND c.running_task = r.task_id),
+    freed AS (
+        SELECT * FROM rescued WHERE NOT again),
+    {_NEXT}
+SELECT task_id, dispatch FROM rescued WHERE again UNION ALL SELECT task_id, dispatch FROM next
+"""
+
+_CLAIMABLE = """t.state = 'submitted' AND t.lease_token IS NULL AND t.due_at <= now() AND c.running_task IS NULL
+   AND NOT EXISTS (SELECT FROM tasks e WHERE e.owner = t.owner AND e.context_id = t.context_id
+                                         AND e.position < t.position AND e.state = 'submitted')"""
+
+# $1 idle in seconds, $2 limit
+STRANDED = f"""
+SELECT t.task_id, t.dispatch FROM tasks t JOIN contexts c ON c.owner = t.owner AND c.context_id = t.context_id
+ WHERE {_CLAIMABLE} AND t.dispatched_at < now() - make_interval(secs => $1)
+ ORDER BY t.due_at, t.task_id LIMIT $2
+"""
+
+# $1 task_ids, $2 dispatches
+REDISPATCH = f"""
+WITH held AS (
+        SELECT t.task_id FROM tasks t JOIN unnest($1::uuid[], $2::int[]) AS a(task_id, dispatch)
+            ON t.task_id = a.task_id AND t.dispatch = a.dispatch
+          JOIN contexts c ON c.owner = t.owner AND c.context_id = t.context_id
+         WHERE {_CLAIMABLE} ORDER BY t.task_id FOR NO KEY UPDATE OF t SKIP LOCKED)
+UPDATE tasks t SET dispatch = t.dispatch + 1, dispatched_at = clock_timestamp()
+  FROM held WHERE t.task_id = held.task_id RETURNING t.task_id, t.dispatch
+"""
+
+# $1 owner, $2 context_id
+LOAD_CONTEXT = """
+SELECT c.context_id, c.owner, c.metadata, c.created_at, c.updated_at, c.last_position,
+       coalesce((SELECT array_agg(t.task_id ORDER BY t.position) FROM tasks t
+                  WHERE t.owner = c.owner AND t.context_id = c.context_id), '{}') AS task_ids
+  FROM contexts c WHERE c.owner = $1 AND c.context_id = $2
+"""
+
+# $1 owner, $2 rows, $3 $4 cursor or null
+LIST_CONTEXTS = """
+SELECT c.context_id, c.owner, c.metadata, c.created_at, c.updated_at, '{}'::uuid[] AS task_ids FROM contexts c
+ WHERE c.owner = $1 AND ($3::timestamptz IS NULL OR (c.updated_at, c.context_id) < ($3, $4::text))
+ ORDER BY c.updated_at DESC, c.context_id DESC LIMIT $2
+"""
+
+# $1 owner, $2 context_id, $3 messages: a place each
+APPEND_MESSAGES = """
+WITH place AS (
+        INSERT INTO contexts AS c (owner, context_id, last_position) VALUES ($1, $2, cardinality($3::jsonb[]))
+        ON CONFLICT (owner, context_id) DO UPDATE
+           SET last_position = c.last_position + cardinality($3::jsonb[]), updated_at = clock_timestamp()
+        RETURNING last_position)
+INSERT INTO context_messages (owner, context_id, position, payload)
+SELECT $1, $2, place.last_position - cardinality($3) + m.ord, m.payload
+  FROM place, unnest($3::jsonb[]) WITH ORDINALITY AS m(payload, ord)
+"""
+
+# $1 owner, $2 context_id, $3 id of a message: whether it is there (asked only after an unknown end of APPEND_MESSAGES)
+APPENDED = """
+SELECT EXISTS (SELECT FROM context_messages
+                WHERE owner = $1 AND context_id = $2 AND payload ->> 'messageId' = $3) AS kept
+"""
+
+# $1 owner, $2 context_id, $3 metadata, $4 keys to remove
+UPDATE_CONTEXT = """
+UPDATE contexts SET metadata = (metadata || $3::jsonb) - $4::text[], updated_at = clock_timestamp()
+ WHERE owner = $1 AND context_id = $2
+RETURNING context_id, owner, metadata, created_at, updated_at, '{}'::uuid[] AS task_ids
+"""
+
+# $1 owner, $2 context_id; in one transaction, the context's row first
+LOCK_CONTEXT = "SELECT FROM contexts WHERE owner = $1 AND context_id = $2 FOR UPDATE"
+CLEAR_TASKS = "DELETE FROM tasks WHERE owner = $1 AND context_id = $2 RETURNING task_id, last_seq"
+CLEAR_CONTEXT = "DELETE FROM contexts WHERE owner = $1 AND context_id = $2"
+
+# $1 feedback_id, $2 task_id, $3 owner, $4 text, $5 rating or null, $6 metadata
+STORE_FEEDBACK = """
+INSERT INTO task_feedback (feedback_id, task_id, feedback, rating, metadata)
+SELECT $1, t.task_id, $4, $5, $6 FROM tasks t WHERE t.task_id = $2 AND t.owner = $3
+RETURNING feedback_id, task_id, feedback, rating, metadata, created_at
+"""
+LOAD_FEEDBACK = """
+SELECT f.feedback_id, f.task_id, f.feedback, f.rating, f.metadata, f.created_at
+  FROM task_feedback f WHERE f.task_id = $1 ORDER BY f.created_at, f.feedback_id
+"""
+OWNS = "SELECT FROM tasks WHERE task_id = $1 AND owner = $2"
+
+# $1 task_id, $2 owner, $3 config_id, $4 url, $5 token, $6 scheme, $7 credentials
+SAVE_WEBHOOK_CONFIG = """
+INSERT INTO webhook_configs (task_id, config_id, url, token, scheme, credentials)
+SELECT t.task_id, $3, $4, $5, $6, $7 FROM tasks t WHERE t.task_id = $1 AND t.owner = $2
+ON CONFLICT (task_id, config_id) DO UPDATE
+   SET url = excluded.url, token = excluded.token, scheme = excluded.scheme, credentials = excluded.credentials
+RETURNING config_id
+"""
+_CONFIG = "SELECT task_id, config_id, url, token, scheme, credentials FROM webhook_configs WHERE task_id = $1"
+LOAD_WEBHOOK_CONFIG = f"{_CONFIG} AND config_id = $2"
+LIST_WEBHOOK_CONFIGS = f"{_CONFIG} AND ($2::text IS NULL OR config_id > $2) ORDER BY config_id LIMIT $3"
+DELETE_WEBHOOK_CONFIG = "DELETE FROM webhook_configs WHERE task_id = $1 AND config_id = $2"
+
+# $1 worker_id, $2 version, $3 slots, $4 running, $5 draining
+BEAT = """
+INSERT INTO workers (worker_id, version, slots, running, draining) VALUES ($1, $2, $3, $4, $5)
+ON CONFLICT (worker_id) DO UPDATE
+   SET slots = excluded.slots, running = excluded.running, draining = excluded.draining, beat_at = clock_timestamp()
+"""
+FORGET_WORKER = "DELETE FROM workers WHERE worker_id = $1"
+# $1 seconds; workers that died long ago go with it
+WORKERS_ALIVE = """
+SELECT count(*) FROM workers WHERE beat_at > clock_timestamp() - make_interval(secs => $1) AND NOT draining
+"""

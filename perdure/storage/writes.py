@@ -1,0 +1,51 @@
+"""What a write of a turn or a sweep says, the same for every storage."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from uuid import UUID
+
+from perdure.ids import new_token
+from perdure.tasks import TRANSITIONS, Artifact, ArtifactChunk, Message, StatusChange, TaskState, TextPart
+
+YIELDS_TO_UNREAD = frozenset({TaskState.COMPLETED, TaskState.INPUT_REQUIRED, TaskState.AUTH_REQUIRED})
+"""Ends of a turn that give way to a message which the turn has not seen; the other ends are final."""
+
+
+def ends_turn(state: TaskState | None, status_message: Message | None) -> bool:
+    """Whether a write with `state` ends its turn. `ValueError` for what a turn cannot write."""
+    if state is None or state is TaskState.WORKING:
+        if status_message is not None:
+            raise ValueError("a status message comes with the end of a turn")
+        return False
+    if state is TaskState.SUBMITTED or state not in TRANSITIONS[TaskState.WORKING]:
+        raise ValueError(f"a turn cannot make its task {state}")
+    return True
+
+
+def bodies(
+    messages: Sequence[Message], artifacts: Sequence[Artifact | ArtifactChunk]
+) -> list[Message | ArtifactChunk]:
+    """The events of a write, in their order; a whole artifact is its own first and last chunk."""
+    chunks = (item if isinstance(item, ArtifactChunk) else ArtifactChunk(item) for item in artifacts)
+    return [*messages, *chunks]
+
+
+def complete(message: Message, context_id: str, task_id: UUID | None = None) -> Message:
+    """With the ids that its sender could not know, or got wrong."""
+    return replace(
+        message,
+        message_id=message.message_id or str(new_token()),
+        context_id=context_id,
+        task_id=str(task_id) if task_id else message.task_id,
+    )
+
+
+def crashed(*, again: bool, message_id: str = "") -> StatusChange:
+    """A worker died with the task: it runs `again`, or has killed too many of them."""
+    if again:
+        return StatusChange(TaskState.SUBMITTED, metadata={"reason": "crash"})
+    text = "The agent stopped unexpectedly each time it worked on this task. It will not be tried again."
+    message = Message(parts=(TextPart(text),), message_id=message_id or str(new_token()))
+    return StatusChange(TaskState.FAILED, message, {"reason": "crash"})
