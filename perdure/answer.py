@@ -1,0 +1,163 @@
+"""A turn's answer: what a handler emits and returns, put into artifacts.
+
+Text, data and parts build one main artifact, chunk by chunk; an Artifact stands for itself; a value that is returned after
+something was emitted replaces the main artifact. Generated ids are a function of the task and an ordinal, so that a rerun of the
+turn writes over what the lost one left (DESIGN 4.6).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+from uuid import UUID
+
+from perdure import ids
+from perdure.agent import Progress
+from perdure.output import artifacts_in, parts_in, storable_message
+from perdure.storable import cleaned
+from perdure.tasks import Artifact, ArtifactChunk, Message, Part, Role, TextPart
+
+Piece = ArtifactChunk | Message | Progress
+"""What a turn hands over before it ends."""
+
+
+class Answer:
+    """Numbers and packs what one attempt of a task gives. `put` is called in order, from whatever thread emits."""
+
+    def __init__(
+        self,
+        task_id: UUID,
+        *,
+        context_id: str,
+        attempt: int,
+        first_ordinal: int,
+        put: Callable[[Piece], None],
+    ) -> None:
+        self._task_id = task_id
+        self._context_id = context_id
+        self._attempt = attempt
+        self._next_artifact = first_ordinal
+        self._next_message = 0
+        self._main = ""  # the id of the main artifact once something went into it
+        self._put = put
+        self._lock = threading.RLock()
+
+    def emit(self, value: Any) -> None:
+        """Take an emission. `BadOutput` for what cannot be stored. None says nothing."""
+        for piece in self._pieces(value):
+            with self._lock:  # numbered and handed over in one go, or threads would swap chunks
+                self._put(self._placed(piece))
+
+    def message(self, given: str | Message) -> Message | None:
+        """The agent's message for a status; None for an empty text."""
+        if isinstance(given, str):
+            return self._own(Message(parts=(TextPart(cleaned(given)),))) if given else None
+        return self._own(storable_message(given))
+
+    def closing(self, value: Any = None) -> tuple[ArtifactChunk, ...]:
+        """The turn ended with `value` (None: nothing more): the chunks still to be written, the last of the main artifact marked.
+
+        An answer that was streamed and has nothing left to say is closed by an empty text.
+        """
+        with self._lock:
+            whole = artifacts_in(value)
+            if whole is not None:
+                return (*self._end_of_main(), *(ArtifactChunk(self._named(artifact)) for artifact in whole))
+            if value is None:
+                return self._end_of_main()
+            parts = parts_in(value)
+            return (ArtifactChunk(Artifact(artifact_id=self._main_id(), parts=parts)),)
+
+    def _pieces(self, value: Any) -> Iterable[Artifact | Message | Progress | tuple[Part, ...]]:
+        if value is None:
+            return ()
+        if isinstance(value, Progress):
+            return (replace(value, note=cleaned(value.note)),)
+        if isinstance(value, Message):
+            return (storable_message(value),)
+        whole = artifacts_in(value)
+        return (parts_in(value),) if whole is None else whole
+
+    def _placed(self, piece: Artifact | Message | Progress | tuple[Part, ...]) -> Piece:
+        match piece:
+            case Progress():
+                return piece
+            case Message():
+                return self._own(piece)
+            case Artifact():
+                return ArtifactChunk(self._named(piece))
+        append = bool(self._main)
+        return ArtifactChunk(
+            Artifact(artifact_id=self._main_id(), parts=piece), append=append, last_chunk=False
+        )
+
+    def _end_of_main(self) -> tuple[ArtifactChunk, ...]:
+        if not self._main:
+            return ()
+        return (ArtifactChunk(Artifact(artifact_id=self._main, parts=(TextPart(""),)), append=True),)
+
+    def _main_id(self) -> str:
+        self._main = self._main or self._new_artifact_id()
+        return self._main
+
+    def _named(self, artifact: Artifact) -> Artifact:
+        return artifact if artifact.artifact_id else replace(artifact, artifact_id=self._new_artifact_id())
+
+    def _new_artifact_id(self) -> str:
+        self._next_artifact += 1
+        return ids.artifact_id(self._task_id, self._next_artifact - 1)
+
+    def _own(self, message: Message) -> Message:
+        """As said by the agent in this task."""
+        with self._lock:
+            number, self._next_message = self._next_message, self._next_message + 1
+        return replace(
+            message,
+            role=Role.AGENT,
+            message_id=message.message_id or ids.message_id(self._task_id, self._attempt, number),
+            task_id=str(self._task_id),
+            context_id=self._context_id,
+        )
+
+
+def coalesced(chunks: Iterable[ArtifactChunk]) -> tuple[ArtifactChunk, ...]:
+    """The same artifacts in one chunk each, in the order of their first one: what was streamed between two writes."""
+    merged: dict[str, list[ArtifactChunk]] = {}
+    for chunk in chunks:
+        run = merged.setdefault(chunk.artifact.artifact_id, [])
+        if not chunk.append:
+            run.clear()
+        run.append(chunk)
+    return tuple(_as_one(run) for run in merged.values())
+
+
+def _as_one(run: Sequence[ArtifactChunk]) -> ArtifactChunk:
+    if len(run) == 1:
+        return run[0]
+    parts = _joined([part for chunk in run for part in chunk.artifact.parts])
+    # What comes after the first chunk of a run appends plain parts: only the first has more to say than its parts.
+    return ArtifactChunk(
+        replace(run[0].artifact, parts=parts), append=run[0].append, last_chunk=run[-1].last_chunk
+    )
+
+
+def _joined(parts: Sequence[Part]) -> tuple[Part, ...]:
+    """Neighbouring plain texts as one; an empty one beside others says nothing."""
+    out: list[Part] = []
+    texts: list[str] = []
+    for part in (*parts, None):
+        if part is not None and _plain(part):
+            texts.append(part.text)  # type: ignore[union-attr]
+            continue
+        if text := "".join(texts):
+            out.append(TextPart(text))
+        texts.clear()
+        if part is not None:
+            out.append(part)
+    return tuple(out) or (TextPart(""),)
+
+
+def _plain(part: Part) -> bool:
+    return isinstance(part, TextPart) and not (part.metadata or part.filename or part.media_type)

@@ -1,0 +1,250 @@
+"""ArqQueue: one arq job a ring, notices over Redis pub/sub.
+
+What arq 0.28 does and this must know is in DESIGN 7. In short: the job's id is new for each dispatch (a known id is refused
+without a word), its score lies in the past of Redis' own clock (a producer whose clock is ahead would delay it), its payload
+is JSON (the default, pickle, runs code), and every key but the queue's expires.
+
+Keys: `NAME:queue` (arq's sorted set), `NAME:bell` (ids again, for workers that would rather block than poll), the channel
+`NAME:notices`; arq's own `arq:job:ID`, `arq:in-progress:ID` and `arq:retry:ID`, whose prefix it fixes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+from uuid import UUID
+
+import orjson
+from arq.connections import RedisSettings
+from arq.constants import in_progress_key_prefix, job_key_prefix
+from redis.asyncio import Redis
+from redis.asyncio.client import PubSub
+from redis.asyncio.connection import SSLConnection, parse_url
+from redis.asyncio.retry import Retry
+from redis.backoff import ExponentialBackoff
+from redis.exceptions import RedisError
+
+from perdure.errors import QueueUnavailable
+from perdure.tasks import Notice, Ring, TaskState
+
+T = TypeVar("T")
+
+RUN_TASK = "run_task"
+"""The name of the one function: it must not change while jobs of an older version wait."""
+
+PAYLOAD_SECONDS = 30 * 24 * 3600
+_BELL_LENGTH = 1000
+_BELL_SECONDS = 60
+_HEAD_START_MS = 300_000
+_IMPATIENCE = 10.0
+_SILENCE = 10.0
+"""Seconds without a notice after which a listener asks whether the connection still lives, and how long it waits."""
+
+_RING = """
+local now = redis.call('TIME')
+local score = now[1] * 1000 + math.floor(now[2] / 1000) - tonumber(ARGV[1])
+for i = 3, #KEYS do
+  local id = ARGV[5 + (i - 3) * 2]
+  redis.call('SET', KEYS[i], ARGV[6 + (i - 3) * 2], 'EX', ARGV[2])
+  redis.call('ZADD', KEYS[1], score, id)
+  redis.call('RPUSH', KEYS[2], id)
+end
+redis.call('LTRIM', KEYS[2], -tonumber(ARGV[3]), -1)
+redis.call('EXPIRE', KEYS[2], ARGV[4])
+"""
+
+
+def queue_key(name: str) -> str:
+    """arq's `queue_name`: the sorted set of what waits."""
+    return f"{name}:queue"
+
+
+def job_id(ring: Ring) -> str:
+    """The id of a ring's job."""
+    return f"{ring.task_id}:{ring.dispatch}"
+
+
+def redis_settings(url: str, *, patience: int = 20, conn_retries: int = 1_000_000) -> RedisSettings:
+    """What arq connects with. A command is tried for about half a minute, since without that a restart of Redis that takes a
+    second kills the worker; a start waits `conn_retries` seconds for Redis (arq gives up after five)."""
+    given: dict[str, Any] = {**parse_url(url)}
+    return RedisSettings(
+        host=given.get("host", "localhost"),
+        port=given.get("port", 6379),
+        unix_socket_path=given.get("path"),
+        database=given.get("db", 0),
+        username=given.get("username"),
+        password=given.get("password"),
+        ssl=given.get("connection_class") is SSLConnection,
+        ssl_keyfile=given.get("ssl_keyfile"),
+        ssl_certfile=given.get("ssl_certfile"),
+        ssl_cert_reqs=given.get("ssl_cert_reqs", "required"),
+        ssl_ca_certs=given.get("ssl_ca_certs"),
+        ssl_check_hostname=given.get("ssl_check_hostname") in (True, "true", "True", "1"),
+        conn_timeout=5,
+        conn_retries=conn_retries,
+        retry=Retry(ExponentialBackoff(cap=2.0, base=0.1), patience),
+        retry_on_timeout=True,
+        retry_on_error=[ConnectionError, TimeoutError, OSError],
+    )
+
+
+def serialize_job(job: dict[str, Any]) -> bytes:
+    """arq's form of a job as JSON: `{"t": try, "f": function, "a": args, "k": kwargs, "et": milliseconds}`."""
+    return orjson.dumps(job, default=repr)  # repr: a result that is an exception, which nobody reads
+
+
+def deserialize_job(stored: bytes) -> dict[str, Any]:
+    """The inverse of `serialize_job`."""
+    job: dict[str, Any] = orjson.loads(stored)
+    return job
+
+
+class ArqQueue:
+    """See `Queue`. A call is tried again for `patience` seconds, which a restart of Redis may take. Once that was in vain, calls
+    fail at their first error for a while, so that a longer outage does not hold callers up."""
+
+    shared = True
+
+    def __init__(self, url: str, name: str, *, patience: float = 2.0) -> None:
+        self._url = url
+        self._queue, self._bell, self._channel = queue_key(name), f"{name}:bell", f"{name}:notices"
+        self._patience = patience
+        self._redis = self._client()
+        self._ring_script = self._redis.register_script(_RING)
+        self._unsaid: list[Notice] = []
+        self._saying: asyncio.Task[None] | None = None
+        self._impatient_until = 0.0
+
+    def _client(self) -> Redis:
+        """Without redis-py's own retries: they multiply (a command's with those of its connection), and a listener would be
+        subscribed again without a word about what it missed."""
+        client: Redis = Redis.from_url(
+            self._url, socket_connect_timeout=2, socket_timeout=5, socket_keepalive=True
+        )
+        return client
+
+    async def open(self) -> None:
+        pass
+
+    async def close(self) -> None:
+        if self._saying is not None:
+            await asyncio.wait([self._saying], timeout=1)
+        await self._redis.aclose()
+
+    async def check(self) -> None:
+        with _telling():
+            await self._redis.ping()
+
+    async def ring(self, rings: Sequence[Ring]) -> None:
+        if not rings:
+            return
+        now = int(time.time() * 1000)  # only told in arq's log
+        keys = [self._queue, self._bell, *(job_key_prefix + job_id(ring) for ring in rings)]
+        arguments: list[Any] = [_HEAD_START_MS, PAYLOAD_SECONDS, _BELL_LENGTH, _BELL_SECONDS]
+        for ring in rings:
+            arguments += (job_id(ring), _payload(ring, now))
+        await self._asked(lambda: self._ring_script(keys, arguments))
+
+    async def announce(self, notices: Sequence[Notice]) -> None:
+        """What is announced while one PUBLISH is under way goes into the next one together."""
+        if not notices:
+            return
+        self._unsaid += notices
+        if self._saying is None or self._saying.done():
+            self._saying = asyncio.create_task(self._say())
+        await asyncio.shield(self._saying)
+
+    async def _say(self) -> None:
+        await asyncio.sleep(0)
+        while self._unsaid:
+            said, self._unsaid = self._unsaid, []
+            text = orjson.dumps([[str(notice.task_id), notice.seq, notice.state] for notice in said])
+            await self._asked(lambda text=text: self._redis.publish(self._channel, text))  # type: ignore[misc]
+
+    @asynccontextmanager
+    async def listen(self) -> AsyncIterator[AsyncIterator[Notice]]:
+        client = self._client()
+        pubsub = client.pubsub()
+        try:
+            with _telling():
+                await pubsub.subscribe(self._channel)
+                while (await _message(pubsub, 5.0))["type"] != "subscribe":
+                    pass
+            yield self._heard(pubsub)
+        finally:
+            await pubsub.aclose()  # type: ignore[no-untyped-call]
+            await client.aclose()
+
+    async def _heard(self, pubsub: PubSub) -> AsyncIterator[Notice]:
+        while True:
+            with _telling():
+                message = await _message_or_ping(pubsub)
+            if message["type"] == "message":
+                for task_id, seq, state in orjson.loads(message["data"]):
+                    yield Notice(UUID(task_id), seq, TaskState(state) if state else None)
+
+    async def missing(self, rings: Sequence[Ring]) -> Sequence[Ring]:
+        if not rings:
+            return []
+        names = [job_id(ring) for ring in rings]
+        async with self._redis.pipeline(transaction=False) as pipe:
+            pipe.zmscore(self._queue, names)
+            pipe.mget([in_progress_key_prefix + name for name in names])
+            waiting, started = await self._asked(pipe.execute)
+        return [
+            ring
+            for ring, score, mark in zip(rings, waiting, started, strict=True)
+            if score is None and mark is None
+        ]
+
+    async def _asked(self, ask: Callable[[], Awaitable[T]]) -> T:
+        """What `ask` gives; everything that is asked may be asked twice."""
+        pause, patience = 0.05, self._patience if time.monotonic() > self._impatient_until else 0.0
+        until = time.monotonic() + patience
+        while True:
+            try:
+                with _telling():
+                    return await ask()
+            except QueueUnavailable:
+                if time.monotonic() + pause > until:
+                    self._impatient_until = time.monotonic() + _IMPATIENCE
+                    raise
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, 0.4)
+
+
+def _payload(ring: Ring, now: int) -> bytes:
+    return serialize_job(
+        {"t": None, "f": RUN_TASK, "a": [str(ring.task_id), ring.dispatch], "k": {}, "et": now}
+    )
+
+
+async def _message(pubsub: PubSub, timeout: float) -> dict[str, Any]:
+    message = await pubsub.get_message(timeout=timeout)
+    if message is None:
+        raise QueueUnavailable(f"Redis said nothing for {timeout:g} s")
+    found: dict[str, Any] = message
+    return found
+
+
+async def _message_or_ping(pubsub: PubSub) -> dict[str, Any]:
+    """The next message. After a long silence Redis has to answer a ping: a peer that vanished would never be noticed."""
+    message: dict[str, Any] | None = await pubsub.get_message(timeout=_SILENCE)
+    if message is None:
+        await pubsub.ping()
+        message = await _message(pubsub, _SILENCE)
+    return message
+
+
+class _telling:  # noqa: N801 -- reads as a statement
+    """Everything that Redis can fail with as QueueUnavailable."""
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if isinstance(error, RedisError | OSError | TimeoutError):
+            raise QueueUnavailable(f"Redis: {type(error).__name__}: {error}") from error

@@ -1,0 +1,61 @@
+"""InlineQueue: the bell and the loudspeaker of a single process."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+
+from perdure.tasks import Notice, Ring
+
+
+class InlineQueue:
+    """A ring calls whoever is attached, in this process; nobody attached: nobody hears it, and the sweep finds the task later."""
+
+    shared = False
+
+    def __init__(self) -> None:
+        self._rung: list[Callable[[], None]] = []
+        self._listeners: list[asyncio.Queue[Notice]] = []
+
+    def attach(self, rung: Callable[[], None]) -> Callable[[], None]:
+        """Call `rung` at each ring: it must return at once. Returns what detaches it again."""
+        self._rung.append(rung)
+        return lambda: self._rung.remove(rung)
+
+    async def open(self) -> None:
+        pass
+
+    async def close(self) -> None:
+        pass
+
+    async def check(self) -> None:
+        pass
+
+    async def ring(self, rings: Sequence[Ring]) -> None:
+        if rings:
+            for rung in tuple(self._rung):
+                rung()
+
+    async def announce(self, notices: Sequence[Notice]) -> None:
+        for listener in self._listeners:
+            for notice in notices:
+                listener.put_nowait(notice)
+
+    @asynccontextmanager
+    async def listen(self) -> AsyncIterator[AsyncIterator[Notice]]:
+        heard: asyncio.Queue[Notice] = asyncio.Queue()
+        self._listeners.append(heard)
+        try:
+            yield _from(heard)
+        finally:
+            self._listeners.remove(heard)
+
+    async def missing(self, rings: Sequence[Ring]) -> Sequence[Ring]:
+        """All of them: a ring that was heard is forgotten."""
+        return list(rings)
+
+
+async def _from(heard: asyncio.Queue[Notice]) -> AsyncIterator[Notice]:
+    while True:
+        yield await heard.get()
