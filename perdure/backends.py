@@ -19,7 +19,9 @@ def make_storage(settings: Settings) -> Storage:
         return MemoryStorage(finished_tasks=settings.storage.finished_tasks)
     from perdure.storage.postgres import PostgresStorage
 
-    return PostgresStorage(database_url(settings), settings.storage)
+    return PostgresStorage(
+        database_url(settings), settings.storage, migrations_url=database_url(settings, migrations=True)
+    )
 
 
 def make_queue(settings: Settings) -> Queue:

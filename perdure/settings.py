@@ -104,7 +104,9 @@ class Settings(_Group):
     """All settings. Processes get theirs from `load_settings`."""
 
     storage_type: Literal["memory", "postgres"] = Field("memory", description="Where tasks are kept")
-    database_url: SecretStr | None = Field(None, description="postgresql://user:password@host:5432/name")
+    database_url: SecretStr | None = Field(
+        None, description="The database: postgresql://user:password@host:5432/name"
+    )
     migrations_database_url: SecretStr | None = Field(
         None, description="Another way to the same database for migrations: past a PgBouncer"
     )
@@ -355,3 +357,8 @@ def wants_colour(stream: TextIO) -> bool:
     if os.environ.get("NO_COLOR"):
         return False
     return bool(os.environ.get("FORCE_COLOR")) or stream.isatty()
+
+
+def environment(**changes: str) -> dict[str, str]:
+    """The environment of a process that is started by this one."""
+    return {**os.environ, **changes}

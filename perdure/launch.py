@@ -1,0 +1,304 @@
+"""Puts the parts together: the front door as an ASGI application, as a server, and the worker.
+
+The only module that knows where `api` and `worker` live: beside the package in a checkout, inside it in an installed wheel.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import math
+import signal
+import socket
+import sys
+import threading
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from importlib import import_module
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import FrameType, ModuleType
+from typing import Any, Protocol, TypeVar
+
+import structlog
+
+from perdure import logs
+from perdure.agent import Agent
+from perdure.backends import make_queue, make_storage
+from perdure.errors import ConfigError, QueueUnavailable, StorageUnavailable
+from perdure.settings import Settings, load_settings
+from perdure.watch import Watch
+
+log = structlog.get_logger(__name__)
+
+DEFAULT_PORT = 3773
+LOOPBACK = ("localhost", "127.0.0.1", "::1", "[::1]")
+T = TypeVar("T")
+
+
+class Application(Protocol):
+    """An ASGI application whose `router.lifespan_context(application)` opens and closes what it needs."""
+
+    router: Any
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None: ...
+
+
+# ---------------------------------------------------------------------- the front door
+
+
+def asgi(agent: Agent, settings: Settings) -> Application:
+    """The front door as an ASGI application (a Starlette), for `serve` or another ASGI server with one process.
+
+    Its lifespan opens the storage and the queue and, with QUEUE_TYPE=inline, runs the turns in this process.
+    Startup raises StorageUnavailable when the database does not answer in time.
+    """
+    storage, queue = make_storage(settings), make_queue(settings)
+    watch = Watch(storage, queue, refresh=settings.server.refresh)
+
+    @asynccontextmanager
+    async def lifespan(_: Any) -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:  # closes in reverse: nothing is closed under its user
+            stack.push_async_callback(storage.close)
+            await storage.open()
+            stack.push_async_callback(queue.close)
+            await queue.open()
+            await stack.enter_async_context(watch.running())
+            if settings.queue_type == "inline":
+                embedded = ours("worker.embedded").embedded
+                await stack.enter_async_context(embedded(agent, storage, queue, watch, settings))
+            yield
+
+    app: Application = ours("api.app").create_app(agent, storage, queue, watch, settings, lifespan=lifespan)
+    return app
+
+
+def serve(
+    agent: Agent | None = None,
+    settings: Settings | None = None,
+    *,
+    ready: Callable[[str], None] | None = None,
+) -> None:
+    """Serve the agent (None: the one that the setting AGENT names) until SIGTERM, then return.
+
+    `ready` is called with the address once it listens.
+
+    Ends the process with one line where it cannot start: 2 for wrong settings and a port in use, 1 for a database that does not
+    answer; with 130 after Ctrl-C.
+    """
+    with one_line_errors():
+        settings = settings or load_settings()
+        logs.set_up(settings.log)
+        _import_parts(settings)
+        agent = agent or load_named(settings.agent)
+        before = signal.getsignal(signal.SIGTERM)
+        try:
+            stopped_by = run(_serve(agent, settings, ready))
+        finally:
+            _on(signal.SIGTERM, before)
+        if stopped_by == signal.SIGINT:
+            raise KeyboardInterrupt
+
+
+async def _serve(agent: Agent, settings: Settings, ready: Callable[[str], None] | None) -> int | None:
+    """Serve until a signal comes; which one."""
+    app = asgi(agent, settings)
+
+    def listening(url: str) -> None:
+        log.info(
+            "serving",
+            url=url,
+            agent=agent.config.name,
+            storage=settings.storage_type,
+            queue=settings.queue_type,
+        )
+        if ready:
+            ready(url)
+
+    # Not uvicorn's way through the lifespan: that logs a failed start as a traceback and ends with 3. And bound before anything
+    # is opened, listening only when all is: who connects too early is refused and not kept waiting.
+    with _bound(settings.host, port_of(agent, settings)) as listener:
+        async with app.router.lifespan_context(app):
+            server = _server(app, settings, lambda: listening(_url(listener)))
+            await server.serve(sockets=[listener])
+            log.info("stopping")
+            stopped_by: int | None = server.stopped_by
+            return stopped_by
+
+
+def port_of(agent: Agent, settings: Settings) -> int:
+    """The setting; else the port of `deployment.url` where that is this machine (behind a proxy it is the proxy's); else 3773."""
+    url = agent.config.deployment.url
+    if settings.port is None and url.scheme == "http" and url.host in LOOPBACK and url.port is not None:
+        return url.port
+    return DEFAULT_PORT if settings.port is None else settings.port
+
+
+@contextmanager
+def _bound(host: str, port: int) -> Iterator[socket.socket]:
+    try:
+        family, _, _, _, address = socket.getaddrinfo(
+            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except (OSError, UnicodeError):
+        raise ConfigError(f"HOST: {host!r} is no address of this machine") from None
+    with socket.socket(family, socket.SOCK_STREAM) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(address)
+        except OSError as error:
+            raise ConfigError(_cannot_listen(host, port, error)) from None
+        yield listener
+
+
+def _cannot_listen(host: str, port: int, error: OSError) -> str:
+    match error.errno:
+        case errno.EADDRINUSE:
+            return f"port {port} is in use: stop what uses it, or choose another with --port or PORT"
+        case errno.EACCES:
+            return f"port {port} is not for this user: choose one above 1023 with --port or PORT"
+        case errno.EADDRNOTAVAIL:
+            return f"HOST: {host!r} is no address of this machine"
+    return f"cannot listen on {host}:{port}: {error.strerror}"
+
+
+def _url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _server(app: Application, settings: Settings, listening: Callable[[], None]) -> Any:
+    import uvicorn  # here: a worker needs none
+
+    class Server(uvicorn.Server):
+        stopped_by: int | None = None
+
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            listening()
+
+        @contextmanager
+        def capture_signals(self) -> Iterator[None]:
+            """As uvicorn does, without raising the signal again at the end: the lifespan has to close first."""
+            interrupt = signal.getsignal(signal.SIGINT)
+            _on(signal.SIGINT, self.handle_exit)
+            _on(signal.SIGTERM, self.handle_exit)
+            try:
+                yield
+            finally:
+                _on(signal.SIGINT, interrupt)  # a second Ctrl-C ends the grace of the turns
+                _on(signal.SIGTERM, signal.SIG_IGN)
+
+        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+            self.stopped_by = self.stopped_by or sig
+            super().handle_exit(sig, frame)
+
+    return Server(
+        uvicorn.Config(
+            app,
+            lifespan="off",
+            http="httptools",
+            ws="none",
+            log_config=None,
+            access_log=settings.log.level == "debug",
+            server_header=False,
+            timeout_keep_alive=75,  # longer than proxies keep idle connections, or they meet ones that are being closed
+            timeout_graceful_shutdown=math.ceil(settings.server.stop_timeout),
+        )
+    )
+
+
+def _on(number: signal.Signals, handler: Any) -> None:
+    if threading.current_thread() is threading.main_thread():  # elsewhere Python has no signals
+        signal.signal(number, handler)
+
+
+# ---------------------------------------------------------------------- the worker
+
+
+def work(agent: Agent | None = None, settings: Settings | None = None) -> None:
+    """Run turns until SIGTERM, then return. Ends the process as `serve` does."""
+    with one_line_errors():
+        settings = settings or load_settings()
+        logs.set_up(settings.log)
+        if settings.storage_type == "memory":
+            raise ConfigError(
+                "a worker needs STORAGE_TYPE=postgres: it cannot see the tasks in another process's memory "
+                "(`perdure serve` alone runs the agent as well)"
+            )
+        _import_parts(settings)
+        main = ours("worker.main")
+        main.run(agent or load_named(settings.agent), settings)
+
+
+# ---------------------------------------------------------------------- what both need
+
+
+def _import_parts(settings: Settings) -> None:
+    """Before the agent is loaded: with it the author's folder goes to the front of the path, and an `alembic/` of theirs would
+    be taken for the library."""
+    make_storage(settings)
+    make_queue(settings)
+
+
+def load_named(spec: str | None) -> Agent:
+    """The agent that a file's path or `module:attribute` names. ConfigError."""
+    if not spec:
+        raise ConfigError("which agent? give a file's path or module:attribute, or set AGENT")
+    from perdure.loader import load_agent
+
+    return load_agent(spec)
+
+
+def ours(name: str) -> ModuleType:
+    """Import a module of ours by its name in a checkout, such as `api.app`.
+
+    In a wheel it is `perdure.api.app`. So it is called in a checkout as well, loaded by its path, unless it has been imported
+    from there as `api.app`: the names `api` and `worker` are left to the author's own modules, which may be on the path first.
+    """
+    folder, _, rest = name.partition(".")
+    package = Path(__file__).resolve().parent
+    if not (package / folder / "__init__.py").is_file():
+        path = package.parent / folder
+        if folder in sys.modules and str(path) in map(str, getattr(sys.modules[folder], "__path__", ())):
+            return import_module(name)
+        _load_package(f"perdure.{folder}", path)
+    return import_module(f"perdure.{folder}.{rest}")
+
+
+def _load_package(name: str, path: Path) -> None:
+    if name in sys.modules:
+        return
+    spec = spec_from_file_location(name, path / "__init__.py", submodule_search_locations=[str(path)])
+    if spec is None or spec.loader is None or not (path / "__init__.py").is_file():
+        raise ConfigError(f"{path} is missing from this installation: install perdure again")
+    sys.modules[name] = module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+
+
+def run(main: Coroutine[Any, Any, T]) -> T:
+    """`asyncio.run` on uvloop where there is one."""
+    try:
+        from uvloop import new_event_loop as loop_factory
+    except ImportError:  # Windows
+        return asyncio.run(main)
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        return runner.run(main)
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """End the process with one line on stderr: exit code 2 for ConfigError, 1 for a service that is away, 130 for Ctrl-C."""
+    try:
+        yield
+    except ConfigError as error:
+        _end(error, 2)
+    except (StorageUnavailable, QueueUnavailable) as error:
+        _end(error, 1)
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+
+
+def _end(error: Exception, code: int) -> None:
+    print(f"perdure: {' '.join(str(error).split())}", file=sys.stderr)
+    raise SystemExit(code) from None

@@ -1,0 +1,135 @@
+"""How an author tests a handler: no network, no storage, the same code that runs it in a worker.
+
+    from perdure.testing import run_sync
+    from my_agent import handler
+
+    def test_it_asks_for_the_city():
+        result = run_sync(handler, "What is the weather?")
+        assert result.state == "input-required"
+        assert result.status == "Which city?"
+
+Both take a handler or an Agent. A conversation is a list, oldest first, of texts (the caller's), `{"role": "user"|"assistant",
+"content": str}` or Messages. In an async test: `await run(...)`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from perdure import ids
+from perdure.agent import Agent, Progress, Turn
+from perdure.answer import Answer, Piece
+from perdure.perform import Outcome, perform
+from perdure.tasks import Artifact, ArtifactChunk, Message, Role, TaskState, TextPart, fold_chunks
+
+__all__ = ["Result", "run", "run_sync"]
+
+Said = str | Mapping[str, Any] | Message
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What one turn gave.
+
+    `state` is where the task stands after it, `artifacts` what its caller finds in it. `status` is the text that goes with the
+    state: a question, a refusal, the neutral text of a failure; `error` is then what the handler raised. What was said before
+    the end, in order: `chunks` of streamed text, `progress`, `messages`.
+    """
+
+    state: TaskState
+    artifacts: Sequence[Artifact] = ()
+    status_message: Message | None = None
+    error: BaseException | None = None
+    pieces: Sequence[Piece] = field(default=(), repr=False)
+
+    @property
+    def text(self) -> str:
+        """The text of all artifacts, joined without a separator."""
+        return "".join(artifact.text for artifact in self.artifacts)
+
+    @property
+    def status(self) -> str:
+        """The text of the status message; empty for none."""
+        return self.status_message.text if self.status_message else ""
+
+    @property
+    def chunks(self) -> Sequence[str]:
+        """The texts of what was streamed, as it was yielded or emitted."""
+        return tuple(piece.artifact.text for piece in self.pieces if isinstance(piece, ArtifactChunk))
+
+    @property
+    def progress(self) -> Sequence[Progress]:
+        """What `turn.progress` was told."""
+        return tuple(piece for piece in self.pieces if isinstance(piece, Progress))
+
+    @property
+    def messages(self) -> Sequence[Message]:
+        """Messages that were emitted."""
+        return tuple(piece for piece in self.pieces if isinstance(piece, Message))
+
+
+async def run(
+    agent: Agent | Callable[..., Any],
+    messages: Said | Sequence[Said],
+    *,
+    metadata: Mapping[str, Any] | None = None,
+    attempt: int = 1,
+) -> Result:
+    """Run one turn to its end.
+
+    `metadata` is that of the task; `attempt` is above 1 for a turn that is run again. Raises ConfigError for a handler with wrong
+    parameters and ValueError for a conversation in which the caller says nothing; whatever the handler raises is in the result.
+    Cancel it (`asyncio.timeout`) as a caller's cancel would.
+    """
+    if not isinstance(agent, Agent):
+        agent = Agent.of({"name": "test"}, agent)
+    said = [messages] if isinstance(messages, str | Mapping | Message) else messages
+    conversation = [_message(one) for one in said]
+    if all(message.role is not Role.USER for message in conversation):
+        raise ValueError("a conversation needs at least one message of the user")
+    pieces: list[Piece] = []
+    task_id, context_id = ids.new_task_id(), ids.new_context_id()
+    answer = Answer(task_id, context_id=context_id, attempt=attempt, first_ordinal=0, put=pieces.append)
+    turn = Turn(
+        task_id=str(task_id),
+        context_id=context_id,
+        attempt=attempt,
+        messages=conversation,
+        task_metadata=metadata or {},
+        emit=answer.emit,
+    )
+    return _result(await perform(agent, turn, answer), pieces)
+
+
+def run_sync(
+    agent: Agent | Callable[..., Any],
+    messages: Said | Sequence[Said],
+    *,
+    metadata: Mapping[str, Any] | None = None,
+    attempt: int = 1,
+) -> Result:
+    """`run` for a test that is no coroutine."""
+    return asyncio.run(run(agent, messages, metadata=metadata, attempt=attempt))
+
+
+def _message(said: Said) -> Message:
+    if isinstance(said, Message):
+        return said
+    if isinstance(said, str):
+        return Message(role=Role.USER, parts=(TextPart(said),))
+    role = Role.USER if said["role"] == "user" else Role.AGENT
+    return Message(role=role, parts=(TextPart(said["content"]),))
+
+
+def _result(outcome: Outcome, pieces: Sequence[Piece]) -> Result:
+    streamed = [piece for piece in pieces if isinstance(piece, ArtifactChunk)]
+    return Result(
+        state=outcome.state,
+        artifacts=fold_chunks([*streamed, *outcome.chunks]),
+        status_message=outcome.status_message,
+        error=outcome.error,
+        pieces=tuple(pieces),
+    )

@@ -1,0 +1,254 @@
+"""`perdure up`: the whole durable stack on one machine, as child processes with one log stream.
+
+The order of a start: PostgreSQL and Redis, the migrations, then the front door and the workers. Of a stop: the front door (no
+new work), the workers (each finishes or gives back its turns), then the servers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shlex
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from perdure.launch import load_named, run
+from perdure.local import LocalServices, local_services
+from perdure.local.server import LAUNCH
+from perdure.settings import Settings, environment, load_settings, wants_colour
+
+COLOURS = (36, 33, 35, 32, 34, 31)
+"""Of the prefixes: ANSI's cyan, yellow, magenta, green, blue, red."""
+PATIENCE = 5.0
+"""Seconds that a process gets to stop beyond its own grace; then it is killed."""
+LONGEST_PAUSE = 10.0
+"""Seconds between two starts of a process that keeps dying."""
+TRY_IT = (
+    """{"jsonrpc": "2.0", "id": 1, "method": "message/send", "params": {"message": """
+    """{"messageId": "1", "role": "user", "parts": [{"kind": "text", "text": "hello"}]}}}"""
+)
+
+Say = Callable[[str], None]
+
+
+def run_stack(agent: str | None, *, workers: int, data_dir: Path | None, port: int | None) -> int:
+    """Run until Ctrl-C (130), SIGTERM (0) or a process says that its settings are wrong (2). ConfigError, StorageUnavailable."""
+    settings = load_settings(
+        storage_type="postgres",
+        queue_type="arq",
+        database_url="postgresql://of.our/own",  # whatever the environment names stays untouched
+        agent=agent,
+        data_dir=data_dir,
+        port=port,
+    )
+    spec = _checked(settings.agent)
+    lines = Lines(["perdure", "front door", *(f"worker {number + 1}" for number in range(workers))])
+    say = lines.speaker("perdure")
+    say(f"starting PostgreSQL and Redis, data in {settings.data_dir.absolute()}")
+    with local_services(settings.data_dir) as services:
+        from perdure.storage.migrate import upgrade
+
+        upgrade(services.database_url)
+        environ = _environment(settings, services)
+        children = [
+            Child(
+                "front door",
+                ["serve", spec],
+                environ,
+                lines.speaker("front door"),
+                settings.server.stop_timeout,
+            )
+        ]
+        for number in range(1, workers + 1):
+            name = f"worker {number}"
+            children.append(
+                Child(name, ["worker", spec], environ, lines.speaker(name), settings.worker.grace)
+            )
+        children[0].on_ready = lambda url: _welcome(say, url, workers)
+        code = run(_until_stopped(children, say))
+        say("stopping PostgreSQL and Redis")
+    return code
+
+
+def _checked(spec: str | None) -> str:
+    """Load the agent once, so that a wrong one is one line before anything starts."""
+    load_named(spec)
+    return spec or ""
+
+
+def _environment(settings: Settings, services: LocalServices) -> Mapping[str, str]:
+    changes = {
+        "STORAGE_TYPE": "postgres",
+        "DATABASE_URL": services.database_url,
+        "MIGRATIONS_DATABASE_URL": services.database_url,
+        "STORAGE__RUN_MIGRATIONS_ON_STARTUP": "false",
+        "QUEUE_TYPE": "arq",
+        "REDIS_URL": services.redis_url,
+        # They write into a pipe, where the default would be JSON without colours.
+        "LOG__FORMAT": "console" if settings.log.format == "auto" else settings.log.format,
+    }
+    if settings.port is not None:
+        changes["PORT"] = str(settings.port)
+    if wants_colour(sys.stdout):
+        changes["FORCE_COLOR"] = "1"
+    return environment(**changes)
+
+
+def _welcome(say: Say, url: str, workers: int) -> None:
+    say(f"serving on {url} with {workers} worker{'s' if workers > 1 else ''}; Ctrl-C stops everything. Try:")
+    say(f"curl {url} -H 'content-type: application/json' -d {shlex.quote(TRY_IT)}")
+
+
+async def _until_stopped(children: Sequence[Child], say: Say) -> int:
+    asked: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+    def stop(code: int) -> None:
+        if not asked.done():
+            asked.set_result(code)
+        elif code == 130:  # a second Ctrl-C: somebody is in a hurry
+            for child in children:
+                child.signal(signal.SIGKILL)
+
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGINT, stop, 130)
+    loop.add_signal_handler(signal.SIGTERM, stop, 0)
+    keepers = [asyncio.create_task(child.keep(say)) for child in children]
+    try:
+        either: list[asyncio.Future[Any]] = [asked, *keepers]
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        say("stopping")
+    finally:
+        for child in children[:1]:
+            await child.stop()
+        await asyncio.gather(*(child.stop() for child in children[1:]))
+        await asyncio.gather(*keepers)
+    return asked.result() if asked.done() else 2
+
+
+class Child:
+    """One process that is kept alive. `grace`: the seconds that it takes for itself to stop."""
+
+    def __init__(
+        self, name: str, arguments: Sequence[str], environ: Mapping[str, str], say: Say, grace: float
+    ) -> None:
+        self.name = name
+        self.on_ready: Callable[[str], None] | None = None
+        self._arguments = list(arguments)
+        self._environ = environ
+        self._say = say
+        self._grace = grace
+        self._process: asyncio.subprocess.Process | None = None
+        self._stopping = asyncio.Event()
+
+    async def keep(self, note: Say) -> None:
+        """Start it, and start it again when it dies. Returns when it was stopped, or says (exit code 2) that it never can."""
+        pause = 0.5
+        while not self._stopping.is_set():
+            started = time.monotonic()
+            code = await self._run_once()
+            if self._stopping.is_set() or code == 2:
+                return
+            pause = 0.5 if time.monotonic() - started > LONGEST_PAUSE else pause
+            note(f"{self.name} {_ended(code)}; it is started again in {pause:g} s")
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), pause)
+            pause = min(pause * 2, LONGEST_PAUSE)
+
+    async def stop(self) -> None:
+        """Stop it and wait for its end."""
+        self._stopping.set()
+        self.signal(signal.SIGTERM)
+        if self._process is None:
+            return
+        try:
+            await asyncio.wait_for(self._process.wait(), self._grace + PATIENCE)
+        except TimeoutError:
+            self._say(f"did not stop within {self._grace + PATIENCE:g} s and was killed")
+            self.signal(signal.SIGKILL)
+            await self._process.wait()
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal, if it runs."""
+        if self._process is not None and self._process.returncode is None:
+            with suppress(ProcessLookupError):
+                self._process.send_signal(number)
+
+    async def _run_once(self) -> int:
+        reading, writing = os.pipe()
+        ready = ["--ready-fd", str(writing)] if self.on_ready else []
+        # LAUNCH ties its life to ours. -P: the working directory may hold an author's own `alembic/`.
+        us = [sys.executable, "-I", "-S", "-c", LAUNCH, str(os.getpid()), str(int(signal.SIGTERM)), "0", "0"]
+        try:
+            process = self._process = await asyncio.create_subprocess_exec(
+                *us,
+                *(sys.executable, "-P", "-m", "perdure", *self._arguments, *ready),
+                env=self._environ,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.STDOUT,
+                start_new_session=True,  # Ctrl-C is for us: we stop them in order
+                pass_fds=(writing,),
+            )
+        finally:
+            os.close(writing)
+        self._hear_ready(reading)
+        if self._stopping.is_set():  # while it was started
+            self.signal(signal.SIGTERM)
+        if process.stdout is not None:
+            await _forward(process.stdout, self._say)
+        return await process.wait()
+
+    def _hear_ready(self, reading: int) -> None:
+        loop = asyncio.get_running_loop()
+
+        def readable() -> None:
+            loop.remove_reader(reading)
+            url = os.read(reading, 1000).decode()
+            os.close(reading)
+            if url and self.on_ready:
+                self.on_ready(url)
+
+        loop.add_reader(reading, readable)
+
+
+def _ended(code: int) -> str:
+    return f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+
+
+async def _forward(stream: asyncio.StreamReader, say: Say) -> None:
+    """Say each line. Not `readline`, which gives up on lines of 64 KiB."""
+    rest = b""
+    while chunk := await stream.read(65_536):
+        *lines, rest = (rest + chunk).split(b"\n")
+        for line in lines:
+            say(line.decode(errors="replace"))
+    if rest:
+        say(rest.decode(errors="replace"))
+
+
+class Lines:
+    """One stream for all: each line behind the name of who said it."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._wide = max(map(len, names))
+        self._coloured = wants_colour(sys.stdout)
+        self._colours = {name: COLOURS[place % len(COLOURS)] for place, name in enumerate(names)}
+
+    def speaker(self, name: str) -> Say:
+        """What prints a line as `name`'s."""
+        prefix = f"{name:{self._wide}} | "
+        if self._coloured:
+            prefix = f"\x1b[{self._colours[name]}m{prefix}\x1b[0m"
+        return lambda line: self._print(prefix + line)
+
+    def _print(self, line: str) -> None:
+        try:
+            print(line, flush=True)
+        except BrokenPipeError:  # `perdure up | head`: stop in order, into nowhere
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            os.kill(os.getpid(), signal.SIGTERM)
