@@ -19,6 +19,13 @@ def ours(thing: Any, name: str | None, kind: str, reflected: bool, compare_to: A
     return not (kind == "table" and reflected and name not in metadata.tables)
 
 
+def numbered(_: Any, __: Any, directives: list[Any]) -> None:
+    """A new revision gets the next number: 0003 after 0002."""
+    for script in directives:
+        last = context.script.get_current_head()
+        script.rev_id = f"{int(last or 0) + 1:04d}"
+
+
 def migrate(connection: sa.Connection) -> None:
     """Run the migrations that were asked for, in one transaction."""
     context.configure(
@@ -28,6 +35,7 @@ def migrate(connection: sa.Connection) -> None:
         include_object=ours,
         compare_type=True,
         compare_server_default=True,
+        process_revision_directives=numbered,
     )
     with context.begin_transaction():
         context.run_migrations()

@@ -152,7 +152,7 @@ async def _with_connection(database_url: str, work: Callable[[Config], None], ti
     except (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidPasswordError) as error:
         raise ConfigError(f"DATABASE_URL: the database refused to let us in: {error}") from None
     except sa.exc.ProgrammingError as error:
-        if "InsufficientPrivilege" not in str(error):
+        if getattr(error.orig, "sqlstate", None) != asyncpg.InsufficientPrivilegeError.sqlstate:
             raise
         raise ConfigError(
             "the database role may not create tables: since PostgreSQL 15 GRANT ALL ON DATABASE gives no such right; "
