@@ -1,0 +1,58 @@
+"""create_app: what is mounted where. Opening and closing the storage, the queue and the watch is the business of the lifespan."""
+
+from __future__ import annotations
+
+from contextlib import AbstractAsyncContextManager
+from functools import partial
+from typing import Any, Protocol
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.routing import Route
+
+from perdure.agent import Agent
+from perdure.queue import Queue
+from perdure.settings import Settings
+from perdure.storage import Storage
+from perdure.watch import Watch
+
+from . import card, health, jsonrpc, rest
+from .limits import BodyLimit
+from .operations import Door
+from .task_manager import TaskManager
+
+
+class Lifespan(Protocol):
+    """Makes what is open while the app serves."""
+
+    def __call__(self, app: Starlette) -> AbstractAsyncContextManager[Any]: ...
+
+
+def create_app(
+    agent: Agent,
+    storage: Storage,
+    queue: Queue,
+    watch: Watch,
+    settings: Settings,
+    *,
+    lifespan: Lifespan | None = None,
+) -> Starlette:
+    """The front door of an agent. `lifespan` opens storage, queue and watch, and closes them."""
+    capabilities = agent.config.capabilities
+    manager = TaskManager(storage, queue, watch, settings.server, capabilities)
+    door = Door(manager, settings.server, extended_card=capabilities.extended_agent_card)
+    show_card = partial(card.endpoint, card.build_card(agent))
+    return Starlette(
+        routes=[
+            Route("/", partial(jsonrpc.endpoint, door), methods=["POST"]),
+            Route("/.well-known/agent-card.json", show_card),
+            Route("/.well-known/agent.json", show_card),
+            Route("/healthz", health.healthz),
+            Route("/readyz", partial(health.readyz, storage, queue, settings)),
+            *rest.routes(door),
+        ],
+        middleware=[Middleware(BodyLimit, max_bytes=settings.server.max_body_bytes)],
+        exception_handlers={HTTPException: rest.no_route},
+        lifespan=lifespan,
+    )

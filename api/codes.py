@@ -1,0 +1,129 @@
+"""From errors to codes, for both bindings: the one table (A2A 1.0, section 5.4), and the errors that only a transport knows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import structlog
+
+from perdure.errors import (
+    CallerError,
+    ContentTypeNotSupported,
+    ContextNotFound,
+    InvalidParams,
+    PushNotificationNotSupported,
+    StorageUnavailable,
+    TaskNotCancelable,
+    TaskNotFound,
+    TooMuch,
+    UnsupportedOperation,
+    WebhookConfigNotFound,
+)
+
+from .wire.reading import NotJson
+
+log = structlog.get_logger(__name__)
+
+
+class InvalidRequest(CallerError):
+    """JSON, but no request."""
+
+
+class MethodNotFound(CallerError):
+    """No such method or path."""
+
+
+class MethodNotAllowed(CallerError):
+    """The path is there, but not for this HTTP method."""
+
+
+class VersionNotSupported(CallerError):
+    """`A2A-Version` names a version that is not served, or another than the method's."""
+
+
+class ExtendedCardNotConfigured(CallerError):
+    """The agent has no extended card."""
+
+
+class WrongContentType(ContentTypeNotSupported):
+    """The request's own Content-Type is not JSON."""
+
+
+class RequestTooLarge(CallerError):
+    """The body is over the limit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Code:
+    """What an error is called: in JSON-RPC, as HTTP status, as google.rpc status and as reason of an ErrorInfo."""
+
+    rpc: int
+    http: int
+    status: str
+    reason: str
+
+
+INTERNAL = Code(-32603, 500, "INTERNAL", "INTERNAL_ERROR")
+
+_CODES: dict[type[Exception], Code] = {
+    TaskNotFound: Code(-32001, 404, "NOT_FOUND", "TASK_NOT_FOUND"),
+    ContextNotFound: Code(-32001, 404, "NOT_FOUND", "CONTEXT_NOT_FOUND"),
+    WebhookConfigNotFound: Code(-32001, 404, "NOT_FOUND", "TASK_NOT_FOUND"),
+    TaskNotCancelable: Code(-32002, 400, "FAILED_PRECONDITION", "TASK_NOT_CANCELABLE"),
+    PushNotificationNotSupported: Code(-32003, 400, "FAILED_PRECONDITION", "PUSH_NOTIFICATION_NOT_SUPPORTED"),
+    UnsupportedOperation: Code(-32004, 400, "FAILED_PRECONDITION", "UNSUPPORTED_OPERATION"),
+    ContentTypeNotSupported: Code(-32005, 400, "INVALID_ARGUMENT", "CONTENT_TYPE_NOT_SUPPORTED"),
+    WrongContentType: Code(-32005, 415, "INVALID_ARGUMENT", "CONTENT_TYPE_NOT_SUPPORTED"),
+    ExtendedCardNotConfigured: Code(-32007, 400, "FAILED_PRECONDITION", "EXTENDED_AGENT_CARD_NOT_CONFIGURED"),
+    VersionNotSupported: Code(-32009, 400, "FAILED_PRECONDITION", "VERSION_NOT_SUPPORTED"),
+    NotJson: Code(-32700, 400, "INVALID_ARGUMENT", "PARSE_ERROR"),
+    InvalidRequest: Code(-32600, 400, "INVALID_ARGUMENT", "INVALID_REQUEST"),
+    MethodNotFound: Code(-32601, 404, "NOT_FOUND", "METHOD_NOT_FOUND"),
+    MethodNotAllowed: Code(-32601, 405, "UNIMPLEMENTED", "METHOD_NOT_FOUND"),
+    InvalidParams: Code(-32602, 400, "INVALID_ARGUMENT", "INVALID_PARAMS"),
+    RequestTooLarge: Code(-32600, 413, "INVALID_ARGUMENT", "REQUEST_TOO_LARGE"),
+    TooMuch: Code(-32603, 429, "RESOURCE_EXHAUSTED", "RATE_LIMITED"),
+    StorageUnavailable: Code(-32603, 503, "UNAVAILABLE", "UNAVAILABLE"),
+    CallerError: Code(-32004, 400, "FAILED_PRECONDITION", "UNSUPPORTED_OPERATION"),
+}
+
+STORAGE_RETRY_AFTER = 2
+"""Seconds. A database that restarts or fails over is back within a few."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """An error as it is told to the caller: nothing in it comes from inside."""
+
+    code: Code
+    text: str
+    field: str | None = None
+    """The path of the member that is wrong, for InvalidParams."""
+    description: str = ""
+    """What is wrong with it."""
+    retry_after: int | None = None
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The HTTP headers that go with it."""
+        return {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
+
+
+def refusal(error: Exception) -> Refusal:
+    """What the caller is told of an error. What it may not know is logged, with the traceback, and told as an internal error."""
+    code = next((_CODES[kind] for kind in type(error).__mro__ if kind in _CODES), INTERNAL)
+    match error:
+        case StorageUnavailable():
+            log.warning("request.storage_unavailable", error=str(error))
+            return Refusal(
+                code, "the task store cannot be reached; try again", retry_after=STORAGE_RETRY_AFTER
+            )
+        case InvalidParams(field=field, description=description):
+            return Refusal(code, str(error), field=field, description=description)
+        case TooMuch(retry_after=float() | int() as seconds):
+            return Refusal(code, str(error), retry_after=max(1, round(seconds)))
+        case CallerError():
+            return Refusal(code, str(error) or type(error).__name__)
+        case _:
+            log.error("request.failed", exc_info=error)
+            return Refusal(INTERNAL, "an internal error occurred; it has been logged")

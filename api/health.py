@@ -1,0 +1,48 @@
+"""`/healthz`: the process answers. `/readyz`: it can serve; what is missing beside that is said, but takes no traffic away."""
+
+from __future__ import annotations
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response
+
+from perdure.errors import QueueUnavailable, SchemaOutdated, StorageUnavailable
+from perdure.queue import Queue
+from perdure.settings import Settings
+from perdure.storage import Storage
+
+MISSED_BEATS = 3
+"""A worker that missed so many signs of life is not counted."""
+
+
+async def healthz(request: Request) -> Response:
+    """Always 200."""
+    return Response(b'{"status":"ok"}', media_type="application/json")
+
+
+async def readyz(storage: Storage, queue: Queue, settings: Settings, request: Request) -> Response:
+    """503 only without the database or its schema; without Redis or workers messages are accepted and wait: 200, degraded."""
+    try:
+        await storage.check()
+        reasons = await _missing(storage, queue, settings)
+    except SchemaOutdated as error:
+        return _status("unavailable", [str(error)])
+    except StorageUnavailable:
+        return _status("unavailable", ["the task store cannot be reached"])
+    return _status("degraded" if reasons else "ready", reasons)
+
+
+async def _missing(storage: Storage, queue: Queue, settings: Settings) -> list[str]:
+    reasons = []
+    try:
+        await queue.check()
+    except QueueUnavailable:
+        reasons.append("the queue cannot be reached: new tasks start at the next sweep")
+    if queue.shared and not await storage.workers_alive(settings.worker.beat_interval * MISSED_BEATS):
+        reasons.append("no worker is alive: tasks are accepted and wait")
+    return reasons
+
+
+def _status(status: str, reasons: list[str]) -> Response:
+    body = orjson.dumps({"status": status, "reasons": reasons})
+    return Response(body, 503 if status == "unavailable" else 200, media_type="application/json")

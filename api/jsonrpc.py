@@ -1,0 +1,168 @@
+"""POST /: bytes -> operation -> bytes. Which version a method belongs to is told by its name (PascalCase: 1.0; a/b: 0.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response
+
+from . import operations as run
+from . import stream
+from .auth import identify
+from .codes import InvalidRequest, MethodNotFound, Refusal, WrongContentType, refusal
+from .operations import Answer, Call, Door, Stream
+from .versions import named_version, negotiated
+from .wire import Dialect, v03, v1
+from .wire.reading import decode
+from .wire.writing import Json
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """What runs, and the version whose method it is; None for ours, which answer in whatever version the client speaks."""
+
+    dialect: Dialect | None
+    answer: Answer | None = None
+    stream: Stream | None = None
+
+
+METHODS: Mapping[str, Method] = {
+    "SendMessage": Method(v1, run.send_message),
+    "SendStreamingMessage": Method(v1, stream=run.stream_message),
+    "GetTask": Method(v1, run.get_task),
+    "ListTasks": Method(v1, run.list_tasks),
+    "CancelTask": Method(v1, run.cancel_task),
+    "SubscribeToTask": Method(v1, stream=run.subscribe),
+    "CreateTaskPushNotificationConfig": Method(v1, run.save_callback),
+    "GetTaskPushNotificationConfig": Method(v1, run.get_callback),
+    "ListTaskPushNotificationConfigs": Method(v1, run.list_callbacks),
+    "DeleteTaskPushNotificationConfig": Method(v1, run.delete_callback),
+    "GetExtendedAgentCard": Method(v1, run.get_extended_card),
+    "message/send": Method(v03, run.send_message),
+    "message/stream": Method(v03, stream=run.stream_message),
+    "tasks/get": Method(v03, run.get_task),
+    "tasks/cancel": Method(v03, run.cancel_task),
+    "tasks/resubscribe": Method(v03, stream=run.subscribe),
+    "tasks/pushNotificationConfig/set": Method(v03, run.save_callback),
+    "tasks/pushNotificationConfig/get": Method(v03, run.get_callback),
+    "tasks/pushNotificationConfig/list": Method(v03, run.list_callbacks),
+    "tasks/pushNotificationConfig/delete": Method(v03, run.delete_callback),
+    "agent/getAuthenticatedExtendedCard": Method(v03, run.get_extended_card),
+    "tasks/list": Method(None, run.list_tasks),
+    "tasks/feedback": Method(None, run.give_feedback),
+    "contexts/list": Method(None, run.list_contexts),
+    "contexts/get": Method(None, run.get_context),
+    "contexts/clear": Method(None, run.clear_context),
+}
+
+_SHOWN_AS_STATUS = frozenset({401, 403, 413, 429, 503})
+"""Errors that are an HTTP status as well. All others are 200, as JSON-RPC over HTTP has it."""
+
+
+@dataclass(slots=True)
+class Reply:
+    """How an answer to this request must look; filled in as the request is understood."""
+
+    id: str | int | None = None
+    dialect: Dialect = v1
+    as_stream: bool = False
+
+    def result(self, result: Any) -> Json:
+        return {"jsonrpc": "2.0", "id": self.id, "result": result}
+
+    def error(self, refused: Refusal) -> Json:
+        error: Json = {"code": refused.code.rpc, "message": refused.text}
+        if (
+            data := self.dialect.error_data(refused.code.reason, refused.field, refused.description)
+        ) is not None:
+            error["data"] = data
+        return {"jsonrpc": "2.0", "id": self.id, "error": error}
+
+
+async def endpoint(door: Door, request: Request) -> Response:
+    """Answer one request."""
+    body = await request.body()
+    reply = Reply()
+    try:
+        return await _answer(door, request, body, reply)
+    except Exception as error:
+        return refused(refusal(error), reply)
+
+
+async def _answer(door: Door, request: Request, body: bytes, reply: Reply) -> Response:
+    check_content_type(request)
+    envelope = _envelope(decode(body, max_depth=door.settings.max_depth))
+    reply.id = _reply_id(envelope)
+    method = _method(envelope)
+    named = named_version(request)
+    reply.dialect = method.dialect or reply.dialect
+    reply.as_stream = method.stream is not None and not (named or "").startswith("1.")
+    reply.dialect = negotiated(method.dialect, named)
+    call = Call(
+        door,
+        identify(request),
+        reply.dialect,
+        envelope.get("params"),
+        request.headers.get("Last-Event-ID"),
+    )
+    if method.answer is not None:
+        return _json(reply.result(await method.answer(call)))
+    assert method.stream is not None  # noqa: S101 - a method has one or the other
+    return await stream.event_stream(
+        method.stream(call),
+        lambda item: reply.result(reply.dialect.update(item)),
+        lambda error: reply.error(refusal(error)),
+        keep_alive=door.settings.keep_alive,
+    )
+
+
+def check_content_type(request: Request) -> None:
+    """`WrongContentType` unless the body is said to be JSON. To say nothing is refused too: any web page can send that."""
+    media_type = request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    if media_type != "application/json" and not media_type.endswith("+json"):
+        raise WrongContentType("the Content-Type must be application/json")
+
+
+def _envelope(value: Any) -> Mapping[str, Any]:
+    if isinstance(value, list):
+        raise InvalidRequest("batches are not part of A2A: send one request at a time")
+    if not isinstance(value, dict):
+        raise InvalidRequest("a request must be an object")
+    return value
+
+
+def _reply_id(envelope: Mapping[str, Any]) -> str | int | None:
+    match envelope.get("id"):
+        case bool():
+            raise InvalidRequest("id must be a string, an integer or null")
+        case None | str() | int() as found:
+            return found
+    raise InvalidRequest("id must be a string, an integer or null")
+
+
+def _method(envelope: Mapping[str, Any]) -> Method:
+    if envelope.get("jsonrpc") != "2.0":
+        raise InvalidRequest('jsonrpc must be "2.0"')
+    name = envelope.get("method")
+    if not isinstance(name, str) or not name:
+        raise InvalidRequest("method must be a string")
+    try:
+        return METHODS[name]
+    except KeyError:
+        raise MethodNotFound(f"there is no method {name[:100]!r}") from None
+
+
+def refused(told: Refusal, reply: Reply) -> Response:
+    """The answer to a request that failed."""
+    status = told.code.http if told.code.http in _SHOWN_AS_STATUS else 200
+    if reply.as_stream and status == 200:
+        return stream.error_stream(reply.error(told))
+    return _json(reply.error(told), status=status, headers=told.headers)
+
+
+def _json(value: Any, *, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    return Response(orjson.dumps(value), status, headers, "application/json")

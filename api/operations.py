@@ -1,0 +1,179 @@
+"""The operations as both bindings run them: params in, result out, in the words of a dialect.
+
+An operation that answers returns JSON; one that streams returns an iterator whose first item brings its errors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from perdure.errors import InvalidParams, UnsupportedOperation
+from perdure.settings import ServerSettings
+from perdure.tasks import Task
+
+from .auth import Caller
+from .codes import ExtendedCardNotConfigured
+from .task_manager import TaskManager
+from .wire import Dialect, reading, writing
+from .wire.asked import Update
+from .wire.writing import Json
+
+
+@dataclass(frozen=True, slots=True)
+class Door:
+    """What every request needs."""
+
+    manager: TaskManager
+    settings: ServerSettings
+    extended_card: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request, whichever binding it came by."""
+
+    door: Door
+    caller: Caller
+    dialect: Dialect
+    params: Any
+    last_event_id: str | None = None
+
+    @property
+    def manager(self) -> TaskManager:
+        return self.door.manager
+
+
+Answer = Callable[[Call], Awaitable[Any]]
+Stream = Callable[[Call], AsyncIterator[Task | Update]]
+
+
+# ------------------------------------------------------------------ messages
+
+
+async def send_message(call: Call) -> Json:
+    """SendMessage."""
+    send = call.dialect.read_send(call.params)
+    return call.dialect.sent(await call.manager.send_message(call.caller, send))
+
+
+def stream_message(call: Call) -> AsyncIterator[Task | Update]:
+    """SendStreamingMessage."""
+    return call.manager.stream_message(call.caller, call.dialect.read_send(call.params))
+
+
+def subscribe(call: Call) -> AsyncIterator[Task | Update]:
+    """SubscribeToTask; with a `Last-Event-ID` it goes on after that event."""
+    asked = reading.read(reading.GetTask, call.params)
+    return call.manager.subscribe(
+        call.caller,
+        asked.id,
+        after=_event_number(call.last_event_id),
+        history_length=asked.history_length,
+    )
+
+
+def _event_number(text: str | None) -> int | None:
+    if not text:
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) < 19):
+        raise InvalidParams("Last-Event-ID", "must be the id of an event of this task: a number")
+    return int(text)
+
+
+# ------------------------------------------------------------------ tasks
+
+
+async def get_task(call: Call) -> Json:
+    """GetTask."""
+    asked = reading.read(reading.GetTask, call.params)
+    task = await call.manager.get_task(call.caller, asked.id, history_length=asked.history_length)
+    return call.dialect.task(task)
+
+
+async def list_tasks(call: Call) -> Json:
+    """ListTasks."""
+    query = reading.read(reading.ListTasks, call.params).query(call.caller.owner, call.dialect.read_state)
+    return writing.task_page(await call.manager.list_tasks(query), call.dialect.task)
+
+
+async def cancel_task(call: Call) -> Json:
+    """CancelTask."""
+    asked = reading.read(reading.GetTask, call.params)
+    return call.dialect.task(await call.manager.cancel_task(call.caller, asked.id))
+
+
+async def give_feedback(call: Call) -> Json:
+    """`tasks/feedback`, ours."""
+    asked = reading.read(reading.GiveFeedback, call.params)
+    stored = await call.manager.give_feedback(
+        call.caller, asked.task_id, asked.feedback, rating=asked.rating, metadata=asked.metadata or {}
+    )
+    return writing.feedback(stored)
+
+
+# ------------------------------------------------------------------ conversations, ours
+
+
+async def list_contexts(call: Call) -> Json:
+    """`contexts/list`."""
+    asked = reading.read(reading.ListContexts, call.params)
+    page = await call.manager.list_contexts(
+        call.caller, page_size=asked.page_size or 50, after=reading.read_token(asked.page_token)
+    )
+    return writing.context_page(page)
+
+
+async def get_context(call: Call) -> Json:
+    """`contexts/get`."""
+    asked = reading.read(reading.NameContext, call.params)
+    found = await call.manager.load_context(
+        call.caller, asked.context_id, history_length=asked.history_length
+    )
+    return writing.context(found, call.dialect.message)
+
+
+async def clear_context(call: Call) -> Json:
+    """`contexts/clear`."""
+    asked = reading.read(reading.NameContext, call.params)
+    return writing.cleared(asked.context_id, await call.manager.clear_context(call.caller, asked.context_id))
+
+
+# ------------------------------------------------------------------ push notification configs
+
+
+async def save_callback(call: Call) -> Json:
+    """CreateTaskPushNotificationConfig."""
+    task_id, callback = call.dialect.read_callback(call.params)
+    return call.dialect.callback(await call.manager.save_callback(call.caller, task_id, callback))
+
+
+async def get_callback(call: Call) -> Json:
+    """GetTaskPushNotificationConfig."""
+    task_id, config_id = call.dialect.read_callback_id(call.params)
+    return call.dialect.callback(await call.manager.load_callback(call.caller, task_id, config_id))
+
+
+async def list_callbacks(call: Call) -> Any:
+    """ListTaskPushNotificationConfigs."""
+    task_id, page_size, after = call.dialect.read_callback_list(call.params)
+    page = await call.manager.list_callbacks(call.caller, task_id, page_size=page_size, after=after)
+    return call.dialect.callbacks(page)
+
+
+async def delete_callback(call: Call) -> Json | None:
+    """DeleteTaskPushNotificationConfig."""
+    task_id, config_id = call.dialect.read_callback_id(call.params)
+    await call.manager.delete_callback(call.caller, task_id, config_id)
+    return call.dialect.NOTHING
+
+
+# ------------------------------------------------------------------ the card
+
+
+async def get_extended_card(call: Call) -> Json:
+    """GetExtendedAgentCard: there is none to give yet."""
+    if not call.door.extended_card:
+        raise UnsupportedOperation("this agent has no extended card")
+    raise ExtendedCardNotConfigured("the extended card is not configured")

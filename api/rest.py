@@ -1,0 +1,127 @@
+"""The HTTP+JSON binding of A2A 1.0 (section 11), at the root and under `/{tenant}`. Runs the operations that JSON-RPC runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import orjson
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from perdure.errors import InvalidParams
+
+from . import operations as run
+from . import stream
+from .auth import identify
+from .codes import MethodNotAllowed, MethodNotFound, Refusal, refusal
+from .jsonrpc import check_content_type
+from .operations import Answer, Call, Door, Stream
+from .versions import HEADER, named_version, negotiated
+from .wire import v1
+from .wire.reading import check_storable, decode
+from .wire.writing import Json, error_details
+
+A2A_JSON = "application/a2a+json"
+
+
+def routes(door: Door) -> list[Route]:
+    """All paths. A custom verb (`:cancel`) stands before the path that would take it for a part of the id."""
+    return [
+        Route(prefix + path, partial(endpoint, door, answer, streamed), methods=methods)
+        for prefix in ("", "/{tenant}")
+        for path, methods, answer, streamed in _PATHS
+    ]
+
+
+_PATHS: list[tuple[str, list[str], Answer | None, Stream | None]] = [
+    ("/message:send", ["POST"], run.send_message, None),
+    ("/message:stream", ["POST"], None, run.stream_message),
+    ("/tasks", ["GET"], run.list_tasks, None),
+    ("/tasks/{id}:cancel", ["POST"], run.cancel_task, None),
+    ("/tasks/{id}:subscribe", ["GET", "POST"], None, run.subscribe),
+    ("/tasks/{id}", ["GET"], run.get_task, None),
+    ("/tasks/{taskId}/pushNotificationConfigs", ["POST"], run.save_callback, None),
+    ("/tasks/{taskId}/pushNotificationConfigs", ["GET"], run.list_callbacks, None),
+    ("/tasks/{taskId}/pushNotificationConfigs/{id}", ["GET"], run.get_callback, None),
+    ("/tasks/{taskId}/pushNotificationConfigs/{id}", ["DELETE"], run.delete_callback, None),
+    ("/extendedAgentCard", ["GET"], run.get_extended_card, None),
+]
+
+
+async def endpoint(door: Door, answer: Answer | None, streamed: Stream | None, request: Request) -> Response:
+    """Answer one request."""
+    body = await request.body()
+    try:
+        dialect = negotiated(v1, named_version(request))
+        params = _params(door, request, body)
+        call = Call(door, identify(request), dialect, params, request.headers.get("Last-Event-ID"))
+        if answer is not None:
+            return _json(await answer(call), request)
+        assert streamed is not None  # noqa: S101 - a path has one or the other
+        return await stream.event_stream(
+            streamed(call),
+            dialect.update,
+            lambda error: _error(refusal(error)),
+            keep_alive=door.settings.keep_alive,
+        )
+    except Exception as error:
+        return refused(refusal(error), request)
+
+
+def _params(door: Door, request: Request, body: bytes) -> Mapping[str, Any]:
+    """Body, query and path as one object; the path has the last word."""
+    outside = {**request.query_params, **request.path_params}
+    outside.pop(HEADER, None)
+    check_storable(outside, max_depth=2)
+    if not body:
+        return outside
+    check_content_type(request)
+    inside = decode(body, max_depth=door.settings.max_depth)
+    if not isinstance(inside, dict):
+        raise InvalidParams("", "the body must be an object")
+    return inside | outside
+
+
+def _media_type(request: Request) -> str:
+    named = request.headers.get("Accept", "") + request.headers.get("Content-Type", "")
+    return A2A_JSON if A2A_JSON in named.lower() else "application/json"
+
+
+def _json(
+    value: Any, request: Request, *, status: int = 200, headers: Mapping[str, str] | None = None
+) -> Response:
+    return Response(orjson.dumps(value), status, headers, _media_type(request))
+
+
+def _error(told: Refusal) -> Json:
+    """A google.rpc.Status in the form of AIP-193."""
+    code = told.code
+    return {
+        "error": {
+            "code": code.http,
+            "status": code.status,
+            "message": told.text,
+            "details": error_details(code.reason, told.field, told.description),
+        }
+    }
+
+
+def refused(told: Refusal, request: Request) -> Response:
+    """The answer to a request that failed."""
+    return _json(_error(told), request, status=told.code.http, headers=told.headers)
+
+
+async def no_route(request: Request, error: Exception) -> Response:
+    """Starlette found no route, or none for this HTTP method."""
+    assert isinstance(error, HTTPException)  # noqa: S101 - Starlette calls this for nothing else
+    if error.status_code == 405:
+        told = refusal(MethodNotAllowed(f"{request.method} is not possible here"))
+    else:
+        told = refusal(MethodNotFound("there is nothing at this path"))
+    response = refused(told, request)
+    response.headers.update(error.headers or {})
+    return response

@@ -1,0 +1,352 @@
+"""TaskManager: one method per A2A operation, over Storage, Queue and Watch. Knows no transport and no JSON."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+from uuid import UUID
+
+import structlog
+
+from perdure.agent import Capabilities
+from perdure.errors import (
+    InvalidParams,
+    PushNotificationNotSupported,
+    QueueUnavailable,
+    StorageUnavailable,
+    TaskNotFound,
+    UnsupportedOperation,
+    WebhookConfigNotFound,
+)
+from perdure.ids import new_context_id, new_task_id, new_token, parse_task_id
+from perdure.queue import Queue
+from perdure.settings import ServerSettings
+from perdure.storage import (
+    Accepted,
+    Context,
+    ContextPage,
+    Cursor,
+    Feedback,
+    NewTask,
+    Storage,
+    TaskPage,
+    TaskQuery,
+    WebhookConfig,
+    WebhookConfigPage,
+)
+from perdure.tasks import ArtifactChunk, Event, Message, Notice, Role, StatusChange, Task, TaskState
+from perdure.watch import Waiter, Watch
+
+from .auth import Caller
+from .wire.asked import Callback, Send, Update
+
+log = structlog.get_logger(__name__)
+
+EVENTS_PER_READ = 500
+OUTAGE_PAUSE = 1.0
+"""Seconds until an answer that was already accepted asks again for a database that is away."""
+
+
+class TaskManager:
+    """The operations. What they raise is listed in `perdure.errors`; anything else is a defect."""
+
+    def __init__(
+        self,
+        storage: Storage,
+        queue: Queue,
+        watch: Watch,
+        settings: ServerSettings,
+        capabilities: Capabilities,
+    ) -> None:
+        self._storage = storage
+        self._queue = queue
+        self._watch = watch
+        self._settings = settings
+        self._capabilities = capabilities
+
+    # ------------------------------------------------------------------ sending
+
+    async def send_message(self, caller: Caller, send: Send) -> Task:
+        """Store the message, ring, and wait until the task rests, unless asked to return at once.
+
+        After `wait_timeout` seconds the task is returned as it stands. The task does not depend on this call: whoever cancels it,
+        or never reads the answer, changes nothing.
+        """
+        task_id = self._addressed(send)
+        if send.return_immediately:
+            return await self._whole(await self._accept(caller, task_id, send), send)
+        with self._watch.waiter(task_id) as waiter:  # before the message is stored: no change can be missed
+            return await self._rested(await self._accept(caller, task_id, send), waiter, send)
+
+    async def stream_message(self, caller: Caller, send: Send) -> AsyncIterator[Task | Update]:
+        """Like `send_message`; yields the task as it was accepted, then its updates until it rests."""
+        self._need_streaming()
+        task_id = self._addressed(send)
+        with self._watch.waiter(task_id) as waiter:
+            task = await self._whole(await self._accept(caller, task_id, send), send)
+            yield task
+            if task.state.rests:  # the turn was that quick
+                return
+            async for update in self._updates(task, task.last_seq, waiter):
+                yield update
+                if _state(update).rests:
+                    return
+
+    async def subscribe(
+        self, caller: Caller, task_id: str, *, after: int | None = None, history_length: int | None = None
+    ) -> AsyncIterator[Task | Update]:
+        """The task as it stands, then its updates until it ends, gap-free.
+
+        With `after` (an event's number): no snapshot, but every update since; also of a task that has ended. Without it a task
+        that has ended is `UnsupportedOperation`.
+        """
+        self._need_streaming()
+        found = _known(task_id)
+        with self._watch.waiter(found) as waiter:
+            length = history_length if after is None else 0
+            task = await self._storage.load_task(caller.owner, found, history_length=length)
+            if after is None:
+                if task.state.terminal:
+                    raise UnsupportedOperation(
+                        f"task {task_id} has ended ({task.state}): there is nothing to subscribe to"
+                    )
+                yield task
+            cursor = task.last_seq if after is None else min(after, task.last_seq)
+            if task.state.terminal and cursor == task.last_seq:
+                return
+            async for update in self._updates(task, cursor, waiter):
+                yield update
+                if _state(update).terminal:
+                    return
+
+    def _addressed(self, send: Send) -> UUID:
+        """The id of the task that a message is for: its own choice, or a new one. Checks what needs no storage."""
+        message = send.message
+        if message.role is not Role.USER:
+            raise InvalidParams(
+                "message.role", "must be that of the user: only the agent speaks as the agent"
+            )
+        if len(message.parts) > self._settings.max_parts:
+            raise InvalidParams("message.parts", f"must have at most {self._settings.max_parts} items")
+        if send.callback is not None:
+            self._need_push_notifications()
+        return _known(message.task_id) if message.task_id else new_task_id()
+
+    async def _accept(self, caller: Caller, task_id: UUID, send: Send) -> Task:
+        """From here on the message is safe. The bell is a courtesy: the sweep rings again for what it missed."""
+        message = send.message
+        if message.task_id:
+            known = replace(message, metadata={**send.metadata, **message.metadata})
+            accepted = await self._storage.continue_task(caller.owner, task_id, known)
+        else:
+            accepted = await self._storage.submit_task(
+                NewTask(
+                    task_id=task_id,
+                    owner=caller.owner,
+                    context_id=message.context_id or new_context_id(),
+                    message=message,
+                    metadata=send.metadata,
+                )
+            )
+        if send.callback is not None:
+            await self._storage.save_webhook_config(
+                caller.owner, _config(accepted.task.task_id, send.callback)
+            )
+        await self._spread(accepted, heard=bool(message.task_id))
+        return accepted.task
+
+    async def _spread(self, accepted: Accepted, *, heard: bool) -> None:
+        """Ring for the turn that became due, and tell those who wait for the task (`heard`: there may be some)."""
+        task = accepted.task
+        try:
+            if heard:
+                await self._queue.announce([Notice(task.task_id, task.last_seq, task.state)])
+            if accepted.ring is not None:
+                await self._queue.ring([accepted.ring])
+        except QueueUnavailable as error:
+            log.warning("queue.unavailable", task_id=str(task.task_id), error=str(error))
+
+    async def _whole(self, accepted: Task, send: Send) -> Task:
+        """The task with its history and artifacts. A new one has none but the message, and needs no second look."""
+        if send.message.task_id:
+            return await self._reload(accepted, send.history_length)
+        return replace(accepted, history=()) if send.history_length == 0 else accepted
+
+    async def _rested(self, task: Task, waiter: Waiter, send: Send) -> Task:
+        deadline = asyncio.get_running_loop().time() + self._settings.wait_timeout
+        seen = task.last_seq
+        while not task.state.rests:
+            try:
+                async with asyncio.timeout_at(deadline):
+                    seen = max(seen, (await waiter.beyond(seen, resting=True)).seq)
+            except TimeoutError:
+                return await self._reload(task, send.history_length)
+            task = await self._reload(task, send.history_length, deadline)
+            seen = max(seen, task.last_seq)
+        return task
+
+    async def _reload(self, task: Task, history_length: int | None, deadline: float = 0.0) -> Task:
+        """The task as it stands now. The message was accepted, so an outage of the database is waited out; past the deadline the
+        task is given as it was last seen, since an error would make the caller send the message again."""
+        while True:
+            try:
+                return await self._storage.load_task(task.owner, task.task_id, history_length=history_length)
+            except StorageUnavailable:
+                if asyncio.get_running_loop().time() + OUTAGE_PAUSE > deadline:
+                    return task
+                await asyncio.sleep(OUTAGE_PAUSE)
+
+    async def _updates(self, task: Task, cursor: int, waiter: Waiter) -> AsyncIterator[Update]:
+        """Every update after `cursor`, for as long as the task exists."""
+        heard = task.last_seq
+        while True:
+            if cursor >= heard:
+                notice = await waiter.beyond(cursor)
+                if notice.state is None:
+                    return
+                heard = notice.seq
+            events = await self._read(task, cursor)
+            for event in events:
+                cursor = event.seq
+                if (body := _shown(event)) is not None:
+                    yield Update(
+                        task_id=task.task_id,
+                        context_id=task.context_id,
+                        seq=cursor,
+                        time=event.time,
+                        body=body,
+                    )
+            if not events:  # announced, but not there: cleared meanwhile, or lost in a failover
+                cursor = heard
+
+    async def _read(self, task: Task, cursor: int) -> Sequence[Event]:
+        while True:
+            try:
+                return await self._storage.events_since(
+                    task.owner, task.task_id, cursor, limit=EVENTS_PER_READ
+                )
+            except StorageUnavailable:  # an open stream outlives an outage
+                await asyncio.sleep(OUTAGE_PAUSE)
+
+    # ------------------------------------------------------------------ tasks
+
+    async def get_task(self, caller: Caller, task_id: str, *, history_length: int | None = None) -> Task:
+        """The task as it stands."""
+        return await self._storage.load_task(caller.owner, _known(task_id), history_length=history_length)
+
+    async def list_tasks(self, query: TaskQuery) -> TaskPage:
+        """A page of the caller's tasks."""
+        return await self._storage.list_tasks(query)
+
+    async def cancel_task(self, caller: Caller, task_id: str) -> Task:
+        """Set the task canceled. The announcement is how its worker is told at once; its next renewal tells it in any case."""
+        accepted = await self._storage.cancel_task(caller.owner, _known(task_id))
+        await self._spread(accepted, heard=True)
+        return await self._reload(accepted.task, None)
+
+    async def give_feedback(
+        self, caller: Caller, task_id: str, text: str, *, rating: int | None, metadata: Mapping[str, Any]
+    ) -> Feedback:
+        """Store what the caller thought of a task."""
+        if not text and rating is None:
+            raise InvalidParams("feedback", "or a rating is required")
+        return await self._storage.store_feedback(
+            caller.owner, _known(task_id), text=text, rating=rating, metadata=metadata
+        )
+
+    # ------------------------------------------------------------------ conversations
+
+    async def list_contexts(self, caller: Caller, *, page_size: int, after: Cursor | None) -> ContextPage:
+        """A page of the caller's conversations."""
+        return await self._storage.list_contexts(caller.owner, page_size=page_size, after=after)
+
+    async def load_context(self, caller: Caller, context_id: str, *, history_length: int | None) -> Context:
+        """A conversation with its messages."""
+        return await self._storage.load_context(caller.owner, context_id, history_length=history_length)
+
+    async def clear_context(self, caller: Caller, context_id: str) -> int:
+        """Delete a conversation with its tasks; how many those were. Running turns are told to end."""
+        gone = await self._storage.clear_context(caller.owner, context_id)
+        try:
+            await self._queue.announce(gone)
+        except QueueUnavailable as error:
+            log.warning("queue.unavailable", context_id=context_id, error=str(error))
+        return len(gone)
+
+    # ------------------------------------------------------------------ push notification configs
+
+    async def save_callback(self, caller: Caller, task_id: str, callback: Callback) -> WebhookConfig:
+        """Add a push notification config, or replace the one with its id."""
+        self._need_push_notifications()
+        return await self._storage.save_webhook_config(caller.owner, _config(_known(task_id), callback))
+
+    async def load_callback(self, caller: Caller, task_id: str, config_id: str) -> WebhookConfig:
+        """One config; without a `config_id` (0.3) the one that was set without an id, else the first."""
+        self._need_push_notifications()
+        found = _known(task_id)
+        if config_id:
+            return await self._storage.load_webhook_config(caller.owner, found, config_id)
+        try:
+            return await self._storage.load_webhook_config(caller.owner, found, task_id)
+        except WebhookConfigNotFound:
+            page = await self._storage.list_webhook_configs(caller.owner, found, page_size=1)
+            if not page.configs:
+                raise
+            return page.configs[0]
+
+    async def list_callbacks(
+        self, caller: Caller, task_id: str, *, page_size: int, after: str | None
+    ) -> WebhookConfigPage:
+        """A page of a task's configs."""
+        self._need_push_notifications()
+        return await self._storage.list_webhook_configs(
+            caller.owner, _known(task_id), page_size=page_size, after=after
+        )
+
+    async def delete_callback(self, caller: Caller, task_id: str, config_id: str) -> None:
+        """Delete a config; nothing happens if it is not there."""
+        self._need_push_notifications()
+        await self._storage.delete_webhook_config(caller.owner, _known(task_id), config_id)
+
+    # ------------------------------------------------------------------ what is switched off
+
+    def _need_streaming(self) -> None:
+        if not self._capabilities.streaming:
+            raise UnsupportedOperation("streaming is switched off for this agent")
+
+    def _need_push_notifications(self) -> None:
+        if not self._capabilities.push_notifications:
+            raise PushNotificationNotSupported("push notifications are switched off for this agent")
+
+
+def _known(task_id: str) -> UUID:
+    """A task's id. A text that cannot be one of ours is a task that does not exist."""
+    found = parse_task_id(task_id)
+    if found is None:
+        raise TaskNotFound(task_id)
+    return found
+
+
+def _config(task_id: UUID, callback: Callback) -> WebhookConfig:
+    return WebhookConfig(
+        config_id=callback.config_id or str(new_token()),
+        task_id=task_id,
+        url=callback.url,
+        token=callback.token,
+        scheme=callback.scheme,
+        credentials=callback.credentials,
+    )
+
+
+def _shown(event: Event) -> StatusChange | ArtifactChunk | None:
+    """An event as streams show it. A caller's message is no update; what the agent says in mid-turn comes with a status."""
+    if not isinstance(event.body, Message):
+        return event.body
+    return StatusChange(TaskState.WORKING, event.body) if event.body.role is Role.AGENT else None
+
+
+def _state(update: Update) -> TaskState:
+    """Where a task stands after an update."""
+    return update.body.state if isinstance(update.body, StatusChange) else TaskState.WORKING

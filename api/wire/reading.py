@@ -1,0 +1,225 @@
+"""Reading requests: what both versions share.
+
+Lenient, as ProtoJSON wants it: camelCase and snake_case, null as if left out, unknown members ignored, numbers as text.
+"""
+
+from __future__ import annotations
+
+import re
+from base64 import b64decode, urlsafe_b64decode
+from binascii import Error as Base64Error
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Annotated, Any, TypeVar
+
+import orjson
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic.alias_generators import to_camel
+
+from perdure.errors import CallerError, InvalidParams
+from perdure.storable import unstorable
+from perdure.storage import Cursor, TaskQuery
+from perdure.tasks import TaskState
+
+
+class NotJson(CallerError):
+    """The body is no JSON."""
+
+
+_BIG_NUMBER = re.compile(rb"\d{19}")
+
+
+def decode(body: bytes, *, max_depth: int) -> Any:
+    """The JSON of a request's body. `NotJson` if it is none; `InvalidParams` if it holds what cannot be stored.
+
+    Parsing refuses lone surrogates and NaN by itself. What else cannot be stored leaves traces that are quickly looked for in the
+    bytes; only a body that shows one is walked through.
+    """
+    try:
+        value = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise NotJson(f"the body is not valid JSON: {error.msg} (at character {error.pos})") from None
+    nesting = body.count(b"{") + body.count(b"[")
+    if nesting > max_depth or b"\\u0000" in body or _BIG_NUMBER.search(body):
+        check_storable(value, max_depth=max_depth)
+    return value
+
+
+def check_storable(value: Any, *, max_depth: int) -> None:
+    """`InvalidParams` if `value` holds what no database can keep."""
+    if found := unstorable(value, depth=max_depth):
+        path, why = found
+        raise InvalidParams(path.removeprefix("params."), why)
+
+
+MAX_ID = 256
+MAX_URL = 8192
+INT32 = 2**31 - 1
+
+
+class Shape(BaseModel):
+    """The members of a request."""
+
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="ignore")
+
+
+S = TypeVar("S", bound=Shape)
+
+
+def read(shape: type[S], params: Any) -> S:
+    """`params` in the given shape. `InvalidParams` names the first member that is wrong."""
+    if params is None:
+        params = {}
+    if not isinstance(params, Mapping):
+        raise InvalidParams("params", "must be an object")
+    try:
+        return shape.model_validate(params)
+    except ValidationError as error:
+        problem = error.errors(include_url=False, include_input=False)[0]
+        raise InvalidParams(_path(problem["loc"]), _readable(problem["msg"])) from None
+
+
+def _path(loc: tuple[int | str, ...]) -> str:
+    steps = (f"[{step}]" if isinstance(step, int) else f".{step}" for step in loc)
+    return "".join(steps).removeprefix(".")
+
+
+def _readable(text: str) -> str:
+    text = text.removeprefix("Value error, ").removeprefix("Input ")
+    return "is required" if text == "Field required" else text.replace("should", "must", 1)
+
+
+def _whole_number(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("must be a whole number")
+    return value
+
+
+def _flag(value: Any) -> bool:
+    """A bool; as text where it stood in a query."""
+    match value:
+        case bool():
+            return value
+        case "true":
+            return True
+        case "false":
+            return False
+    raise ValueError("must be true or false")
+
+
+def _base64(value: Any) -> bytes:
+    """Bytes in either alphabet of base64, padded or not (ProtoJSON)."""
+    if not isinstance(value, str):
+        raise ValueError("must be base64 text")
+    text = value.translate(_URLSAFE).rstrip("=")
+    try:
+        return b64decode(text + "=" * (-len(text) % 4), validate=True)
+    except (Base64Error, ValueError):
+        raise ValueError("is not valid base64") from None
+
+
+_URLSAFE = str.maketrans("-_", "+/")
+
+
+def _moment(value: Any) -> datetime:
+    """An RFC 3339 timestamp as UTC."""
+    try:
+        moment = datetime.fromisoformat(value)
+        if moment.tzinfo is None:
+            raise ValueError
+        return moment.astimezone(UTC)
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError("must be a timestamp such as 2025-12-07T10:00:00Z") from None
+
+
+def one_of(choices: Mapping[Any, Any]) -> Callable[[Any], Any]:
+    """A validator for enums: the value that a name (or a number, as ProtoJSON allows) stands for."""
+
+    def read_name(value: Any) -> Any:
+        if isinstance(value, str | int) and not isinstance(value, bool) and value in choices:
+            return choices[value]
+        raise ValueError(f"must be one of {', '.join(name for name in choices if isinstance(name, str))}")
+
+    return read_name
+
+
+Count = Annotated[int, BeforeValidator(_whole_number), Field(ge=0, le=INT32)]
+PageSize = Annotated[int, BeforeValidator(_whole_number), Field(ge=1, le=100)]
+Flag = Annotated[bool, BeforeValidator(_flag)]
+Base64 = Annotated[bytes, BeforeValidator(_base64)]
+Moment = Annotated[datetime, BeforeValidator(_moment)]
+Id = Annotated[str, Field(max_length=MAX_ID)]
+GivenId = Annotated[str, Field(min_length=1, max_length=MAX_ID)]
+Name = Annotated[str, Field(max_length=1024)]
+Url = Annotated[str, Field(max_length=MAX_URL)]
+WebUrl = Annotated[str, Field(max_length=MAX_URL, pattern=r"^(?i:https?)://[^\s/]")]
+Metadata = dict[str, Any]
+
+
+class GetTask(Shape):
+    """GetTask, CancelTask, SubscribeToTask and their 0.3 forms."""
+
+    id: GivenId
+    history_length: Count | None = None
+
+
+class ListTasks(Shape):
+    """ListTasks, and `tasks/list`."""
+
+    context_id: Id | None = None
+    status: str | int | None = None
+    page_size: PageSize | None = None
+    page_token: Annotated[str, Field(max_length=1024)] | None = None
+    history_length: Count | None = None
+    status_timestamp_after: Moment | None = None
+    include_artifacts: Flag | None = None
+
+    def query(self, owner: str, read_state: Callable[[Any], TaskState | None]) -> TaskQuery:
+        """What to ask the storage for."""
+        return TaskQuery(
+            owner=owner,
+            context_id=self.context_id or None,
+            state=None if self.status is None else read_state(self.status),
+            since=self.status_timestamp_after,
+            page_size=self.page_size or 50,
+            after=read_token(self.page_token),
+            history_length=self.history_length,
+            include_artifacts=bool(self.include_artifacts),
+        )
+
+
+class GiveFeedback(Shape):
+    """`tasks/feedback`."""
+
+    task_id: GivenId
+    feedback: Annotated[str, Field(max_length=10_000)] = ""
+    rating: Annotated[int, BeforeValidator(_whole_number), Field(ge=1, le=5)] | None = None
+    metadata: Metadata | None = None
+
+
+class ListContexts(Shape):
+    """`contexts/list`."""
+
+    page_size: PageSize | None = None
+    page_token: Annotated[str, Field(max_length=1024)] | None = None
+
+
+class NameContext(Shape):
+    """`contexts/get`, `contexts/clear`."""
+
+    context_id: GivenId
+    history_length: Count | None = None
+
+
+def read_token(token: str | None) -> Cursor | None:
+    """The inverse of `write_token`. `InvalidParams` for what it did not write."""
+    if not token:
+        return None
+    try:
+        text = urlsafe_b64decode(token + "=" * (-len(token) % 4)).decode()
+        time, _, key = text.partition(" ")
+        if not key or unstorable(key):
+            raise ValueError
+        return Cursor(_moment(time), key)
+    except ValueError:
+        raise InvalidParams("pageToken", "is not a token that this server gave out") from None

@@ -1,0 +1,329 @@
+"""A2A 0.3 JSON: `kind` on everything, lower-case states and roles, bare results, files nested under `file`."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, PlainValidator, model_validator
+
+from perdure.errors import InvalidParams
+from perdure.storage import WebhookConfig, WebhookConfigPage
+from perdure.tasks import (
+    Artifact,
+    ArtifactChunk,
+    DataPart,
+    Message,
+    Part,
+    RawPart,
+    Role,
+    StatusChange,
+    Task,
+    TaskState,
+    TextPart,
+    UrlPart,
+)
+
+from .asked import Callback, Send, Update
+from .reading import (
+    Base64,
+    Count,
+    Flag,
+    GivenId,
+    Id,
+    Metadata,
+    Name,
+    Shape,
+    Url,
+    WebUrl,
+    one_of,
+    read,
+)
+from .writing import Json, given, timestamp
+
+VERSION = "0.3"
+NOTHING: Json | None = None
+
+WRAPPED = "data_part_compat"
+"""The mark, in a part's metadata, by which the official SDK knows a value that 0.3 cannot spell and that is wrapped."""
+
+_ROLES = {role.value: role for role in Role}
+
+
+class FileShape(Shape):
+    """A file: its bytes or its address."""
+
+    bytes: Base64 | None = None
+    uri: Url | None = None
+    name: Name | None = None
+    mime_type: Name | None = None
+
+
+class PartShape(Shape):
+    """A TextPart, FilePart or DataPart. A `kind` that was left out is told from the member."""
+
+    kind: Literal["text", "file", "data"] | None = None
+    text: str | None = None
+    file: FileShape | None = None
+    data: dict[str, Any] | None = None
+    metadata: Metadata | None = None
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        present = [kind for kind in ("text", "file", "data") if getattr(self, kind) is not None]
+        if len(present) != 1 or self.kind not in (None, present[0]):
+            raise ValueError("must have exactly one of text, file and data, the one that kind names")
+        if self.file is not None and (self.file.bytes is None) == (self.file.uri is None):
+            raise ValueError("must have exactly one of file.bytes and file.uri")
+        return self
+
+    def part(self) -> Part:
+        metadata = dict(self.metadata or {})
+        if self.text is not None:
+            return TextPart(self.text, metadata=metadata)
+        if self.data is not None:
+            wrapped = metadata.pop(WRAPPED, False) is True and set(self.data) == {"value"}
+            return DataPart(self.data["value"] if wrapped else self.data, metadata=metadata)
+        file = self.file or FileShape()
+        extra: dict[str, Any] = {
+            "metadata": metadata,
+            "filename": file.name or "",
+            "media_type": file.mime_type or "",
+        }
+        return RawPart(file.bytes, **extra) if file.bytes is not None else UrlPart(file.uri or "", **extra)
+
+
+class MessageShape(Shape):
+    """A Message."""
+
+    message_id: GivenId
+    role: Annotated[Role, PlainValidator(one_of(_ROLES))]
+    parts: Annotated[list[PartShape], Field(min_length=1)]
+    context_id: Id | None = None
+    task_id: Id | None = None
+    metadata: Metadata | None = None
+    extensions: list[Url] | None = None
+    reference_task_ids: list[Id] | None = None
+
+    def message(self) -> Message:
+        return Message(
+            message_id=self.message_id,
+            role=self.role,
+            parts=tuple(part.part() for part in self.parts),
+            context_id=self.context_id or "",
+            task_id=self.task_id or "",
+            metadata=self.metadata or {},
+            extensions=tuple(self.extensions or ()),
+            reference_task_ids=tuple(self.reference_task_ids or ()),
+        )
+
+
+class Authentication(Shape):
+    """A PushNotificationAuthenticationInfo. The first scheme counts."""
+
+    schemes: Annotated[list[Name], Field(min_length=1)]
+    credentials: Annotated[str, Field(max_length=8192)] | None = None
+
+
+class CallbackShape(Shape):
+    """A PushNotificationConfig."""
+
+    id: Id | None = None
+    url: WebUrl
+    token: Annotated[str, Field(max_length=8192)] | None = None
+    authentication: Authentication | None = None
+
+    def callback(self, *, default_id: str = "") -> Callback:
+        return Callback(
+            config_id=self.id or default_id,
+            url=self.url,
+            token=self.token or "",
+            scheme=self.authentication.schemes[0] if self.authentication else "",
+            credentials=(self.authentication.credentials or "") if self.authentication else "",
+        )
+
+
+class SetCallback(Shape):
+    """A TaskPushNotificationConfig."""
+
+    task_id: GivenId
+    push_notification_config: CallbackShape
+
+
+class CallbackName(Shape):
+    """`tasks/pushNotificationConfig/get|list|delete`: `id` is the task's."""
+
+    id: GivenId
+    push_notification_config_id: Id | None = None
+
+
+class Configuration(Shape):
+    """A MessageSendConfiguration."""
+
+    accepted_output_modes: list[Name] | None = None
+    history_length: Count | None = None
+    push_notification_config: CallbackShape | None = None
+    blocking: Flag | None = None
+
+
+class SendShape(Shape):
+    """MessageSendParams."""
+
+    message: MessageShape
+    configuration: Configuration | None = None
+    metadata: Metadata | None = None
+
+
+def read_send(params: Any) -> Send:
+    """MessageSendParams. Waits unless `blocking` is false."""
+    asked = read(SendShape, params)
+    configuration = asked.configuration or Configuration()
+    callback = configuration.push_notification_config
+    return Send(
+        message=asked.message.message(),
+        metadata=asked.metadata or {},
+        history_length=configuration.history_length,
+        return_immediately=configuration.blocking is False,
+        callback=callback.callback() if callback else None,
+    )
+
+
+def read_state(name: Any) -> TaskState | None:
+    """`completed`, ...; `unknown` is no filter."""
+    try:
+        return None if name == "unknown" else TaskState(name)
+    except ValueError:
+        raise InvalidParams("status", f"must be one of {', '.join(TaskState)}") from None
+
+
+def read_callback(params: Any) -> tuple[str, Callback]:
+    """`{taskId, pushNotificationConfig}`. A task's config without an id is the one that `get` without an id finds."""
+    asked = read(SetCallback, params)
+    return asked.task_id, asked.push_notification_config.callback(default_id=asked.task_id)
+
+
+def read_callback_id(params: Any) -> tuple[str, str]:
+    """`{id, pushNotificationConfigId?}`."""
+    asked = read(CallbackName, params)
+    return asked.id, asked.push_notification_config_id or ""
+
+
+def read_callback_list(params: Any) -> tuple[str, int, str | None]:
+    """`{id}`: 0.3 knows no pages, so this is all of them."""
+    return read(CallbackName, params).id, 1000, None
+
+
+def message(said: Message) -> Json:
+    """A Message."""
+    return {
+        "kind": "message",
+        "messageId": said.message_id,
+        "role": said.role.value,
+        "parts": [_part(part) for part in said.parts],
+        **given(
+            contextId=said.context_id,
+            taskId=said.task_id,
+            metadata=dict(said.metadata),
+            extensions=list(said.extensions),
+            referenceTaskIds=list(said.reference_task_ids),
+        ),
+    }
+
+
+def _part(part: Part) -> Json:
+    metadata = dict(part.metadata)
+    if isinstance(part, TextPart):
+        return {"kind": "text", "text": part.text, **given(metadata=metadata)}
+    if isinstance(part, DataPart):
+        if isinstance(part.data, Mapping):
+            return {"kind": "data", "data": dict(part.data), **given(metadata=metadata)}
+        return {"kind": "data", "data": {"value": part.data}, "metadata": {**metadata, WRAPPED: True}}
+    content = {"bytes": b64encode(part.raw).decode()} if isinstance(part, RawPart) else {"uri": part.url}
+    file = {**content, **given(name=part.filename, mimeType=part.media_type)}
+    return {"kind": "file", "file": file, **given(metadata=metadata)}
+
+
+def _artifact(artifact: Artifact) -> Json:
+    return {
+        "artifactId": artifact.artifact_id,
+        "parts": [_part(part) for part in artifact.parts],
+        **given(
+            name=artifact.name,
+            description=artifact.description,
+            metadata=dict(artifact.metadata),
+            extensions=list(artifact.extensions),
+        ),
+    }
+
+
+def task(found: Task) -> Json:
+    """A Task."""
+    status: Json = {"state": found.state.value}
+    if found.status_message is not None:
+        status["message"] = message(found.status_message)
+    status["timestamp"] = timestamp(found.status_timestamp)
+    return {
+        "kind": "task",
+        "id": str(found.task_id),
+        "contextId": found.context_id,
+        "status": status,
+        **given(
+            artifacts=[_artifact(artifact) for artifact in found.artifacts],
+            history=[message(said) for said in found.history],
+            metadata=dict(found.metadata),
+        ),
+    }
+
+
+def sent(found: Task) -> Json:
+    """A bare Task."""
+    return task(found)
+
+
+def update(item: Task | Update) -> Json:
+    """A bare Task, TaskStatusUpdateEvent or TaskArtifactUpdateEvent."""
+    if isinstance(item, Task):
+        return task(item)
+    ids = {"taskId": str(item.task_id), "contextId": item.context_id}
+    if isinstance(item.body, ArtifactChunk):
+        chunk = item.body
+        return {
+            "kind": "artifact-update",
+            **ids,
+            "artifact": _artifact(chunk.artifact),
+            "append": chunk.append,
+            "lastChunk": chunk.last_chunk,
+        }
+    return {"kind": "status-update", **ids, **_status_change(item.body, item)}
+
+
+def _status_change(change: StatusChange, item: Update) -> Json:
+    status: Json = {"state": change.state.value}
+    if change.message is not None:
+        status["message"] = message(change.message)
+    status["timestamp"] = timestamp(item.time)
+    return {"status": status, "final": change.state.rests, **given(metadata=dict(change.metadata))}
+
+
+def callback(config: WebhookConfig) -> Json:
+    """A TaskPushNotificationConfig."""
+    authentication: Json = {"schemes": [config.scheme], **given(credentials=config.credentials)}
+    return {
+        "taskId": str(config.task_id),
+        "pushNotificationConfig": {
+            "id": config.config_id,
+            "url": config.url,
+            **given(token=config.token, authentication=authentication if config.scheme else None),
+        },
+    }
+
+
+def callbacks(page: WebhookConfigPage) -> Any:
+    """A bare array."""
+    return [callback(config) for config in page.configs]
+
+
+def error_data(reason: str, field: str | None, description: str) -> Any:
+    """The field that is wrong; 0.3 leaves the form open."""
+    return {"field": field, "description": description} if field is not None else None

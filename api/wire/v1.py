@@ -1,0 +1,279 @@
+"""A2A 1.0 JSON: ProtoJSON, the member's name discriminates, full enum names."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Self
+
+from pydantic import Field, PlainValidator, model_validator
+
+from perdure.errors import InvalidParams
+from perdure.payload import STATE_NAMES, dump_artifact, dump_body, dump_message
+from perdure.storage import WebhookConfig, WebhookConfigPage
+from perdure.tasks import (
+    DataPart,
+    Message,
+    Part,
+    RawPart,
+    Role,
+    StatusChange,
+    Task,
+    TaskState,
+    TextPart,
+    UrlPart,
+)
+
+from .asked import Callback, Send, Update
+from .reading import (
+    Base64,
+    Count,
+    Flag,
+    GivenId,
+    Id,
+    Metadata,
+    Name,
+    PageSize,
+    Shape,
+    Url,
+    WebUrl,
+    one_of,
+    read,
+)
+from .writing import Json, error_details, given, timestamp
+
+VERSION = "1.0"
+NOTHING: Json | None = {}
+
+# Names and, as ProtoJSON allows, the numbers of a2a.proto.
+_ROLES = {"ROLE_USER": Role.USER, "ROLE_AGENT": Role.AGENT, 1: Role.USER, 2: Role.AGENT}
+_STATE_NUMBERS = (
+    "SUBMITTED",
+    "WORKING",
+    "COMPLETED",
+    "FAILED",
+    "CANCELED",
+    "INPUT_REQUIRED",
+    "REJECTED",
+    "AUTH_REQUIRED",
+)
+_STATES: dict[str | int, TaskState | None] = {
+    "TASK_STATE_UNSPECIFIED": None,
+    0: None,
+    **{name: state for state, name in STATE_NAMES.items()},
+    **{number: TaskState[name] for number, name in enumerate(_STATE_NUMBERS, start=1)},
+}
+
+
+class PartShape(Shape):
+    """Exactly one of text, raw, url and data; data may be null."""
+
+    text: str | None = None
+    raw: Base64 | None = None
+    url: Url | None = None
+    data: Any = None
+    metadata: Metadata | None = None
+    filename: Name | None = None
+    media_type: Name | None = None
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Self:
+        number = sum(value is not None for value in (self.text, self.raw, self.url, self.data))
+        if number > 1 or (number == 0 and "data" not in self.model_fields_set):
+            raise ValueError("must have exactly one of text, raw, url and data")
+        return self
+
+    def part(self) -> Part:
+        extra: dict[str, Any] = {
+            "metadata": self.metadata or {},
+            "filename": self.filename or "",
+            "media_type": self.media_type or "",
+        }
+        if self.text is not None:
+            return TextPart(self.text, **extra)
+        if self.raw is not None:
+            return RawPart(self.raw, **extra)
+        if self.url is not None:
+            return UrlPart(self.url, **extra)
+        return DataPart(self.data, **extra)
+
+
+class MessageShape(Shape):
+    """A Message."""
+
+    message_id: GivenId
+    role: Annotated[Role, PlainValidator(one_of(_ROLES))]
+    parts: Annotated[list[PartShape], Field(min_length=1)]
+    context_id: Id | None = None
+    task_id: Id | None = None
+    metadata: Metadata | None = None
+    extensions: list[Url] | None = None
+    reference_task_ids: list[Id] | None = None
+
+    def message(self) -> Message:
+        return Message(
+            message_id=self.message_id,
+            role=self.role,
+            parts=tuple(part.part() for part in self.parts),
+            context_id=self.context_id or "",
+            task_id=self.task_id or "",
+            metadata=self.metadata or {},
+            extensions=tuple(self.extensions or ()),
+            reference_task_ids=tuple(self.reference_task_ids or ()),
+        )
+
+
+class Authentication(Shape):
+    """An AuthenticationInfo: how a webhook is authenticated to."""
+
+    scheme: Annotated[str, Field(min_length=1, max_length=1024)]
+    credentials: Annotated[str, Field(max_length=8192)] | None = None
+
+
+class CallbackShape(Shape):
+    """A TaskPushNotificationConfig."""
+
+    id: Id | None = None
+    task_id: Id | None = None
+    url: WebUrl
+    token: Annotated[str, Field(max_length=8192)] | None = None
+    authentication: Authentication | None = None
+
+    def callback(self) -> Callback:
+        return Callback(
+            config_id=self.id or "",
+            url=self.url,
+            token=self.token or "",
+            scheme=self.authentication.scheme if self.authentication else "",
+            credentials=(self.authentication.credentials or "") if self.authentication else "",
+        )
+
+
+class Configuration(Shape):
+    """A SendMessageConfiguration."""
+
+    accepted_output_modes: list[Name] | None = None
+    task_push_notification_config: CallbackShape | None = None
+    history_length: Count | None = None
+    return_immediately: Flag | None = None
+
+
+class SendShape(Shape):
+    """A SendMessageRequest."""
+
+    message: MessageShape
+    configuration: Configuration | None = None
+    metadata: Metadata | None = None
+
+
+class CallbackName(Shape):
+    """GetTaskPushNotificationConfig, DeleteTaskPushNotificationConfig."""
+
+    task_id: GivenId
+    id: GivenId
+
+
+class CallbackList(Shape):
+    """ListTaskPushNotificationConfigs."""
+
+    task_id: GivenId
+    page_size: PageSize | None = None
+    page_token: Id | None = None
+
+
+def read_send(params: Any) -> Send:
+    """A SendMessageRequest."""
+    asked = read(SendShape, params)
+    configuration = asked.configuration or Configuration()
+    callback = configuration.task_push_notification_config
+    return Send(
+        message=asked.message.message(),
+        metadata=asked.metadata or {},
+        history_length=configuration.history_length,
+        return_immediately=bool(configuration.return_immediately),
+        callback=callback.callback() if callback else None,
+    )
+
+
+def read_state(name: Any) -> TaskState | None:
+    """`TASK_STATE_...`; unspecified is no filter."""
+    if name not in _STATES:
+        raise InvalidParams("status", f"must be one of {', '.join(STATE_NAMES.values())}")
+    return _STATES[name]
+
+
+def read_callback(params: Any) -> tuple[str, Callback]:
+    """The flat TaskPushNotificationConfig."""
+    asked = read(CallbackShape, params)
+    if not asked.task_id:
+        raise InvalidParams("taskId", "is required")
+    return asked.task_id, asked.callback()
+
+
+def read_callback_id(params: Any) -> tuple[str, str]:
+    """`{taskId, id}`."""
+    asked = read(CallbackName, params)
+    return asked.task_id, asked.id
+
+
+def read_callback_list(params: Any) -> tuple[str, int, str | None]:
+    """`{taskId, pageSize, pageToken}`: the token is the last id of the page before."""
+    asked = read(CallbackList, params)
+    return asked.task_id, asked.page_size or 50, asked.page_token or None
+
+
+def message(said: Message) -> Json:
+    """A Message."""
+    return dump_message(said)
+
+
+def task(found: Task) -> Json:
+    """A Task."""
+    status: Json = {"state": STATE_NAMES[found.state]}
+    if found.status_message is not None:
+        status["message"] = dump_message(found.status_message)
+    status["timestamp"] = timestamp(found.status_timestamp)
+    return {
+        "id": str(found.task_id),
+        "contextId": found.context_id,
+        "status": status,
+        **given(
+            artifacts=[dump_artifact(artifact) for artifact in found.artifacts],
+            history=[dump_message(said) for said in found.history],
+            metadata=dict(found.metadata),
+        ),
+    }
+
+
+def sent(found: Task) -> Json:
+    """A SendMessageResponse."""
+    return {"task": task(found)}
+
+
+def update(item: Task | Update) -> Json:
+    """A StreamResponse."""
+    if isinstance(item, Task):
+        return {"task": task(item)}
+    kind, payload = dump_body(item.body)
+    if isinstance(item.body, StatusChange):
+        payload["status"]["timestamp"] = timestamp(item.time)
+    return {f"{kind}Update": {"taskId": str(item.task_id), "contextId": item.context_id, **payload}}
+
+
+def callback(config: WebhookConfig) -> Json:
+    """A TaskPushNotificationConfig."""
+    authentication = given(scheme=config.scheme, credentials=config.credentials)
+    return {
+        "id": config.config_id,
+        "taskId": str(config.task_id),
+        "url": config.url,
+        **given(token=config.token, authentication=authentication),
+    }
+
+
+def callbacks(page: WebhookConfigPage) -> Any:
+    """A ListTaskPushNotificationConfigsResponse."""
+    return {"configs": [callback(config) for config in page.configs], "nextPageToken": page.next or ""}
+
+
+def error_data(reason: str, field: str | None, description: str) -> Any:
+    """An array of typed details."""
+    return error_details(reason, field, description)

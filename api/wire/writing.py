@@ -1,0 +1,97 @@
+"""Writing answers: what both versions share, and the results of our own operations."""
+
+from __future__ import annotations
+
+from base64 import urlsafe_b64encode
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+from perdure.storage import Context, ContextPage, Cursor, Feedback, TaskPage
+from perdure.tasks import Message, Task
+
+Json = dict[str, Any]
+
+
+def timestamp(time: datetime) -> str:
+    """UTC, milliseconds, Z (A2A 1.0, section 5.6.1)."""
+    return time.astimezone(UTC).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
+
+
+def write_token(cursor: Cursor | None) -> str:
+    """The place after a page; "" after the last one."""
+    if cursor is None:
+        return ""
+    return urlsafe_b64encode(f"{cursor.time.isoformat()} {cursor.key}".encode()).decode().rstrip("=")
+
+
+def given(**members: Any) -> Json:
+    """The members that say something: no empty text, list or object."""
+    return {name: value for name, value in members.items() if value}
+
+
+def task_page(page: TaskPage, write: Callable[[Task], Json]) -> Json:
+    """A ListTasksResponse: all four members, always."""
+    return {
+        "tasks": [write(task) for task in page.tasks],
+        "nextPageToken": write_token(page.next),
+        "pageSize": len(page.tasks),
+        "totalSize": page.total,
+    }
+
+
+def context_page(page: ContextPage) -> Json:
+    """The result of `contexts/list`."""
+    return {
+        "contexts": [_context(context) for context in page.contexts],
+        "nextPageToken": write_token(page.next),
+        "pageSize": len(page.contexts),
+    }
+
+
+def context(found: Context, write: Callable[[Message], Json]) -> Json:
+    """The result of `contexts/get`: the conversation, oldest first."""
+    return {
+        **_context(found),
+        "taskIds": [str(task_id) for task_id in found.task_ids],
+        "messages": [write(message) for message in found.messages],
+    }
+
+
+def _context(found: Context) -> Json:
+    return {
+        "contextId": found.context_id,
+        "createdAt": timestamp(found.created_at),
+        "updatedAt": timestamp(found.updated_at),
+        **given(metadata=dict(found.metadata)),
+    }
+
+
+def cleared(context_id: str, tasks: int) -> Json:
+    """The result of `contexts/clear`."""
+    return {"contextId": context_id, "tasksDeleted": tasks}
+
+
+def feedback(stored: Feedback) -> Json:
+    """The result of `tasks/feedback`."""
+    return {
+        "feedbackId": str(stored.feedback_id),
+        "taskId": str(stored.task_id),
+        "feedback": stored.text,
+        "createdAt": timestamp(stored.created_at),
+        **given(rating=stored.rating, metadata=dict(stored.metadata)),
+    }
+
+
+def error_details(reason: str, field: str | None, description: str) -> list[Json]:
+    """The details of an error as 1.0 wants them (sections 9.5 and 11.6): an ErrorInfo, and a BadRequest if a field is wrong."""
+    info: Json = {
+        "@type": "type.googleapis.com/google.rpc.ErrorInfo",
+        "reason": reason,
+        "domain": "a2a-protocol.org",
+        "metadata": {},
+    }
+    if field is None:
+        return [info]
+    violation = {"field": field, "description": description}
+    return [info, {"@type": "type.googleapis.com/google.rpc.BadRequest", "fieldViolations": [violation]}]
