@@ -292,13 +292,15 @@ def one_line_errors() -> Iterator[None]:
     try:
         yield
     except ConfigError as error:
-        _end(error, 2)
+        one_line(error)
+        raise SystemExit(2) from None
     except (StorageUnavailable, QueueUnavailable) as error:
-        _end(error, 1)
+        one_line(error)
+        raise SystemExit(1) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None
 
 
-def _end(error: Exception, code: int) -> None:
+def one_line(error: Exception) -> None:
+    """Tell of an error that ends the process."""
     print(f"perdure: {' '.join(str(error).split())}", file=sys.stderr)
-    raise SystemExit(code) from None

@@ -25,9 +25,10 @@ from perdure.answer import Answer, Piece
 from perdure.perform import Outcome, perform
 from perdure.tasks import Artifact, ArtifactChunk, Message, Role, TaskState, TextPart, fold_chunks
 
-__all__ = ["Result", "run", "run_sync"]
+__all__ = ["Result", "Said", "run", "run_sync"]
 
 Said = str | Mapping[str, Any] | Message
+"""One entry of a conversation."""
 
 
 @dataclass(frozen=True, kw_only=True)

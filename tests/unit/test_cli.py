@@ -1,0 +1,129 @@
+"""The `perdure` command: what it prints, and the exit codes that its help promises."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+import perdure
+from perdure.cli import EXIT_CODES, app
+from perdure.reference import env_example
+from perdure.settings import Settings, describe
+from tests.support.processes import PERDURE, ROOT, finished, surroundings
+
+DATABASE = "postgresql://user:hunter2@127.0.0.1:1/none"
+
+
+@pytest.fixture(autouse=True)
+def nothing_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for row in describe(Settings()):
+        monkeypatch.delenv(row.name, raising=False)
+    monkeypatch.chdir(tmp_path)
+
+
+def ran(*arguments: str, **settings: str) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of a real process in an empty folder."""
+    result = finished([PERDURE, *arguments], cwd=Path.cwd(), env=surroundings(**settings))
+    return result.returncode, result.stdout, result.stderr
+
+
+def test_every_command_explains_itself_and_its_exit_codes() -> None:
+    runner = CliRunner()
+    help_text = " ".join(runner.invoke(app, ["--help"]).stdout.split())
+    for command in ("serve", "worker", "up", "migrate", "settings", "version"):
+        assert command in help_text
+    assert EXIT_CODES in help_text
+    for arguments in (["serve"], ["worker"], ["up"], ["settings"], ["migrate", "upgrade"]):
+        result = runner.invoke(app, [*arguments, "--help"])
+        assert result.exit_code == 0
+        assert EXIT_CODES in " ".join(result.stdout.split())
+
+
+def test_version() -> None:
+    for argument in ("version", "--version"):
+        assert CliRunner().invoke(app, [argument]).stdout == f"perdure {perdure.__version__}\n"
+
+
+def test_wrong_usage_is_2() -> None:
+    assert CliRunner().invoke(app, ["serve", "--prot", "1"]).exit_code == 2
+    assert CliRunner().invoke(app, ["up", "x.py", "--workers", "0"]).exit_code == 2
+
+
+def test_settings_tells_all_of_them_but_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STORAGE_TYPE", "postgres")
+    monkeypatch.setenv("DATABASE_URL", DATABASE)
+    printed = CliRunner().invoke(app, ["settings"]).stdout
+    assert [line.split()[0] for line in printed.splitlines()] == [row.name for row in describe(Settings())]
+    assert "postgresql://***@127.0.0.1:1/none" in printed
+    as_json = json.loads(CliRunner().invoke(app, ["settings", "--json"]).stdout)
+    assert as_json["STORAGE_TYPE"]["source"] == "environment"
+    assert as_json["STORAGE__POOL_SIZE"]["default"] == "10"
+    assert "hunter2" not in printed + json.dumps(as_json)
+
+
+def test_settings_example_is_a_dotenv() -> None:
+    assert CliRunner().invoke(app, ["settings", "--example"]).stdout == env_example()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "settings", "line"),
+    [
+        (["settings"], {"DATABSE_URL": "x"}, "DATABSE_URL is not a setting; did you mean DATABASE_URL?"),
+        (["serve"], {}, "which agent? give a file's path or module:attribute, or set AGENT"),
+        (["serve", "missing.py"], {}, "there is no file"),
+        (["worker", "missing.py"], {}, "a worker needs STORAGE_TYPE=postgres"),
+        (["serve", "x.py"], {"QUEUE_TYPE": "arq"}, "QUEUE_TYPE=arq is set, but STORAGE_TYPE is memory"),
+        (["up", "missing.py"], {}, "there is no file"),
+        (["migrate", "upgrade"], {}, "STORAGE_TYPE=postgres needs DATABASE_URL"),
+        (
+            ["migrate", "current"],
+            {"DATABASE_URL": "nonsense"},
+            "DATABASE_URL: an address must start with postgresql://",
+        ),
+    ],
+)
+def test_what_cannot_work_is_one_line_and_2(
+    arguments: list[str], settings: dict[str, str], line: str
+) -> None:
+    code, out, err = ran(*arguments, **settings)
+    assert (code, out) == (2, "")
+    assert err.startswith(f"perdure: {line}")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "command", [["serve", str(ROOT / "examples" / "echo.py"), "--port", "0"], ["migrate", "upgrade"]]
+)
+def test_a_database_that_is_away_is_one_line_and_1(command: list[str]) -> None:
+    code, _, err = ran(
+        *command,
+        STORAGE_TYPE="postgres",
+        DATABASE_URL=DATABASE,
+        STORAGE__STARTUP_TIMEOUT="0",
+        STORAGE__CONNECT_TIMEOUT="1",
+    )
+    last = err.splitlines()[-1]
+    assert code == 1
+    assert last.startswith("perdure: ")
+    assert "Traceback" not in err
+    assert "hunter2" not in err
+
+
+def test_migrations_up_down_and_where_they_are(empty_database_url: str) -> None:
+    at = {"DATABASE_URL": empty_database_url}
+    assert ran("migrate", "current", **at)[:2] == (0, "none: run `perdure migrate upgrade`\n")
+    code, out, err = ran("migrate", "upgrade", **at)
+    assert code == 0, err
+    assert out.startswith("the schema is at revision ")
+    head = out.split()[-1]
+    assert ran("migrate", "current", **at)[:2] == (0, f"{head}\n")
+    assert head in ran("migrate", "history")[1]
+    assert ran("migrate", "check", **at)[0] == 0
+    assert ran("migrate", "downgrade", "base", **at)[:2] == (0, "the schema is at revision base\n")
+    code, _, err = ran("migrate", "upgrade", "nonsense", **at)
+    assert code == 2
+    assert err.splitlines()[-1].startswith("perdure: ")
+    assert "Traceback" not in err

@@ -1,0 +1,201 @@
+"""`python my_agent.py`, `perdure serve` and where their parts come from."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from perdure import Agent
+from perdure.launch import asgi, port_of
+from perdure.loader import load_agent
+from perdure.settings import Settings
+from tests.support.processes import (
+    PERDURE,
+    ROOT,
+    finished,
+    serving,
+    surroundings,
+    text_of,
+)
+
+ECHO = """
+from perdure import bindufy
+config = {"name": "echo", "deployment": {"url": "http://localhost:%d"}}
+bindufy(config, lambda messages: messages[-1]["content"])
+print("after")
+"""
+HOSTILE = "raise SystemExit('this is not the module that was meant')"
+
+
+@pytest.fixture
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port: int = free.getsockname()[1]
+    return port
+
+
+@pytest.fixture
+def taken_port() -> Iterator[int]:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        yield taken.getsockname()[1]
+
+
+@pytest.fixture
+def hostile(tmp_path: Path) -> Path:
+    """A folder with an author's own packages, called as ours and as a library of ours."""
+    for name in ("api", "worker", "alembic", "perdure"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text(HOSTILE)
+    return tmp_path
+
+
+def test_a_script_serves_its_agent(tmp_path: Path, free_port: int) -> None:
+    (tmp_path / "my_agent.py").write_text(ECHO % free_port)
+    with serving([sys.executable, "my_agent.py"], cwd=tmp_path) as server:
+        assert server.url == f"http://127.0.0.1:{free_port}"
+        assert text_of(server.send("hello")) == "hello"
+        assert httpx.get(f"{server.url}/healthz").status_code == 200
+        assert server.stop(signal.SIGTERM) == 0
+
+
+def test_a_script_goes_on_when_the_server_has_ended(tmp_path: Path) -> None:
+    (tmp_path / "my_agent.py").write_text(ECHO % 1)
+    with serving([sys.executable, "my_agent.py"], cwd=tmp_path, env=surroundings(PORT="0")) as server:
+        server.process.send_signal(signal.SIGTERM)
+        out, _ = server.process.communicate(timeout=40)
+    assert out.splitlines()[-1] == "after"
+
+
+def test_interrupted_is_130(tmp_path: Path) -> None:
+    (tmp_path / "my_agent.py").write_text(ECHO % 1)
+    with serving([sys.executable, "my_agent.py"], cwd=tmp_path, env=surroundings(PORT="0")) as server:
+        server.process.send_signal(signal.SIGINT)
+        out, _ = server.process.communicate(timeout=40)
+    assert server.process.returncode == 130
+    assert "after" not in out
+    assert "Traceback" not in out
+
+
+def test_loading_it_does_not_serve(tmp_path: Path, taken_port: int) -> None:
+    (tmp_path / "my_agent.py").write_text(ECHO % taken_port)
+    assert load_agent(str(tmp_path / "my_agent.py")).config.name == "echo"
+    imported = finished([sys.executable, "-c", "import my_agent"], cwd=tmp_path)
+    assert (imported.returncode, imported.stdout) == (0, "after\n")
+
+
+@pytest.mark.parametrize(
+    ("source", "line"),
+    [
+        ("bindufy({'name': 5}, print)", "perdure: the agent's config is wrong: name: "),
+        ("bindufy({'name': 'a', 'nam': 'b'}, print)", "perdure: the agent's config is wrong: nam: "),
+        (
+            "bindufy({'name': 'a'}, lambda: 1)",
+            "perdure: the handler must take (messages) or (messages, turn)",
+        ),
+        ("bindufy({'name': 'a'}, 'print')", "perdure: the handler must be a function, not str"),
+    ],
+)
+def test_a_wrong_agent_is_one_line_and_2(tmp_path: Path, source: str, line: str) -> None:
+    (tmp_path / "my_agent.py").write_text(f"from perdure import bindufy\n{source}\n")
+    for command in ([sys.executable, "my_agent.py"], [PERDURE, "serve", "my_agent.py"]):
+        ran = finished(command, cwd=tmp_path)
+        assert (ran.returncode, ran.stdout) == (2, "")
+        assert ran.stderr.startswith(line)
+        assert ran.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("by_script", [True, False])
+def test_a_port_in_use_is_one_line_and_2(tmp_path: Path, taken_port: int, by_script: bool) -> None:
+    (tmp_path / "my_agent.py").write_text(ECHO % taken_port)
+    command = [sys.executable, "my_agent.py"] if by_script else [PERDURE, "serve", "my_agent.py"]
+    ran = finished(command, cwd=tmp_path)
+    assert ran.returncode == 2
+    assert (
+        ran.stderr
+        == f"perdure: port {taken_port} is in use: stop what uses it, or choose another with --port or PORT\n"
+    )
+
+
+def test_a_host_that_is_not_ours_is_one_line_and_2() -> None:
+    for host in ("192.0.2.1", "no.such.host.invalid"):
+        ran = finished([PERDURE, "serve", "examples/echo.py", "--host", host, "--port", "0"], cwd=ROOT)
+        assert (ran.returncode, ran.stderr) == (2, f"perdure: HOST: '{host}' is no address of this machine\n")
+
+
+def test_an_author_may_have_folders_called_like_ours(hostile: Path) -> None:
+    (hostile / "my_agent.py").write_text(ECHO % 1)
+    command = [PERDURE, "serve", "my_agent.py", "--port", "0"]
+    with serving(command, cwd=hostile) as server:
+        assert text_of(server.send("hello")) == "hello"
+        assert server.stop() == 0
+
+
+def test_with_postgres_too(hostile: Path, empty_database_url: str) -> None:
+    (hostile / "my_agent.py").write_text(ECHO % 1)
+    env = surroundings(STORAGE_TYPE="postgres", DATABASE_URL=empty_database_url, HOST="::1", PORT="0")
+    with serving([PERDURE, "serve", "my_agent.py"], cwd=hostile, env=env) as server:
+        assert server.url.startswith("http://[::1]:")
+        assert text_of(server.send("hello")) == "hello"
+        assert server.stop() == 0
+
+
+def test_an_author_may_import_modules_called_like_ours(tmp_path: Path) -> None:
+    (tmp_path / "api").mkdir()
+    (tmp_path / "api" / "__init__.py").write_text("GREETING = 'mine'\n")
+    (tmp_path / "my_agent.py").write_text(
+        "from perdure import bindufy\nimport api\nagent = bindufy({'name': 'a'}, lambda messages: api.GREETING)\n"
+    )
+    with serving([PERDURE, "serve", "my_agent.py", "--port", "0"], cwd=tmp_path) as server:
+        assert text_of(server.send("hello")) == "mine"
+
+
+def test_stopping_lets_a_turn_finish(tmp_path: Path) -> None:
+    (tmp_path / "my_agent.py").write_text(
+        "import os, signal, time\n"
+        "from perdure import bindufy\n"
+        "def handler(messages):\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    time.sleep(0.3)\n"
+        "    return 'done'\n"
+        "bindufy({'name': 'a'}, handler)\n"
+    )
+    with serving([PERDURE, "serve", "my_agent.py", "--port", "0"], cwd=tmp_path) as server:
+        assert text_of(server.send("hello")) == "done"
+        server.process.communicate(timeout=40)
+        assert server.process.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("url", "setting", "port"),
+    [
+        ("http://localhost:4000", None, 4000),
+        ("http://127.0.0.1:4000/path", None, 4000),
+        ("http://[::1]:4000", None, 4000),
+        ("http://localhost:4000", 5000, 5000),
+        ("http://localhost:4000", 0, 0),
+        ("http://localhost", None, 80),
+        ("https://agents.example.com", None, 3773),
+        ("http://agents.example.com:4000", None, 3773),
+        ("https://localhost:4000", None, 3773),
+    ],
+)
+def test_the_port_is_the_setting_or_that_of_a_local_address(url: str, setting: int | None, port: int) -> None:
+    agent = Agent.of({"name": "a", "deployment": {"url": url}}, lambda messages: None)
+    assert port_of(agent, Settings(port=setting)) == port
+
+
+async def test_as_an_asgi_application() -> None:
+    app = asgi(Agent.of({"name": "a"}, lambda messages: "hi"), Settings())
+    transport = httpx.ASGITransport(app=app)
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url="http://a") as client,
+    ):
+        answer = await client.get("/.well-known/agent-card.json")
+    assert answer.json()["name"] == "a"
