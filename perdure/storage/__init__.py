@@ -290,7 +290,8 @@ class Storage(Protocol):
         """
 
     async def renew_claims(self, claims: Sequence[Claim], lease: float) -> Mapping[Claim, Held]:
-        """Extend the leases to `lease` seconds from now. A claim that is missing in the answer was locked by someone: ask again."""
+        """Extend the leases to `lease` seconds from now. A claim that is missing in the answer was locked by someone:
+        ask again."""
 
     async def update_task(
         self,
@@ -312,8 +313,8 @@ class Storage(Protocol):
         Any other state ends the turn: lease and context slot are freed, `rings` says what became claimable. If a message came in
         that the turn was not given, a `completed` or interrupted end commits its output and becomes `submitted` instead.
         `metadata` is merged into the task's, top level, a None removes the key. Artifacts are whole unless they are chunks.
-        Ids are complete when they get here. `LeaseLost`; `ValueError` for a state that `working` cannot become or that is `submitted`, and for a `status_message`
-        without the end of the turn.
+        Ids are complete when they get here. `LeaseLost`; `ValueError` for a state that `working` cannot become, and for
+        `submitted`.
         """
 
     async def release_task(
@@ -322,8 +323,8 @@ class Storage(Protocol):
         """The turn will not be finished here, and its handler has ended.
 
         `working`: back to `submitted` (a status event of attempt 0, so not lost itself, whose metadata has `{"reason": reason}`),
-        due in `delay` seconds, its output lost; `failed` counts one failure, else no budget is touched. Ended (canceled): the lease and the context's slot are
-        freed. A claim that is no longer held: nothing. Returns what became claimable.
+        due in `delay` seconds, its output lost; `failed` counts one failure, else no budget is touched. Ended (canceled): the
+        lease and the context's slot are freed. A claim that is no longer held: nothing. Returns what became claimable.
         """
 
     # ------------------------------------------------------------------ sweeps

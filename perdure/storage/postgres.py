@@ -140,22 +140,28 @@ class PostgresStorage:
 
         row = await self._database.run(insert)
         if row is None:
-            return Accepted(await self._bare(new.owner, new.task_id), Ring(new.task_id, 1))
+            return await self._submitted_before(new)
         task = Task(
             task_id=new.task_id,
             context_id=new.context_id,
             owner=new.owner,
             state=TaskState.SUBMITTED,
             status_message=None,
-            status_timestamp=row["status_timestamp"],
+            status_timestamp=row["created_at"],
             metadata=dict(new.metadata),
             history=(message,),
             artifacts=(),
             created_at=row["created_at"],
-            updated_at=row["updated_at"],
+            updated_at=row["created_at"],
             last_seq=1,
         )
         return Accepted(task, Ring(new.task_id, 1) if row["first"] else None)
+
+    async def _submitted_before(self, new: NewTask) -> Accepted:
+        task = await self._bare(new.owner, new.task_id)
+        events = await self.events_since(new.owner, new.task_id, 0, limit=1)
+        history = tuple(event.body for event in events if isinstance(event.body, Message))
+        return Accepted(replace(task, history=history), Ring(new.task_id, 1))
 
     async def continue_task(self, owner: str, task_id: UUID, message: Message) -> Accepted:
         stored = complete(message, "", task_id)
@@ -174,7 +180,7 @@ class PostgresStorage:
         if row is None:
             raise TaskNotFound(task_id)
         if not row["kept"]:
-            _refuse_message(task_id, row, message)
+            _refuse_message(row, message)
         ring = Ring(task_id, row["dispatch"]) if row["first"] else None
         task = await self._bare(owner, task_id)
         return Accepted(replace(task, history=(replace(stored, context_id=task.context_id),)), ring)
@@ -255,8 +261,7 @@ class PostgresStorage:
         self, holder: str, token: UUID, *, lease: float, history: int = 200
     ) -> ClaimedTurn | None:
         async def claim(connection: Any, again: bool) -> ClaimedTurn | None:
-            row = await connection.fetchrow(sql.CLAIMED, token) if again else None
-            row = row or await connection.fetchrow(sql.CLAIM, holder, token, lease)
+            row = await connection.fetchrow(sql.CLAIM, holder, token, lease)
             if row is None:
                 return None
             said_rows = await connection.fetch(
@@ -297,10 +302,10 @@ class PostgresStorage:
         new_artifacts: Sequence[Artifact | ArtifactChunk] = (),
         metadata: Mapping[str, Any] | None = None,
     ) -> Written:
-        ends = ends_turn(state, status_message)
+        ends = ends_turn(state)
         dumped = [dump_body(body) for body in bodies(new_messages, new_artifacts)]
-        if not ends and status_metadata is not None:
-            dumped.append(dump_body(StatusChange(TaskState.WORKING, metadata=status_metadata)))
+        if not ends and (status_message or status_metadata):
+            dumped.append(dump_body(StatusChange(TaskState.WORKING, status_message, status_metadata or {})))
         given, removed = _change(metadata or {})
         fence = (
             claim.task_id,
@@ -313,7 +318,7 @@ class PostgresStorage:
             [dumps(payload) for _, payload in dumped],
         )
         if state is None or not ends:
-            row = await self._row(sql.WRITE, *fence)
+            row = await self._row(sql.WRITE, *fence, message_json(status_message))
             return (
                 Written(TaskState.WORKING, row["last_seq"]) if row else await self._refused(claim, write_no)
             )
@@ -557,11 +562,14 @@ class PostgresStorage:
 
 
 async def _renew(connection: Any, claims: Sequence[Claim], lease: float) -> Mapping[Claim, Held]:
-    by_task = {claim.task_id: claim for claim in claims}
     rows = await connection.fetch(
-        sql.RENEW, list(by_task), [claim.token for claim in by_task.values()], lease
+        sql.RENEW,
+        [claim.task_id for claim in claims],
+        [claim.attempt for claim in claims],
+        [claim.token for claim in claims],
+        lease,
     )
-    return {by_task[row["task_id"]]: Held(row["found"]) for row in rows if row["found"] != "locked"}
+    return {claims[row["place"] - 1]: Held(row["found"]) for row in rows if row["found"] != "locked"}
 
 
 def _rings(task_id: UUID, row: Row) -> tuple[Ring, ...]:
@@ -579,9 +587,9 @@ def _change(metadata: Mapping[str, Any]) -> tuple[str, list[str]]:
     return dumps(given), [key for key, value in metadata.items() if value is None]
 
 
-def _refuse_message(task_id: UUID, row: Row, message: Message) -> NoReturn:
+def _refuse_message(row: Row, message: Message) -> NoReturn:
     if message.context_id not in ("", row["context_id"]):
-        raise InvalidParams("message.contextId", f"task {task_id} belongs to another context")
+        raise InvalidParams("message.contextId", f"the task belongs to the context {row['context_id']}")
     raise UnsupportedOperation(f"the task is {row['before']} and takes no more messages")
 
 

@@ -46,15 +46,16 @@ WITH place AS (
         INSERT INTO contexts AS c (owner, context_id, last_position, waiting) VALUES ($2, $3, 1, 1)
         ON CONFLICT (owner, context_id) DO UPDATE
            SET last_position = c.last_position + 1, waiting = c.waiting + 1, updated_at = clock_timestamp()
-        RETURNING last_position, waiting, running_task),
+        RETURNING last_position, waiting, running_task, updated_at AS now),
     task AS (
-        INSERT INTO tasks (task_id, owner, context_id, position, metadata, last_seq, message_seq, dispatch)
-        SELECT $1, $2, $3, place.last_position, $4, 1, 1, 1 FROM place
-        RETURNING task_id, status_timestamp, created_at, updated_at),
+        INSERT INTO tasks (task_id, owner, context_id, position, metadata, last_seq, message_seq, dispatch,
+                           due_at, dispatched_at, status_timestamp, created_at, updated_at)
+        SELECT $1, $2, $3, place.last_position, $4, 1, 1, 1, now, now, now, now, now FROM place
+        RETURNING task_id, created_at),
     event AS (
-        INSERT INTO task_events (task_id, seq, first_seq, kind, attempt, payload)
-        SELECT task_id, 1, 1, 'message', 0, $5::jsonb FROM task)
-SELECT task.*, place.waiting = 1 AND place.running_task IS NULL AS first FROM task, place
+        INSERT INTO task_events (task_id, seq, first_seq, kind, attempt, payload, created_at)
+        SELECT task_id, 1, 1, 'message', 0, $5::jsonb, created_at FROM task)
+SELECT task.created_at, place.waiting = 1 AND place.running_task IS NULL AS first FROM task, place
 """
 
 # $1 task_id, $2 owner, $3 context_id or '', $4 message (its context is put in here)
@@ -64,7 +65,8 @@ WITH line AS (
          WHERE (c.owner, c.context_id) = (SELECT t.owner, t.context_id FROM tasks t WHERE t.task_id = $1 AND t.owner = $2)
            FOR NO KEY UPDATE),
     task AS (
-        SELECT t.task_id, t.context_id, t.state, t.state IN {INTERRUPTED} AS wakes, line.running_task
+        SELECT t.task_id, t.context_id, t.state, t.state IN {INTERRUPTED} AS wakes, line.running_task,
+               clock_timestamp() AS now
           FROM tasks t JOIN line ON t.owner = line.owner AND t.context_id = line.context_id
          WHERE t.task_id = $1 AND t.owner = $2
            FOR NO KEY UPDATE OF t),
@@ -75,20 +77,21 @@ WITH line AS (
                last_seq = t.last_seq + 1 + task.wakes::int,
                status_seq = CASE WHEN task.wakes THEN t.last_seq + 2 ELSE t.status_seq END,
                status_message = CASE WHEN task.wakes THEN NULL ELSE t.status_message END,
-               status_timestamp = CASE WHEN task.wakes THEN clock_timestamp() ELSE t.status_timestamp END,
-               due_at = CASE WHEN task.wakes THEN clock_timestamp() ELSE t.due_at END,
+               status_timestamp = CASE WHEN task.wakes THEN task.now ELSE t.status_timestamp END,
+               due_at = CASE WHEN task.wakes THEN task.now ELSE t.due_at END,
                dispatch = t.dispatch + task.wakes::int,
-               dispatched_at = CASE WHEN task.wakes THEN clock_timestamp() ELSE t.dispatched_at END,
-               updated_at = clock_timestamp()
+               dispatched_at = CASE WHEN task.wakes THEN task.now ELSE t.dispatched_at END,
+               updated_at = task.now
           FROM task
          WHERE t.task_id = task.task_id AND task.state NOT IN {TERMINAL} AND $3 IN ('', t.context_id)
         RETURNING t.*, task.wakes),
     events AS (
-        INSERT INTO task_events (task_id, seq, first_seq, kind, attempt, payload)
-        SELECT task_id, message_seq, message_seq, 'message', 0, $4::jsonb || jsonb_build_object('contextId', context_id)
+        INSERT INTO task_events (task_id, seq, first_seq, kind, attempt, payload, created_at)
+        SELECT task_id, message_seq, message_seq, 'message', 0, $4::jsonb || jsonb_build_object('contextId', context_id),
+               updated_at
           FROM changed
         UNION ALL
-        SELECT task_id, last_seq, last_seq, 'status', 0, {_SUBMITTED} FROM changed WHERE wakes),
+        SELECT task_id, last_seq, last_seq, 'status', 0, {_SUBMITTED}, updated_at FROM changed WHERE wakes),
     waits AS (
         UPDATE contexts c SET waiting = c.waiting + changed.wakes::int, updated_at = clock_timestamp()
           FROM changed WHERE c.owner = changed.owner AND c.context_id = changed.context_id)
@@ -112,26 +115,30 @@ WITH line AS (
          WHERE (c.owner, c.context_id) = (SELECT t.owner, t.context_id FROM tasks t WHERE t.task_id = $1 AND t.owner = $2)
            FOR NO KEY UPDATE),
     task AS (
-        SELECT t.task_id, t.state, line.running_task
+        SELECT t.task_id, t.state, line.running_task, clock_timestamp() AS now
           FROM tasks t JOIN line ON t.owner = line.owner AND t.context_id = line.context_id
          WHERE t.task_id = $1 AND t.owner = $2
            FOR NO KEY UPDATE OF t),
     changed AS (
         UPDATE tasks t
            SET state = 'canceled', last_seq = t.last_seq + 1, status_seq = t.last_seq + 1, status_message = $4::jsonb,
-               status_timestamp = clock_timestamp(), updated_at = clock_timestamp()
+               status_timestamp = task.now, updated_at = task.now
           FROM task
          WHERE t.task_id = task.task_id AND task.state NOT IN {TERMINAL}
-        RETURNING t.task_id, t.owner, t.context_id, t.last_seq, t.dispatch, task.state = 'submitted' AS waited),
+        RETURNING t.task_id, t.owner, t.context_id, t.position, t.last_seq, t.dispatch, t.updated_at,
+                  task.state = 'submitted' AS waited),
     event AS (
-        INSERT INTO task_events (task_id, seq, first_seq, kind, attempt, payload)
-        SELECT task_id, last_seq, last_seq, 'status', 0, $3::jsonb FROM changed),
+        INSERT INTO task_events (task_id, seq, first_seq, kind, attempt, payload, created_at)
+        SELECT task_id, last_seq, last_seq, 'status', 0, $3::jsonb, updated_at FROM changed),
     waits AS (
         UPDATE contexts c SET waiting = c.waiting - changed.waited::int, updated_at = clock_timestamp()
           FROM changed WHERE c.owner = changed.owner AND c.context_id = changed.context_id
         RETURNING CASE WHEN c.running_task IS NULL THEN c.waiting ELSE 0 END AS waiting),
     freed AS (
-        SELECT changed.* FROM changed, line WHERE line.running_task IS NULL),
+        SELECT changed.* FROM changed, line
+         WHERE line.running_task IS NULL AND waited
+           AND NOT EXISTS (SELECT FROM tasks e WHERE e.owner = changed.owner AND e.context_id = changed.context_id
+                                                 AND e.position < changed.position AND e.state = 'submitted')),
     {_NEXT}
 SELECT task.state AS before, changed.task_id IS NOT NULL AS kept, changed.dispatch, waits.waiting,
        next.task_id AS next_id, next.dispatch AS next_dispatch, {_seen("changed")}
@@ -192,36 +199,36 @@ NOTICES = """
 SELECT id AS task_id, t.last_seq, t.state FROM unnest($1::uuid[]) AS id LEFT JOIN tasks t ON t.task_id = id
 """
 
-# $1 holder, $2 token, $3 lease in seconds
+# $1 holder, $2 token, $3 lease in seconds; what the token got before is given again
 CLAIM = """
-WITH best AS (
-        SELECT t.task_id FROM tasks t JOIN contexts c ON c.owner = t.owner AND c.context_id = t.context_id
+WITH mine AS (
+        SELECT * FROM tasks WHERE lease_token = $2 AND state = 'working'),
+    best AS (
+        SELECT t.task_id, clock_timestamp() AS now
+          FROM tasks t JOIN contexts c ON c.owner = t.owner AND c.context_id = t.context_id
          WHERE t.state = 'submitted' AND t.lease_token IS NULL AND t.due_at <= now() AND c.running_task IS NULL
            AND NOT EXISTS (SELECT FROM tasks e WHERE e.owner = t.owner AND e.context_id = t.context_id
                                                  AND e.position < t.position AND e.state = 'submitted')
+           AND NOT EXISTS (SELECT FROM mine)
          ORDER BY t.due_at, t.task_id LIMIT 1
            FOR NO KEY UPDATE OF t, c SKIP LOCKED),
     claimed AS (
         UPDATE tasks t
            SET state = 'working', attempt = t.attempt + 1, write_no = 0, read_seq = t.message_seq,
-               lease_holder = $1, lease_token = $2, lease_until = clock_timestamp() + make_interval(secs => $3),
+               lease_holder = $1, lease_token = $2, lease_until = best.now + make_interval(secs => $3),
                last_seq = t.last_seq + 1, status_seq = t.last_seq + 1, status_message = NULL,
-               status_timestamp = clock_timestamp(), updated_at = clock_timestamp()
+               status_timestamp = best.now, updated_at = best.now
           FROM best WHERE t.task_id = best.task_id
         RETURNING t.*),
     slot AS (
         UPDATE contexts c SET running_task = claimed.task_id, waiting = c.waiting - 1, updated_at = clock_timestamp()
           FROM claimed WHERE c.owner = claimed.owner AND c.context_id = claimed.context_id),
     event AS (
-        INSERT INTO task_events (task_id, seq, first_seq, kind, attempt, payload)
+        INSERT INTO task_events (task_id, seq, first_seq, kind, attempt, payload, created_at)
         SELECT task_id, last_seq, last_seq, 'status', attempt,
-               jsonb_build_object('status', jsonb_build_object('state', 'TASK_STATE_WORKING')) FROM claimed)
+               jsonb_build_object('status', jsonb_build_object('state', 'TASK_STATE_WORKING')), updated_at FROM claimed)
 SELECT task_id, owner, context_id, attempt, position, last_seq FROM claimed
-"""
-
-# $1 token: what an earlier CLAIM with an unknown end got
-CLAIMED = """
-SELECT task_id, owner, context_id, attempt, position, last_seq FROM tasks WHERE lease_token = $1 AND state = 'working'
+UNION ALL SELECT task_id, owner, context_id, attempt, position, last_seq FROM mine
 """
 
 # What was said in a context up to a turn, newest pieces first until there are enough.
@@ -252,21 +259,22 @@ SELECT m.position, NULL, 0, 'message', m.payload FROM start, context_messages m
  ORDER BY 1, 3
 """
 
-# $1 task_ids, $2 tokens, $3 lease in seconds
+# $1 task_ids, $2 attempts, $3 tokens, $4 lease in seconds; answers by the claim's place in the arrays
 RENEW = """
 WITH asked AS (
-        SELECT * FROM unnest($1::uuid[], $2::uuid[]) AS a(task_id, token)),
+        SELECT * FROM unnest($1::uuid[], $2::int[], $3::uuid[]) WITH ORDINALITY AS a(task_id, attempt, token, place)),
     held AS (
-        SELECT t.task_id FROM tasks t JOIN asked ON t.task_id = asked.task_id AND t.lease_token = asked.token
+        SELECT t.task_id, asked.place FROM tasks t
+          JOIN asked ON t.task_id = asked.task_id AND t.attempt = asked.attempt AND t.lease_token = asked.token
          ORDER BY t.task_id FOR NO KEY UPDATE OF t SKIP LOCKED),
     renewed AS (
-        UPDATE tasks t SET lease_until = clock_timestamp() + make_interval(secs => $3)
-          FROM held WHERE t.task_id = held.task_id RETURNING t.task_id, t.state)
-SELECT asked.task_id,
-       CASE WHEN renewed.task_id IS NOT NULL THEN CASE WHEN renewed.state = 'working' THEN 'yes' ELSE 'canceled' END
+        UPDATE tasks t SET lease_until = clock_timestamp() + make_interval(secs => $4)
+          FROM held WHERE t.task_id = held.task_id RETURNING held.place, t.state)
+SELECT asked.place,
+       CASE WHEN renewed.place IS NOT NULL THEN CASE WHEN renewed.state = 'working' THEN 'yes' ELSE 'canceled' END
             WHEN t.task_id IS NOT NULL THEN 'locked' ELSE 'lost' END AS found
-  FROM asked LEFT JOIN renewed ON renewed.task_id = asked.task_id
-       LEFT JOIN tasks t ON t.task_id = asked.task_id AND t.lease_token = asked.token
+  FROM asked LEFT JOIN renewed ON renewed.place = asked.place
+       LEFT JOIN tasks t ON t.task_id = asked.task_id AND t.attempt = asked.attempt AND t.lease_token = asked.token
 """
 
 # The fence of every write of a turn.
@@ -275,47 +283,54 @@ _HELD = (
 )
 _METADATA = "metadata = (t.metadata || $5::jsonb) - $6::text[]"
 
-# $1 task_id, $2 attempt, $3 token, $4 write_no, $5 metadata, $6 keys to remove, $7 kinds, $8 payloads
+# $1 task_id, $2 attempt, $3 token, $4 write_no, $5 metadata, $6 keys to remove, $7 kinds, $8 payloads, $9 message of a
+# status that comes last, or null: it becomes the present one (progress does not)
 WRITE = f"""
-WITH written AS (
-        UPDATE tasks t SET write_no = $4, last_seq = t.last_seq + cardinality($7::text[]), {_METADATA},
-               updated_at = clock_timestamp()
-         WHERE {_HELD}
-        RETURNING t.task_id, t.attempt, t.last_seq),
+WITH held AS (
+        SELECT t.task_id, clock_timestamp() AS now FROM tasks t WHERE {_HELD} FOR NO KEY UPDATE),
+    written AS (
+        UPDATE tasks t
+           SET write_no = $4, last_seq = t.last_seq + cardinality($7::text[]), {_METADATA},
+               status_message = coalesce($9::jsonb, t.status_message),
+               status_seq = CASE WHEN $9 IS NULL THEN t.status_seq ELSE t.last_seq + cardinality($7) END,
+               status_timestamp = CASE WHEN $9 IS NULL THEN t.status_timestamp ELSE held.now END, updated_at = held.now
+          FROM held WHERE t.task_id = held.task_id
+        RETURNING t.task_id, t.attempt, t.last_seq, t.updated_at),
     events AS (
-        INSERT INTO task_events (task_id, seq, first_seq, kind, attempt, payload)
-        SELECT w.task_id, w.last_seq - cardinality($7) + e.ord, w.last_seq - cardinality($7) + e.ord, e.kind, w.attempt, e.payload
+        INSERT INTO task_events (task_id, seq, first_seq, kind, attempt, payload, created_at)
+        SELECT w.task_id, w.last_seq - cardinality($7) + e.ord, w.last_seq - cardinality($7) + e.ord, e.kind, w.attempt,
+               e.payload, w.updated_at
           FROM written w, unnest($7::text[], $8::jsonb[]) WITH ORDINALITY AS e(kind, payload, ord))
 SELECT last_seq FROM written
 """
 
-# As WRITE; $9 state, $10 status payload, $11 status message or null, $12 whether unread messages bring it back, $13 owner,
-# $14 context_id
+# As WRITE up to $8; $9 state, $10 status payload, $11 status message or null, $12 whether unread messages bring it back,
+# $13 owner, $14 context_id
 SETTLE = f"""
 WITH line AS (
         SELECT c.owner, c.context_id FROM contexts c WHERE c.owner = $13 AND c.context_id = $14 FOR NO KEY UPDATE),
     held AS (
-        SELECT t.task_id, $12 AND t.message_seq > t.read_seq AS again
+        SELECT t.task_id, $12 AND t.message_seq > t.read_seq AS again, clock_timestamp() AS now
           FROM tasks t JOIN line ON t.owner = line.owner AND t.context_id = line.context_id
          WHERE {_HELD} FOR NO KEY UPDATE OF t),
     settled AS (
         UPDATE tasks t
            SET state = CASE WHEN held.again THEN 'submitted' ELSE $9 END, write_no = $4,
                last_seq = t.last_seq + cardinality($7::text[]) + 1, status_seq = t.last_seq + cardinality($7::text[]) + 1,
-               status_message = $11::jsonb, status_timestamp = clock_timestamp(), {_METADATA},
+               status_message = $11::jsonb, status_timestamp = held.now, {_METADATA},
                lease_holder = NULL, lease_token = NULL, lease_until = NULL,
-               due_at = clock_timestamp(), dispatch = t.dispatch + held.again::int, dispatched_at = clock_timestamp(),
-               updated_at = clock_timestamp()
+               due_at = held.now, dispatch = t.dispatch + held.again::int, dispatched_at = held.now, updated_at = held.now
           FROM held WHERE t.task_id = held.task_id
-        RETURNING t.task_id, t.owner, t.context_id, t.attempt, t.state, t.last_seq, t.dispatch, held.again),
+        RETURNING t.task_id, t.owner, t.context_id, t.attempt, t.state, t.last_seq, t.dispatch, t.updated_at, held.again),
     events AS (
-        INSERT INTO task_events (task_id, seq, first_seq, kind, attempt, payload)
+        INSERT INTO task_events (task_id, seq, first_seq, kind, attempt, payload, created_at)
         SELECT s.task_id, s.last_seq - 1 - cardinality($7) + e.ord, s.last_seq - 1 - cardinality($7) + e.ord, e.kind, s.attempt,
-               e.payload
+               e.payload, s.updated_at
           FROM settled s, unnest($7::text[], $8::jsonb[]) WITH ORDINALITY AS e(kind, payload, ord)
         UNION ALL
         SELECT s.task_id, s.last_seq, s.last_seq, 'status', s.attempt,
-               CASE WHEN s.again THEN jsonb_set($10::jsonb, '{{status,state}}', '"TASK_STATE_SUBMITTED"') ELSE $10::jsonb END
+               CASE WHEN s.again THEN jsonb_set($10::jsonb, '{{status,state}}', '"TASK_STATE_SUBMITTED"') ELSE $10::jsonb END,
+               s.updated_at
           FROM settled s),
     slot AS (
         UPDATE contexts c SET running_task = NULL, waiting = c.waiting + s.again::int, updated_at = clock_timestamp()
@@ -337,7 +352,7 @@ RELEASE = f"""
 WITH line AS (
         SELECT c.owner, c.context_id FROM contexts c WHERE c.owner = $4 AND c.context_id = $5 FOR NO KEY UPDATE),
     held AS (
-        SELECT t.task_id, t.state = 'working' AS again
+        SELECT t.task_id, t.state = 'working' AS again, clock_timestamp() AS now
           FROM tasks t JOIN line ON t.owner = line.owner AND t.context_id = line.context_id
          WHERE t.task_id = $1 AND t.attempt = $2 AND t.lease_token = $3 FOR NO KEY UPDATE OF t),
     released AS (
@@ -349,14 +364,14 @@ WITH line AS (
                last_seq = t.last_seq + held.again::int,
                status_seq = CASE WHEN held.again THEN t.last_seq + 1 ELSE t.status_seq END,
                status_message = CASE WHEN held.again THEN NULL ELSE t.status_message END,
-               status_timestamp = CASE WHEN held.again THEN clock_timestamp() ELSE t.status_timestamp END,
-               due_at = clock_timestamp() + make_interval(secs => $8),
-               dispatch = t.dispatch + held.again::int, dispatched_at = clock_timestamp(), updated_at = clock_timestamp()
+               status_timestamp = CASE WHEN held.again THEN held.now ELSE t.status_timestamp END,
+               due_at = held.now + make_interval(secs => $8),
+               dispatch = t.dispatch + held.again::int, dispatched_at = held.now, updated_at = held.now
           FROM held WHERE t.task_id = held.task_id
-        RETURNING t.task_id, t.owner, t.context_id, t.last_seq, t.dispatch, held.again),
+        RETURNING t.task_id, t.owner, t.context_id, t.last_seq, t.dispatch, t.updated_at, held.again),
     event AS (
-        INSERT INTO task_events (task_id, seq, first_seq, kind, attempt, payload)
-        SELECT task_id, last_seq, last_seq, 'status', 0, $6::jsonb FROM released WHERE again),
+        INSERT INTO task_events (task_id, seq, first_seq, kind, attempt, payload, created_at)
+        SELECT task_id, last_seq, last_seq, 'status', 0, $6::jsonb, updated_at FROM released WHERE again),
     slot AS (
         UPDATE contexts c SET running_task = NULL, waiting = c.waiting + r.again::int, updated_at = clock_timestamp()
           FROM released r WHERE c.owner = r.owner AND c.context_id = r.context_id AND c.running_task = r.task_id
@@ -381,7 +396,8 @@ WITH lapsed AS (
          WHERE (c.owner, c.context_id) IN (SELECT owner, context_id FROM lapsed)
          ORDER BY c.owner, c.context_id FOR NO KEY UPDATE SKIP LOCKED),
     held AS (
-        SELECT t.task_id, t.state = 'working' AND t.crashes + 1 < $2 AS again, t.state = 'working' AS worked
+        SELECT t.task_id, t.state = 'working' AND t.crashes + 1 < $2 AS again, t.state = 'working' AS worked,
+               clock_timestamp() AS now
           FROM tasks t JOIN line ON t.owner = line.owner AND t.context_id = line.context_id
          WHERE t.lease_token IS NOT NULL AND t.lease_until < clock_timestamp() - make_interval(secs => $1)
          ORDER BY t.task_id FOR NO KEY UPDATE OF t SKIP LOCKED),
@@ -393,15 +409,19 @@ WITH lapsed AS (
                lost_attempts = CASE WHEN held.worked THEN t.lost_attempts || t.attempt ELSE t.lost_attempts END,
                last_seq = t.last_seq + held.worked::int,
                status_seq = CASE WHEN held.worked THEN t.last_seq + 1 ELSE t.status_seq END,
-               status_message = CASE WHEN held.again THEN NULL WHEN held.worked THEN $6::jsonb ELSE t.status_message END,
-               status_timestamp = CASE WHEN held.worked THEN clock_timestamp() ELSE t.status_timestamp END,
-               due_at = clock_timestamp(),
-               dispatch = t.dispatch + held.again::int, dispatched_at = clock_timestamp(), updated_at = clock_timestamp()
+               status_message = CASE WHEN held.again THEN NULL
+                                     WHEN held.worked THEN $6::jsonb || jsonb_build_object('contextId', t.context_id,
+                                                                                           'taskId', t.task_id)
+                                     ELSE t.status_message END,
+               status_timestamp = CASE WHEN held.worked THEN held.now ELSE t.status_timestamp END,
+               due_at = held.now, dispatch = t.dispatch + held.again::int, dispatched_at = held.now, updated_at = held.now
           FROM held WHERE t.task_id = held.task_id
-        RETURNING t.task_id, t.owner, t.context_id, t.state, t.attempt, t.last_seq, t.dispatch, held.again, held.worked),
+        RETURNING t.task_id, t.owner, t.context_id, t.state, t.attempt, t.last_seq, t.dispatch,
+                  t.status_message, t.updated_at, held.again, held.worked),
     event AS (
-        INSERT INTO task_events (task_id, seq, first_seq, kind, attempt, payload)
-        SELECT task_id, last_seq, last_seq, 'status', 0, CASE WHEN again THEN $4::jsonb ELSE $5::jsonb END
+        INSERT INTO task_events (task_id, seq, first_seq, kind, attempt, payload, created_at)
+        SELECT task_id, last_seq, last_seq, 'status', 0,
+               CASE WHEN again THEN $4::jsonb ELSE jsonb_set($5::jsonb, '{{status,message}}', status_message) END, updated_at
           FROM rescued WHERE worked),
     slot AS (
         UPDATE contexts c SET running_task = NULL, waiting = c.waiting + r.again::int, updated_at = clock_timestamp()

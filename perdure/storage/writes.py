@@ -13,11 +13,9 @@ YIELDS_TO_UNREAD = frozenset({TaskState.COMPLETED, TaskState.INPUT_REQUIRED, Tas
 """Ends of a turn that give way to a message which the turn has not seen; the other ends are final."""
 
 
-def ends_turn(state: TaskState | None, status_message: Message | None) -> bool:
+def ends_turn(state: TaskState | None) -> bool:
     """Whether a write with `state` ends its turn. `ValueError` for what a turn cannot write."""
     if state is None or state is TaskState.WORKING:
-        if status_message is not None:
-            raise ValueError("a status message comes with the end of a turn")
         return False
     if state is TaskState.SUBMITTED or state not in TRANSITIONS[TaskState.WORKING]:
         raise ValueError(f"a turn cannot make its task {state}")
