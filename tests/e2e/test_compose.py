@@ -125,7 +125,7 @@ class Local:
     )
     def becomes_healthy(self, service: Service, process: subprocess.Popen[bytes]) -> bool:
         """Ask until it is; RetryError when it takes too long, AssertionError when it has ended."""
-        assert process.poll() is None, f"{process.args} has ended, see its log in {self.folder}"
+        assert process.poll() is None, f"{process.args!r} has ended, see its log in {self.folder}"
         return self.is_healthy(service)
 
 
