@@ -59,7 +59,7 @@ def started(
         finally:
             if process.poll() is None:
                 process.kill()
-            process.communicate()
+            process.wait()
 
 
 @contextmanager
@@ -87,19 +87,20 @@ class Server:
         self.process = process
         self.url = url
 
-    def send(self, text: str, **members: Any) -> dict[str, Any]:
-        """`message/send` of A2A 0.3: the result."""
+    def send(self, text: str, *, blocking: bool = True, **members: Any) -> dict[str, Any]:
+        """`message/send` of A2A 0.3: the task, once it rests, or (not `blocking`) as it is now."""
         message = {
             "messageId": os.urandom(8).hex(),
             "role": "user",
             "parts": [{"kind": "text", "text": text}],
+            **members,
         }
-        request = {
-            "jsonrpc": "2.0",
-            "id": 1,
-            "method": "message/send",
-            "params": {"message": {**message, **members}},
-        }
+        params = {"message": message, "configuration": {"blocking": blocking}}
+        return self.call("message/send", params)
+
+    def call(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
+        """One call of A2A 0.3; its result."""
+        request = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
         answer = httpx.post(self.url, json=request, timeout=30).raise_for_status().json()
         assert "error" not in answer, answer
         result: dict[str, Any] = answer["result"]

@@ -1,0 +1,134 @@
+"""Both storages, opened, each with hands on its clock: tests force the time, they never wait for it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Collection
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from heapq import heappush
+from typing import Any, Protocol
+from uuid import UUID
+
+import asyncpg
+
+from perdure.storage import Storage
+from perdure.storage.memory import MemoryStorage
+
+DAY = 86_400.0
+
+
+class Clock(Protocol):
+    """What only time could do otherwise. Seconds."""
+
+    async def expire_lease(self, task_id: UUID, ago: float = DAY) -> None:
+        """Its lease ended `ago` seconds ago."""
+
+    async def lease_left(self, task_id: UUID) -> float:
+        """How long its lease still is."""
+
+    async def make_due(self, task_id: UUID) -> None:
+        """Its due time is now."""
+
+    async def age_ring(self, task_id: UUID, ago: float) -> None:
+        """It became due and was rung for `ago` seconds ago."""
+
+    async def set_status_time(self, task_ids: Collection[UUID], time: datetime) -> None:
+        """They all took their status at `time`."""
+
+
+@dataclass
+class Opened:
+    """A storage and its clock."""
+
+    storage: Storage
+    clock: Clock
+
+
+@asynccontextmanager
+async def opened_memory(**options: Any) -> AsyncIterator[Opened]:
+    """A MemoryStorage."""
+    storage = MemoryStorage(**options)
+    await storage.open()
+    yield Opened(storage, MemoryClock(storage))
+    await storage.close()
+
+
+@asynccontextmanager
+async def opened_postgres(database_url: str) -> AsyncIterator[Opened]:
+    """A PostgresStorage on a migrated database."""
+    from perdure.settings import StorageSettings
+    from perdure.storage.postgres import PostgresStorage
+
+    storage = PostgresStorage(database_url, settings=StorageSettings())
+    await storage.open()
+    connection = await asyncpg.connect(database_url)
+    try:
+        yield Opened(storage, PostgresClock(connection))
+    finally:
+        await connection.close()
+        await storage.close()
+
+
+class MemoryClock:
+    """Reaches into the rows."""
+
+    def __init__(self, storage: MemoryStorage) -> None:
+        self._ledger = storage._ledger
+
+    async def expire_lease(self, task_id: UUID, ago: float = DAY) -> None:
+        row = self._ledger.tasks[task_id]
+        assert row.lease_until is not None
+        row.lease_until = self._ledger.now() - timedelta(seconds=ago)
+
+    async def lease_left(self, task_id: UUID) -> float:
+        lease_until = self._ledger.tasks[task_id].lease_until
+        assert lease_until is not None
+        return (lease_until - self._ledger.now()).total_seconds()
+
+    async def make_due(self, task_id: UUID) -> None:
+        await self._due(task_id, self._ledger.now())
+
+    async def age_ring(self, task_id: UUID, ago: float) -> None:
+        time = self._ledger.now() - timedelta(seconds=ago)
+        self._ledger.tasks[task_id].dispatched_at = time
+        await self._due(task_id, time)
+
+    async def _due(self, task_id: UUID, time: datetime) -> None:
+        self._ledger.tasks[task_id].due_at = time
+        heappush(self._ledger._ready, (time, task_id))
+
+    async def set_status_time(self, task_ids: Collection[UUID], time: datetime) -> None:
+        for task_id in task_ids:
+            self._ledger.tasks[task_id].status_timestamp = time
+
+
+class PostgresClock:
+    """Writes the columns."""
+
+    def __init__(self, connection: asyncpg.Connection[asyncpg.Record]) -> None:
+        self._connection = connection
+
+    async def expire_lease(self, task_id: UUID, ago: float = DAY) -> None:
+        await self._set("lease_until = clock_timestamp() - make_interval(secs => $2)", task_id, ago)
+
+    async def lease_left(self, task_id: UUID) -> float:
+        left = await self._connection.fetchval(
+            "SELECT extract(epoch FROM lease_until - clock_timestamp()) FROM tasks WHERE task_id = $1",
+            task_id,
+        )
+        return float(left)
+
+    async def make_due(self, task_id: UUID) -> None:
+        await self._set("due_at = clock_timestamp()", task_id)
+
+    async def age_ring(self, task_id: UUID, ago: float) -> None:
+        past = "clock_timestamp() - make_interval(secs => $2)"
+        await self._set(f"due_at = {past}, dispatched_at = {past}", task_id, ago)
+
+    async def set_status_time(self, task_ids: Collection[UUID], time: datetime) -> None:
+        for task_id in task_ids:
+            await self._set("status_timestamp = $2", task_id, time)
+
+    async def _set(self, change: str, *values: object) -> None:
+        await self._connection.execute(f"UPDATE tasks SET {change} WHERE task_id = $1", *values)
