@@ -56,14 +56,15 @@ async def opened_memory(**options: Any) -> AsyncIterator[Opened]:
 
 @asynccontextmanager
 async def opened_postgres(database_url: str) -> AsyncIterator[Opened]:
-    """A PostgresStorage on a migrated database."""
+    """A PostgresStorage on a migrated database, which it finds empty."""
     from perdure.settings import StorageSettings
     from perdure.storage.postgres import PostgresStorage
 
-    storage = PostgresStorage(database_url, settings=StorageSettings())
-    await storage.open()
+    storage = PostgresStorage(database_url, settings=StorageSettings(run_migrations_on_startup=False))
     connection = await asyncpg.connect(database_url)
     try:
+        await connection.execute("DELETE FROM contexts; DELETE FROM workers")
+        await storage.open()
         yield Opened(storage, PostgresClock(connection))
     finally:
         await connection.close()
