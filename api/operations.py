@@ -46,7 +46,7 @@ class Call:
 
 
 Answer = Callable[[Call], Awaitable[Any]]
-Stream = Callable[[Call], AsyncIterator[Task | Update]]
+Stream = Callable[[Call], AsyncIterator[Task | Update | None]]
 
 
 # ------------------------------------------------------------------ messages
@@ -63,7 +63,7 @@ def stream_message(call: Call) -> AsyncIterator[Task | Update]:
     return call.manager.stream_message(call.caller, call.dialect.read_send(call.params))
 
 
-def subscribe(call: Call) -> AsyncIterator[Task | Update]:
+def subscribe(call: Call) -> AsyncIterator[Task | Update | None]:
     """SubscribeToTask; with a `Last-Event-ID` it goes on after that event."""
     asked = reading.read(reading.GetTask, call.params)
     return call.manager.subscribe(

@@ -22,18 +22,15 @@ _SEPARATORS = {b"\xc2\x85": b"\\u0085", b"\xe2\x80\xa8": b"\\u2028", b"\xe2\x80\
 
 
 async def event_stream(
-    items: AsyncIterator[Task | Update],
+    items: AsyncIterator[Task | Update | None],
     say: Callable[[Task | Update], Any],
     fail: Callable[[Exception], Any],
     *,
     keep_alive: float,
 ) -> Response:
     """A response that says every item. Raises what the first item raises, while there is still time for another answer; a later
-    error ends the stream with the frame that `fail` makes, and the client resumes from the last id it saw."""
-    try:
-        first = await anext(items)
-    except StopAsyncIteration:
-        first = None
+    error ends the stream with the frame that `fail` makes, and the client resumes from the last id it saw. None is not said."""
+    first = await anext(items, None)
     return EventSourceResponse(
         _frames(first, items, say, fail),
         ping=keep_alive,
@@ -44,17 +41,17 @@ async def event_stream(
 
 async def _frames(
     first: Task | Update | None,
-    items: AsyncIterator[Task | Update],
+    items: AsyncIterator[Task | Update | None],
     say: Callable[[Task | Update], Any],
     fail: Callable[[Exception], Any],
 ) -> AsyncIterator[bytes]:
     async with aclosing(items):  # type: ignore[type-var] # the iterators are generators
         try:
-            if first is None:
-                return
-            yield frame(say(first), number=_number(first))
+            if first is not None:
+                yield frame(say(first), number=_number(first))
             async for item in items:
-                yield frame(say(item), number=_number(item))
+                if item is not None:
+                    yield frame(say(item), number=_number(item))
         except Exception as error:
             yield frame(fail(error), event="error")
 

@@ -96,23 +96,22 @@ class TaskManager:
 
     async def subscribe(
         self, caller: Caller, task_id: str, *, after: int | None = None, history_length: int | None = None
-    ) -> AsyncIterator[Task | Update]:
+    ) -> AsyncIterator[Task | Update | None]:
         """The task as it stands, then its updates until it ends, gap-free.
 
-        With `after` (an event's number): no snapshot, but every update since; also of a task that has ended. Without it a task
-        that has ended is `UnsupportedOperation`.
+        With `after` (an event's number): no snapshot (but None, as soon as the stream stands), then every update since; also of a
+        task that has ended. Without it a task that has ended is `UnsupportedOperation`.
         """
         self._need_streaming()
         found = _known(task_id)
         with self._watch.waiter(found) as waiter:
             length = history_length if after is None else 0
             task = await self._storage.load_task(caller.owner, found, history_length=length)
-            if after is None:
-                if task.state.terminal:
-                    raise UnsupportedOperation(
-                        f"task {task_id} has ended ({task.state}): there is nothing to subscribe to"
-                    )
-                yield task
+            if after is None and task.state.terminal:
+                raise UnsupportedOperation(
+                    f"task {task_id} has ended ({task.state}): there is nothing to subscribe to"
+                )
+            yield task if after is None else None
             cursor = task.last_seq if after is None else min(after, task.last_seq)
             if task.state.terminal and cursor == task.last_seq:
                 return

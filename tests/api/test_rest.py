@@ -1,0 +1,106 @@
+"""HTTP+JSON 1.0: paths, statuses, content types, errors."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.api.front import Front, at_once, message, texts
+
+
+async def test_send_get_cancel_and_list(front: Front) -> None:
+    response = await front.http.post("/message:send", json=at_once("hi"))
+    assert response.status_code == 200
+    assert response.headers["content-type"] == "application/json"
+    task = response.json()["task"]
+    assert task["status"]["state"] == "TASK_STATE_SUBMITTED"
+    assert (await front.http.get(f"/tasks/{task['id']}")).json() == task
+    assert (await front.http.get("/tasks")).json()["tasks"] == [task]
+    canceled = (await front.http.post(f"/tasks/{task['id']}:cancel", json={"metadata": {}})).json()
+    assert canceled["status"]["state"] == "TASK_STATE_CANCELED"
+
+
+async def test_a_blocking_send(echoing: Front) -> None:
+    sent = (await echoing.http.post("/message:send", json={"message": message("hi")})).json()
+    assert texts(sent["task"]["artifacts"]) == ["hi"]
+
+
+async def test_a_cancel_needs_no_body(front: Front) -> None:
+    task = (await front.http.post("/message:send", json=at_once())).json()["task"]
+    assert (await front.http.post(f"/tasks/{task['id']}:cancel")).status_code == 200
+
+
+async def test_the_path_has_the_last_word_over_the_body(front: Front) -> None:
+    task = (await front.http.post("/message:send", json=at_once())).json()["task"]
+    response = await front.http.post(f"/tasks/{task['id']}:cancel", json={"id": "another"})
+    assert response.json()["id"] == task["id"]
+
+
+async def test_every_path_is_there_under_a_tenant(front: Front) -> None:
+    task = (await front.http.post("/acme/message:send", json=at_once())).json()["task"]
+    assert (await front.http.get(f"/acme/tasks/{task['id']}")).json() == task
+    assert (await front.http.get("/acme/tasks")).json()["totalSize"] == 1
+    assert (await front.http.post(f"/acme/tasks/{task['id']}:cancel")).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("headers", "expected"),
+    [
+        ({}, "application/json"),
+        ({"Accept": "application/a2a+json"}, "application/a2a+json"),
+        ({"Accept": "application/json, application/a2a+json"}, "application/a2a+json"),
+        ({"Content-Type": "application/a2a+json"}, "application/a2a+json"),
+        ({"Accept": "*/*"}, "application/json"),
+    ],
+)
+async def test_the_media_type_of_the_answer(front: Front, headers: dict[str, str], expected: str) -> None:
+    response = await front.http.post("/message:send", json=at_once(), headers=headers)
+    assert response.status_code == 200
+    assert response.headers["content-type"] == expected
+    response = await front.http.get("/tasks/x", headers=headers)
+    assert response.headers["content-type"] == expected
+
+
+async def test_an_error_is_a_google_rpc_status(front: Front) -> None:
+    response = await front.http.get("/tasks/x")
+    assert response.status_code == 404
+    assert response.json() == {
+        "error": {
+            "code": 404,
+            "status": "NOT_FOUND",
+            "message": "there is no task x",
+            "details": [
+                {
+                    "@type": "type.googleapis.com/google.rpc.ErrorInfo",
+                    "reason": "TASK_NOT_FOUND",
+                    "domain": "a2a-protocol.org",
+                    "metadata": {},
+                }
+            ],
+        }
+    }
+
+
+async def test_a_wrong_field_is_named(front: Front) -> None:
+    response = await front.http.post("/message:send", json={"message": message(parts=[])})
+    assert response.status_code == 400
+    error = response.json()["error"]
+    assert error["status"] == "INVALID_ARGUMENT"
+    assert error["details"][1]["fieldViolations"][0]["field"] == "message.parts"
+
+
+async def test_statuses_of_errors(front: Front) -> None:
+    json = {"Content-Type": "application/json"}
+    task = (await front.http.post("/message:send", json=at_once())).json()["task"]
+    await front.http.post(f"/tasks/{task['id']}:cancel")
+    assert (await front.http.post(f"/tasks/{task['id']}:cancel")).status_code == 400
+    more = {"message": message("more", taskId=task["id"])}
+    assert (await front.http.post("/message:send", json=more)).status_code == 400
+    assert (await front.http.post("/message:send", content=b"{", headers=json)).status_code == 400
+    assert (await front.http.post("/message:send", json=[])).status_code == 400
+    assert (await front.http.post("/message:send")).status_code == 400
+    assert (await front.http.get("/message:send")).status_code == 405
+    assert (await front.http.get("/tasks?contextId=%00")).status_code == 400
+    assert (await front.http.get("/tasks/%00")).status_code == 400
+    assert (await front.http.get("/tasks?pageSize=0")).status_code == 400
+    assert (await front.http.get("/extendedAgentCard")).status_code == 400
+    assert await front.stored() == 1
