@@ -1,0 +1,98 @@
+"""The documentation is true: its code runs, its charts and tables are those of the code, its links lead somewhere."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from perdure.tasks import TRANSITIONS
+from tests.support.processes import PERDURE, ROOT, Server, serving, surroundings, text_of
+
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def rows(page: Path) -> list[list[str]]:
+    """The cells of all tables of a page."""
+    lines = [line for line in page.read_text().splitlines() if line.startswith("|") and "---" not in line]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+@pytest.fixture(scope="module")
+def echo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("echo")
+    command = [PERDURE, "serve", str(ROOT / "examples" / "echo.py"), "--port", "0"]
+    with serving(command, cwd=folder, env=surroundings(LOG__FORMAT="json")) as server:
+        yield server
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_python_blocks_run(page: Path) -> None:
+    for code in blocks(page, "python"):
+        exec(compile(code, str(page), "exec"), {"__name__": "documentation"})  # noqa: S102 - our own pages
+
+
+def test_the_readmes_agent_is_the_example() -> None:
+    assert blocks(ROOT / "README.md", "python")[0] == (ROOT / "examples" / "echo.py").read_text()
+
+
+def test_the_readmes_curl_answers(echo: Server) -> None:
+    [command] = [block for block in blocks(ROOT / "README.md", "sh") if block.startswith("curl")]
+    # Read as a shell reads it and sent by httpx: curl need not be on a machine that runs the tests.
+    _, address, _, header, _, body = shlex.split(command)
+    assert address == "localhost:3773"
+    name, _, value = header.partition(": ")
+    answer = httpx.post(echo.url, content=body, headers={name: value}).json()
+    assert answer["result"]["task"]["artifacts"][0]["parts"] == [{"text": "hello"}]
+
+
+def test_the_requests_of_the_api_page_are_answered(echo: Server) -> None:
+    task = echo.send("hello")
+    assert text_of(task) == "hello"
+    for block in blocks(ROOT / "docs" / "api.md", "json"):
+        request = block.replace("<task id>", task["id"]).replace("<context id>", task["contextId"])
+        assert "result" in httpx.post(echo.url, json=json.loads(request)).json(), request
+
+
+def test_the_state_chart_is_the_state_machine() -> None:
+    [chart] = blocks(ROOT / "docs" / "architecture.md", "mermaid")
+    drawn = set(re.findall(r"^ +(\S+) --> (\S+)$", chart, re.MULTILINE))
+    arrows = {(str(before), str(after)) for before, afters in TRANSITIONS.items() for after in afters}
+    ends = {(str(state), "[*]") for state in TRANSITIONS if state.terminal}
+    assert drawn == arrows | ends | {("[*]", "submitted")}
+
+
+def test_the_tests_that_are_named_exist() -> None:
+    """`tests/folder/test_file.py::test_name` in a table names a test; without the name, a file."""
+    named = [
+        name
+        for page in (ROOT / "README.md", ROOT / "docs" / "guarantees.md")
+        for row in rows(page)
+        for cell in row
+        for name in re.findall(r"`(tests/[^`]+)`", cell)
+    ]
+    assert len(named) > 20
+    for name in named:
+        file, _, test = name.partition("::")
+        tree = ast.parse((ROOT / file).read_text())
+        functions = {
+            node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        }
+        assert not test or test in functions, name
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)", page.read_text()):
+        if "://" not in target:
+            assert (page.parent / target).exists(), target
