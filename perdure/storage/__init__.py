@@ -80,8 +80,9 @@ class Claim:
 class ClaimedTurn:
     """A claim with what its handler needs.
 
-    `task` holds all that settled so far. `conversation` is what was said in the context up to and with this task, oldest
-    first, the agent's artifacts and questions as messages with the role agent; at most `history` of them.
+    `task` holds all that settled so far, of its history the last `history` messages. `conversation` is what was said in the
+    context up to and with this task, oldest first, the agent's artifacts and questions as messages with the role agent; the last
+    `history` of them.
     """
 
     claim: Claim

@@ -13,7 +13,8 @@ from uuid import UUID
 
 from perdure.errors import ContextNotFound, TaskNotFound
 from perdure.storage import NewTask
-from perdure.storage._rows import ContextRow, TaskRow, complete, draft, to_json
+from perdure.storage._rows import ContextRow, TaskRow, draft, to_json
+from perdure.storage.writes import complete
 from perdure.tasks import Ring, TaskState
 
 

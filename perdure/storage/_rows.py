@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from heapq import heappop, heappush
 from operator import attrgetter
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import orjson
 
@@ -40,16 +40,6 @@ def merged(metadata: bytes, change: Mapping[str, Any] | None) -> bytes:
     both = {**orjson.loads(metadata), **change}
     removed = {key for key, value in change.items() if value is None}
     return to_json({key: value for key, value in both.items() if key not in removed})
-
-
-def complete(message: Message, context_id: str, task_id: UUID | None = None) -> Message:
-    """With the ids that its sender could not know, or got wrong."""
-    return replace(
-        message,
-        message_id=message.message_id or str(uuid4()),
-        context_id=context_id,
-        task_id=str(task_id) if task_id else message.task_id,
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +82,6 @@ class TaskRow:
     state: TaskState = TaskState.SUBMITTED
     status_seq: int = 0
     log: list[_Entry] = field(default_factory=list)
-    message_ids: set[str] = field(default_factory=set)
     lost_attempts: set[int] = field(default_factory=set)
     unread: bool = False
     attempt: int = 0
@@ -113,8 +102,7 @@ class TaskRow:
         self.log.append(_Entry(attempt, time, event.kind, event.payload))
         self.updated_at = time
         match event.body:
-            case Message(message_id=message_id):
-                self.message_ids.add(message_id)
+            # Progress without a message leaves the present status as it is.
             case StatusChange(state=state, message=message) if state is not self.state or message:
                 self.state, self.status_seq, self.status_timestamp = state, self.last_seq, time
 

@@ -44,10 +44,10 @@ from perdure.storage import (
     Written,
 )
 from perdure.storage._ledger import Ledger
-from perdure.storage._rows import Body, ContextRow, TaskRow, complete, draft, merged, to_json
+from perdure.storage._rows import ContextRow, TaskRow, draft, merged, to_json
 from perdure.storage.keeper import Renew, ThreadKeeper
+from perdure.storage.writes import YIELDS_TO_UNREAD, bodies, complete, crashed, ends_turn
 from perdure.tasks import (
-    TRANSITIONS,
     Artifact,
     ArtifactChunk,
     Event,
@@ -57,12 +57,7 @@ from perdure.tasks import (
     StatusChange,
     Task,
     TaskState,
-    TextPart,
 )
-
-_GOES_ON = (None, TaskState.WORKING)
-_WAITS_FOR_UNREAD = (TaskState.COMPLETED, TaskState.INPUT_REQUIRED, TaskState.AUTH_REQUIRED)
-_CRASHED = "The agent stopped unexpectedly each time it worked on this task. It will not be tried again."
 
 
 class MemoryStorage:
@@ -96,8 +91,6 @@ class MemoryStorage:
             row = self._ledger.row(owner, task_id)
             if message.context_id not in ("", row.context_id):
                 raise InvalidParams("message.contextId", f"the task belongs to the context {row.context_id}")
-            if message.message_id in row.message_ids:
-                return self._accepted(row)
             if row.state.terminal:
                 raise UnsupportedOperation(f"the task is {row.state} and takes no more messages")
             now = self._ledger.now()
@@ -176,7 +169,7 @@ class MemoryStorage:
                 return None
             row.unread = False
             said = self._ledger.context_of(row).said(row.place, history)
-            return ClaimedTurn(claim=row.claim(token), task=row.task(), conversation=said)
+            return ClaimedTurn(claim=row.claim(token), task=row.task(history), conversation=said)
 
     def _held_with(self, token: UUID) -> TaskRow | None:
         return next((row for row in self._ledger.held.values() if row.token == token), None)
@@ -218,24 +211,23 @@ class MemoryStorage:
         new_artifacts: Sequence[Artifact | ArtifactChunk] = (),
         metadata: Mapping[str, object] | None = None,
     ) -> Written:
-        if state not in _GOES_ON and state not in TRANSITIONS[TaskState.WORKING] - {TaskState.SUBMITTED}:
-            raise ValueError(f"a turn cannot make its task {state}")
+        ends = ends_turn(state)
         with self._lock:
             row = self._fenced(claim, write_no)
             if row.write_no == write_no:
                 return self._written(row)
-            if row.unread and state in _WAITS_FOR_UNREAD:
+            if row.unread and state in YIELDS_TO_UNREAD:
                 state = TaskState.SUBMITTED
-            bodies: list[Body] = [*new_messages, *map(_chunk, new_artifacts)]
-            if state not in _GOES_ON or status_message or status_metadata:
-                bodies.append(StatusChange(state or TaskState.WORKING, status_message, status_metadata or {}))
-            drafts = [draft(body) for body in bodies]
+            drafts = [draft(body) for body in bodies(new_messages, new_artifacts)]
+            if ends or status_message or status_metadata:
+                status = StatusChange(state or TaskState.WORKING, status_message, status_metadata or {})
+                drafts.append(draft(status))
             changed_metadata = merged(row.metadata, metadata)
             now = self._ledger.now()
             for event in drafts:
                 row.append(event, row.attempt, now)
             row.metadata, row.write_no, row.updated_at = changed_metadata, write_no, now
-            rings = self._ledger.let_go(row, now) if state not in _GOES_ON else ()
+            rings = self._ledger.let_go(row, now) if ends else ()
             return Written(row.state, row.last_seq, rings)
 
     def _fenced(self, claim: Claim, write_no: int) -> TaskRow:
@@ -243,10 +235,9 @@ class MemoryStorage:
         row = self._ledger.tasks.get(claim.task_id)
         if row is None:
             raise LeaseLost(canceled=False)
-        standing = row.standing(claim)
-        if standing is not Held.YES and not (row.is_of(claim) and row.write_no == write_no):
-            raise LeaseLost(canceled=standing is Held.CANCELED)
-        return row
+        if row.standing(claim) is Held.YES or (row.is_of(claim) and row.write_no == write_no):
+            return row
+        raise LeaseLost(canceled=row.attempt == claim.attempt and row.state is TaskState.CANCELED)
 
     def _written(self, row: TaskRow) -> Written:
         """The answer to a write that came a second time."""
@@ -282,7 +273,10 @@ class MemoryStorage:
         if row.state is TaskState.WORKING:
             row.crashes += 1
             row.lost_attempts.add(row.attempt)
-            row.append(draft(_after_crash(row, max_crashes)), 0, now)
+            status = crashed(again=row.crashes < max_crashes)
+            if status.message is not None:
+                status = replace(status, message=complete(status.message, row.context_id, row.task_id))
+            row.append(draft(status), 0, now)
         return self._ledger.let_go(row, now)
 
     async def stranded(self, *, idle: float, limit: int = 100) -> Sequence[Ring]:
@@ -448,17 +442,5 @@ def _key(cursor: Cursor) -> tuple[datetime, str]:
     return cursor.time, cursor.key
 
 
-def _chunk(artifact: Artifact | ArtifactChunk) -> ArtifactChunk:
-    return artifact if isinstance(artifact, ArtifactChunk) else ArtifactChunk(artifact)
-
-
 def _feedback(feedback: Feedback, kept: bytes) -> Feedback:
     return replace(feedback, metadata=orjson.loads(kept)["metadata"])
-
-
-def _after_crash(row: TaskRow, max_crashes: int) -> StatusChange:
-    reason = {"reason": "crash"}
-    if row.crashes < max_crashes:
-        return StatusChange(TaskState.SUBMITTED, metadata=reason)
-    text = complete(Message(parts=(TextPart(_CRASHED),)), row.context_id, row.task_id)
-    return StatusChange(TaskState.FAILED, text, reason)
