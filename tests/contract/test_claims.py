@@ -170,6 +170,14 @@ async def test_the_conversation_has_at_most_the_last_messages_asked_for(storage:
     assert texts(turn.task.history) == ["last"]
 
 
+async def test_the_history_of_a_claimed_task_is_cut_like_the_conversation(storage: Storage) -> None:
+    accepted = await submit(storage, "one")
+    for text in ("two", "three"):
+        await storage.continue_task(ME, id_of(accepted), says(text))
+    turn = await claim(storage, history=2)
+    assert texts(turn.task.history) == texts(turn.conversation) == ["two", "three"]
+
+
 async def test_a_later_task_is_not_in_the_conversation_of_an_earlier_one(storage: Storage) -> None:
     asking = await ended(storage, TaskState.INPUT_REQUIRED, text="first")
     await ended(storage, TaskState.COMPLETED, text="second")

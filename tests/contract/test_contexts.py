@@ -82,6 +82,11 @@ async def test_contexts_are_listed_by_what_callers_last_added(storage: Storage) 
     assert await listed() == ["three", "two", "one"]
     await submit(storage, context="two")
     assert await listed() == ["two", "three", "one"]
+    # What turns do is not listed: an index that moves with every claim and every chunk would cost more than it tells.
+    await settle(storage, turn, TaskState.COMPLETED, new_messages=[answers("done")])
+    again = await claim(storage)
+    await storage.release_task(again.claim, reason="deploy")
+    assert await listed() == ["two", "three", "one"]
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 6])

@@ -165,7 +165,7 @@ async def test_a_task_that_kills_its_workers_fails_with_a_reason(storage: Storag
     assert task.state is TaskState.FAILED
     assert task.status_message is not None
     assert task.status_message.text
-    assert task.status_message.role is Role.AGENT
+    assert (task.status_message.role, task.status_message.task_id) == (Role.AGENT, str(id_of(first)))
     assert task.status_message.message_id
     assert texts(task.history) == ["hello"]
     body = (await log(storage, first))[-1].body
