@@ -33,7 +33,7 @@ class StorageSettings(_Group):
 
     run_migrations_on_startup: bool = Field(True, description="Upgrade the schema when a process starts")
     pool_size: int = Field(10, ge=1, le=1000, description="Connections that a process keeps")
-    max_overflow: int = Field(10, ge=0, le=1000, description="Connections beyond those, under load")
+    max_overflow: int = Field(0, ge=0, le=1000, description="Connections beyond those, under load")
     pool_timeout: float = Field(10.0, gt=0, description="How long a request waits for a connection")
     connect_timeout: float = Field(5.0, gt=0, description="How long one attempt to connect may take")
     startup_timeout: float = Field(30.0, ge=0, description="How long a start waits for the database")
