@@ -15,7 +15,7 @@ from structlog.typing import Processor
 
 from perdure.settings import LogSettings, wants_colour
 
-_QUIET = ("uvicorn.error", "arq", "arq.worker", "asyncio")
+_QUIET = ("uvicorn.error", "arq", "arq.worker", "asyncio", "alembic.runtime.plugins")
 """Below warning they tell, in many lines, what our own events tell already: heard only at the level debug."""
 
 

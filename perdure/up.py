@@ -22,6 +22,9 @@ from perdure.local import LocalServices, local_services
 from perdure.local.server import LAUNCH
 from perdure.settings import Settings, environment, load_settings, wants_colour
 
+# Before any agent is loaded, which puts its folder in front: see `launch._import_parts`.
+from perdure.storage.migrate import upgrade
+
 COLOURS = (36, 33, 35, 32, 34, 31)
 """Of the prefixes: ANSI's cyan, yellow, magenta, green, blue, red."""
 PATIENCE = 5.0
@@ -51,8 +54,6 @@ def run_stack(agent: str | None, *, workers: int, data_dir: Path | None, port: i
     say = lines.speaker("perdure")
     say(f"starting PostgreSQL and Redis, data in {settings.data_dir.absolute()}")
     with local_services(settings.data_dir) as services:
-        from perdure.storage.migrate import upgrade
-
         upgrade(services.database_url)
         environ = _environment(settings, services)
         children = [
@@ -196,6 +197,7 @@ class Child:
             )
         finally:
             os.close(writing)
+        self._say(f"started as process {process.pid}")
         self._hear_ready(reading)
         if self._stopping.is_set():  # while it was started
             self.signal(signal.SIGTERM)

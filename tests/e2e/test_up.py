@@ -1,0 +1,120 @@
+"""`perdure up`: the whole stack on one machine. It starts, mends itself, stops in order and keeps its data."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.support.processes import PERDURE, Server, finished, started, text_of
+
+AGENT = """
+from perdure import bindufy
+bindufy({"name": "echo"}, lambda messages: messages[-1]["content"])
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "agent.py").write_text(AGENT)
+    for name in ("api", "alembic"):  # an author's own, called like ours and like a library of ours
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text(
+            "raise SystemExit('this is not the module that was meant')"
+        )
+    return tmp_path
+
+
+@contextmanager
+def stack(folder: Path, *options: str) -> Iterator[Stack]:
+    command = [PERDURE, "up", "agent.py", "--workers", "2", "--port", "0", "--data-dir", "data", *options]
+    with started(command, cwd=folder) as process:
+        yield Stack(process)
+
+
+class Stack:
+    """A running `perdure up` and what it has said so far."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+        self.said: list[str] = []
+        self.url = self.hears(r"serving on (http://[\d.:]+) with 2 workers")[1]
+
+    def hears(self, pattern: str) -> re.Match[str]:
+        """The next line that matches. AssertionError with all that was said when it ends first."""
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.said.append(line)
+            if found := re.search(pattern, line):
+                return found
+        raise AssertionError(f"no {pattern!r} in:\n{''.join(self.said)}")
+
+    def pid(self, name: str) -> int:
+        """The process that was last started as this one."""
+        found = re.findall(rf"^{name} +\| started as process (\d+)", "".join(self.said), re.MULTILINE)
+        return int(found[-1])
+
+    def stop(self, how: signal.Signals) -> int:
+        self.process.send_signal(how)
+        rest, _ = self.process.communicate(timeout=40)
+        self.said.append(rest)
+        return self.process.returncode
+
+
+def test_it_serves_mends_itself_and_keeps_its_data(folder: Path) -> None:
+    with stack(folder) as first:
+        server = Server(first.process, first.url)
+        task = server.send("hello")
+        assert text_of(task) == "hello"
+
+        os.kill(first.pid("worker 1"), signal.SIGKILL)
+        first.hears(r"perdure +\| worker 1 was ended by SIGKILL; it is started again in 0\.5 s")
+        assert text_of(server.send("still there?")) == "still there?"
+        first.hears(r"worker 1 +\| .*worker\.started")
+
+        assert first.stop(signal.SIGINT) == 130
+        told = "".join(first.said)
+        assert "Traceback" not in told
+        assert "\x1b[" not in told  # no colours into a pipe
+        order = (r"front door \| .*stopping", r"worker \d .*worker.stopped", "stopping PostgreSQL and Redis")
+        places = [re.search(line, told) for line in order]
+        assert all(places)
+        assert [place.start() for place in places if place] == sorted(
+            place.start() for place in places if place
+        )
+
+    with stack(folder) as again:
+        assert text_of(Server(again.process, again.url).call("tasks/get", {"id": task["id"]})) == "hello"
+        assert again.stop(signal.SIGTERM) == 0
+
+
+def test_two_stacks_do_not_share_a_folder(folder: Path) -> None:
+    with stack(folder) as first:
+        second = finished([PERDURE, "up", "agent.py", "--port", "0", "--data-dir", "data"], cwd=folder)
+        assert second.returncode == 2
+        assert second.stderr == "perdure: data is in use by another process\n"
+        assert first.stop(signal.SIGTERM) == 0
+
+
+def test_a_front_door_that_cannot_start_stops_everything(folder: Path) -> None:
+    with stack(folder) as first:
+        port = first.url.rpartition(":")[2]
+        command = [PERDURE, "up", "agent.py", "--port", port, "--data-dir", "other"]
+        second = finished(command, cwd=folder)
+        assert second.returncode == 2
+        assert f"perdure: port {port} is in use" in second.stdout
+        assert "stopping PostgreSQL and Redis" in second.stdout
+
+
+def test_whoever_stops_reading_stops_it(folder: Path) -> None:
+    with stack(folder) as first:
+        assert first.process.stdout is not None
+        first.process.stdout.close()
+        os.kill(first.pid("worker 1"), signal.SIGKILL)  # something to say
+        assert first.process.wait(40) == 0

@@ -1,0 +1,124 @@
+"""The wheel, built from the sdist, in a clean environment, run from a folder that has packages called like ours.
+
+The libraries are those of this environment, by a .pth: an installation of its own would take a minute and need the network.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import sysconfig
+import tarfile
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from tests.support.processes import ROOT, finished, serving, surroundings, text_of
+
+ARQ = Path(sys.executable).parent / "arq"
+HOSTILE = "raise SystemExit('this is not the module that was meant')"
+AGENT = """
+from perdure import bindufy
+bindufy({"name": "shout"}, lambda messages: messages[-1]["content"].upper())
+"""
+
+
+@pytest.fixture(scope="module")
+def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the sdist and the wheel that was built from it."""
+    folder = tmp_path_factory.mktemp("dist")
+    build = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder), str(ROOT)]
+    built = finished(build, cwd=folder)
+    assert built.returncode == 0, built.stdout + built.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def installed(dist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bin folder of an environment with the wheel and, behind it, the libraries of this one."""
+    folder = tmp_path_factory.mktemp("venv")
+    venv.create(folder, with_pip=False, symlinks=True)
+    (wheel,) = dist.glob("*.whl")
+    pip = [sys.executable, "-m", "pip", "--python", str(folder / "bin" / "python"), "install", "--quiet"]
+    subprocess.run([*pip, "--no-deps", "--no-index", str(wheel)], check=True)
+    (site,) = folder.glob("lib/python*/site-packages")
+    # A .pth inside a folder that a .pth names is not read: the checkout stays out of the way.
+    (site / "libraries.pth").write_text(sysconfig.get_path("purelib"))
+    return folder / "bin"
+
+
+@pytest.fixture
+def hostile(tmp_path: Path) -> Path:
+    """An author's folder with an agent and packages of their own."""
+    for name in ("api", "worker", "alembic"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text(HOSTILE)
+    (tmp_path / "agent.py").write_text(AGENT)
+    return tmp_path
+
+
+def test_only_the_name_perdure_reaches_site_packages(dist: Path) -> None:
+    (wheel,) = dist.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+    assert {name.partition("/")[0].partition("-")[0] for name in names} == {"perdure"}
+    for needed in (
+        "py.typed",
+        "api/app.py",
+        "worker/settings.py",
+        "migrations/env.py",
+        "migrations/versions/20251207_0001_initial_schema.py",
+    ):
+        assert f"perdure/{needed}" in names
+    assert not [name for name in names if "__pycache__" in name or "/tests/" in name]
+
+
+def test_the_sdist_has_what_a_reader_needs(dist: Path) -> None:
+    (sdist,) = dist.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    assert {"README.md", "LICENSE", "CHANGELOG.md", "alembic.ini", "examples/echo.py", "api/app.py"} <= names
+    assert not [name for name in names if name.startswith((".env", ".venv", ".perdure", "dist/"))]
+
+
+def test_it_is_the_wheel_that_runs(installed: Path, hostile: Path) -> None:
+    where = finished(
+        [str(installed / "python"), "-P", "-c", "import perdure; print(perdure.__file__)"], cwd=hostile
+    )
+    assert where.stdout.startswith(str(installed.parent)), where.stderr
+
+
+def test_it_serves_from_a_folder_with_packages_called_like_ours(installed: Path, hostile: Path) -> None:
+    with serving([str(installed / "perdure"), "serve", "agent.py", "--port", "0"], cwd=hostile) as server:
+        assert text_of(server.send("hello")) == "HELLO"
+        assert server.stop() == 0
+
+
+def test_the_durable_fleet_from_such_a_folder(
+    installed: Path, hostile: Path, empty_database_url: str, redis_url: str
+) -> None:
+    env = surroundings(
+        STORAGE_TYPE="postgres",
+        DATABASE_URL=empty_database_url,
+        QUEUE_TYPE="arq",
+        REDIS_URL=redis_url,
+        AGENT="agent.py",
+        PORT="0",
+        STORAGE__RUN_MIGRATIONS_ON_STARTUP="false",
+    )
+    perdure = str(installed / "perdure")
+    too_early = finished([perdure, "serve"], cwd=hostile, env=env)
+    assert too_early.returncode == 2
+    assert "run `perdure migrate upgrade`" in too_early.stderr
+    migrated = finished([perdure, "migrate", "upgrade"], cwd=hostile, env=env)
+    assert migrated.returncode == 0, migrated.stderr
+
+    with serving([perdure, "serve"], cwd=hostile, env=env) as server:
+        task = server.send("hello", blocking=False)
+        assert task["status"]["state"] == "submitted"
+        arq = [str(installed / "python"), str(ARQ), "perdure.worker.settings.WorkerSettings", "--burst"]
+        drained = finished(arq, cwd=hostile, env=env)
+        assert drained.returncode == 0, drained.stderr
+        assert text_of(server.call("tasks/get", {"id": task["id"]})) == "HELLO"
