@@ -158,8 +158,9 @@ def load_settings(**overrides: Any) -> Settings:
     Raises ConfigError with one line for a wrong value, for combinations that cannot work, and for a variable that is most
     likely one of ours with a typing error. No other variable matters.
     """
-    given = {name: value for name, (value, _) in _given().items()}
-    _refuse_typing_errors(_variables())
+    variables = _variables()
+    _refuse_typing_errors(variables)
+    given = {name: value for name, (value, _) in _ours(variables).items()}
     values = _nested(given) | {name: value for name, value in overrides.items() if value is not None}
     try:
         settings = Settings.model_validate(values)
@@ -191,10 +192,10 @@ def _dotenv() -> Mapping[str, str | None]:
         raise ConfigError(f".env cannot be read: {error}") from None
 
 
-def _given() -> dict[str, tuple[str, str]]:
-    """Those variables that are settings."""
+def _ours(variables: Mapping[str, tuple[str, str]]) -> dict[str, tuple[str, str]]:
+    """Those that are settings."""
     known = set(_names())
-    return {name: given for name, given in _variables().items() if name in known}
+    return {name: given for name, given in variables.items() if name in known}
 
 
 def _nested(given: Mapping[str, str]) -> dict[str, Any]:
@@ -276,7 +277,7 @@ class Row:
 
 def describe(settings: Settings) -> list[Row]:
     """Every setting with its effective value: of an address the host and the database, never who and the password."""
-    given = _given()
+    given = _ours(_variables())
     rows = []
     for name, group, field in _fields():
         value = getattr(getattr(settings, group) if group else settings, _member(name))
