@@ -48,14 +48,15 @@ def conversation(newest_first: Iterable[Sequence[Message]], limit: int | None) -
 
     `newest_first` gives what was said at each place of the context, the last place first; it is read only as far as needed.
     """
-    pieces: list[Sequence[Message]] = []
+    said: list[Sequence[Message]] = []
     wanted = limit
     for piece in newest_first:
-        if wanted is not None and wanted <= 0:
-            break
-        pieces.append(last(piece, wanted))
-        wanted = None if wanted is None else wanted - len(pieces[-1])
-    return tuple(message for piece in reversed(pieces) for message in piece)
+        said.append(last(piece, wanted))
+        if wanted is not None:
+            wanted -= len(said[-1])
+            if wanted <= 0:
+                break
+    return tuple(message for piece in reversed(said) for message in piece)
 
 
 def last(messages: Sequence[Message], limit: int | None) -> Sequence[Message]:
