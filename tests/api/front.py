@@ -238,18 +238,19 @@ class Live:
         self._received: asyncio.Queue[Any] = asyncio.Queue()
         self._rest = b""
         self._ended = False
-        content = b"" if body is None else orjson.dumps(body)
+        content = body if isinstance(body, bytes) else b"" if body is None else orjson.dumps(body)
         names = {"Content-Type": "application/json"} if content else {}
         names |= {name.replace("_", "-"): value for name, value in (headers or {}).items()}
+        url = httpx.URL(path)
         self._scope = {
             "type": "http",
             "asgi": {"version": "3.0"},
             "http_version": "1.1",
             "method": method,
             "scheme": "http",
-            "path": path,
-            "raw_path": path.encode(),
-            "query_string": b"",
+            "path": url.path,
+            "raw_path": url.raw_path.split(b"?")[0],
+            "query_string": url.query,
             "root_path": "",
             "headers": [(name.lower().encode(), value.encode()) for name, value in names.items()],
             "client": ("127.0.0.1", 1),
@@ -277,6 +278,14 @@ class Live:
         self.status = head["status"]
         self.headers = {name.decode(): value.decode() for name, value in head["headers"]}
         return self
+
+    async def piece(self) -> bytes:
+        """The next bytes of the body; none at the end."""
+        body = b""
+        while not body and not self._ended:
+            sent = await self._sent.get()
+            body, self._ended = sent["body"], not sent.get("more_body")
+        return body
 
     async def block(self) -> str | None:
         """The next event or comment as it is written; None at the end."""
@@ -316,3 +325,29 @@ class Live:
         while (frame := await self.frame()) is not None:
             frames.append(frame)
         return frames
+
+
+class LiveTransport(httpx.AsyncBaseTransport):
+    """For httpx clients that read a stream while it is made: httpx's own ASGI transport hands it out at its end."""
+
+    def __init__(self, app: Starlette) -> None:
+        self._app = app
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        names = {name: value for name, value in request.headers.items() if name != "content-type"}
+        live = Live(self._app, request.method, request.url.raw_path.decode(), await request.aread(), names)
+        await live.__aenter__()
+        await live.starts()
+        return httpx.Response(live.status, headers=live.headers, stream=_Pieces(live))
+
+
+class _Pieces(httpx.AsyncByteStream):
+    def __init__(self, live: Live) -> None:
+        self._live = live
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        while piece := await self._live.piece():
+            yield piece
+
+    async def aclose(self) -> None:
+        await self._live.leave()

@@ -72,7 +72,7 @@ async def test_a_part_of_0_3_is_returned_in_both_versions(front: Front, new: Jso
         ({"raw": ""}, {"raw": ""}),
         ({"text": "a", "media_type": "text/x", "unknown": 1}, {"text": "a", "mediaType": "text/x"}),
         ({"text": "a", "data": None, "url": None, "metadata": None}, {"text": "a"}),
-        ({"text": "\ud83d\ude00 \u2028"}, {"text": "\U0001f600 \u2028"}),
+        ({"text": "\U0001f600 \u2028"}, {"text": "\U0001f600 \u2028"}),
     ],
 )
 async def test_other_spellings_of_a_part(front: Front, sent: Json, returned: Json) -> None:
@@ -129,7 +129,12 @@ RESULT = Artifact(
 
 
 def a_task(state: TaskState = TaskState.INPUT_REQUIRED, **members: Any) -> Task:
-    told = {"status_message": ASKS, "history": (), "artifacts": (RESULT,), "metadata": {"m": 1}} | members
+    told: dict[str, Any] = {
+        "status_message": ASKS,
+        "history": (),
+        "artifacts": (RESULT,),
+        "metadata": {"m": 1},
+    } | members
     return Task(
         task_id=TASK_ID,
         context_id="talk",
