@@ -93,7 +93,7 @@ def test_loading_it_does_not_serve(tmp_path: Path, taken_port: int) -> None:
     ("source", "line"),
     [
         ("bindufy({'name': 5}, print)", "perdure: the agent's config is wrong: name: "),
-        ("bindufy({'name': 'a', 'nam': 'b'}, print)", "perdure: the agent's config is wrong: nam: "),
+        ("bindufy({'name': 'a', 'colour': 'b'}, print)", "perdure: the agent's config is wrong: colour: "),
         (
             "bindufy({'name': 'a'}, lambda: 1)",
             "perdure: the handler must take (messages) or (messages, turn)",
