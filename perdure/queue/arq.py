@@ -67,7 +67,7 @@ def job_id(ring: Ring) -> str:
     return f"{ring.task_id}:{ring.dispatch}"
 
 
-def redis_settings(url: str, *, patience: int = 20, conn_retries: int = 1_000_000) -> RedisSettings:
+def redis_settings(url: str, *, patience: int = 5, conn_retries: int = 1_000_000) -> RedisSettings:
     """What arq connects with. A command is tried for about half a minute, since without that a restart of Redis that takes a
     second kills the worker; a start waits `conn_retries` seconds for Redis (arq gives up after five)."""
     given: dict[str, Any] = {**parse_url(url)}

@@ -1,0 +1,93 @@
+"""A worker inside a process: `at_work` for any, `embedded` for the front door of QUEUE_TYPE=inline."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+import structlog
+
+from perdure.agent import Agent
+from perdure.errors import StorageUnavailable
+from perdure.ids import new_token
+from perdure.queue import Queue
+from perdure.queue.inline import InlineQueue
+from perdure.settings import Settings
+from perdure.storage import Storage
+from perdure.watch import Watch
+
+from .slots import Slots
+from .sweep import beat, give_signs_of_life, sweep
+from .worker import Worker
+
+log = structlog.get_logger(__name__)
+
+
+@asynccontextmanager
+async def embedded(
+    agent: Agent, storage: Storage, queue: Queue, watch: Watch, settings: Settings
+) -> AsyncIterator[Slots]:
+    """Run turns in this process while inside; storage and queue are open, `watch` runs. Leaving takes up to `WORKER__GRACE`."""
+    async with at_work(agent, storage, queue, watch, settings) as slots:
+        if not isinstance(queue, InlineQueue):
+            yield slots
+            return
+        detach = queue.attach(slots.rung)
+        slots.look()  # what an earlier process left
+        try:
+            yield slots
+        finally:
+            detach()
+
+
+@asynccontextmanager
+async def at_work(
+    agent: Agent, storage: Storage, queue: Queue, watch: Watch, settings: Settings
+) -> AsyncIterator[Slots]:
+    """Turns, sweep and signs of life while inside. On leaving turns may finish within the grace, then they are released."""
+    keeper = storage.keeper(lease=settings.worker.lease)
+    worker = Worker(
+        worker_id=str(new_token()),
+        agent=agent,
+        storage=storage,
+        queue=queue,
+        watch=watch,
+        keeper=keeper,
+        settings=settings,
+    )
+    slots = Slots(worker)
+    loops = [
+        asyncio.create_task(loop)
+        for loop in (slots.start_turns(), sweep(worker, slots), give_signs_of_life(worker, slots))
+    ]
+    log.info("worker.started", worker=worker.worker_id, slots=slots.capacity)
+    grace = settings.worker.grace
+    try:
+        yield slots
+    except asyncio.CancelledError:  # a second Ctrl-C while stopping
+        grace = 0.0
+        raise
+    finally:
+        try:
+            await _leave(worker, slots, grace)
+        finally:
+            for loop in loops:
+                loop.cancel()
+            await asyncio.gather(*loops, return_exceptions=True)
+            await asyncio.to_thread(keeper.close)
+            with suppress(StorageUnavailable):
+                await storage.forget_worker(worker.worker_id)
+            log.info("worker.stopped", worker=worker.worker_id)
+
+
+async def _leave(worker: Worker, slots: Slots, grace: float) -> None:
+    slots.stop()
+    try:
+        if slots.running:
+            log.info("worker.draining", turns=slots.running, seconds=grace)
+            await beat(worker, slots)
+        await slots.drain(grace)
+    except asyncio.CancelledError:  # the grace is over
+        await slots.drain(0)
+        raise

@@ -1,0 +1,160 @@
+"""A turn's writes, one after the other: what the handler emits, coalesced, and its end."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+
+from perdure.agent import Progress
+from perdure.answer import Piece, coalesced
+from perdure.errors import LeaseLost, StorageUnavailable
+from perdure.perform import Outcome
+from perdure.storage import Claim, Written
+from perdure.tasks import ArtifactChunk, Message, Notice
+
+from .lease import Reins, Stop
+from .worker import Worker, announce
+
+log = structlog.get_logger(__name__)
+
+_FIRST_PAUSE = 0.05
+_LONGEST_PAUSE = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    chunks: Sequence[ArtifactChunk]
+    messages: Sequence[Message]
+    progress: Progress | None
+
+    def __bool__(self) -> bool:
+        return bool(self.chunks or self.messages or self.progress)
+
+    @property
+    def metadata(self) -> Mapping[str, Any]:
+        if self.progress is None:
+            return {}
+        return {"progress": {"fraction": self.progress.fraction, "note": self.progress.note}}
+
+
+class Outbox:
+    """Keeps the order and loses nothing: a write that the storage cannot take now is sent again, with its number, until it can or
+    the reins are pulled. The first piece is written at once, later ones every `chunk_interval` seconds in one write."""
+
+    def __init__(self, worker: Worker, claim: Claim, reins: Reins) -> None:
+        self._worker = worker
+        self._claim = claim
+        self._reins = reins
+        self._loop = asyncio.get_running_loop()
+        self._lock = threading.Lock()
+        self._pieces: list[ArtifactChunk | Message] = []
+        self._progress: Progress | None = None
+        self._closed = False
+        self._woken = False
+        self._news = asyncio.Event()
+        self._closing = asyncio.Event()
+        self._write_no = 0
+        self._writer = asyncio.create_task(self._run())
+
+    def put(self, piece: Piece) -> None:
+        """Take a piece, from any thread. After `close` it is dropped: the turn is over."""
+        with self._lock:
+            if self._closed:
+                return
+            if isinstance(piece, Progress):
+                self._progress = piece
+            else:
+                self._pieces.append(piece)
+            wake, self._woken = not self._woken, True
+        if wake:
+            with suppress(RuntimeError):  # the loop is closed
+                self._loop.call_soon_threadsafe(self._news.set)
+
+    async def close(self) -> None:
+        """Take nothing more. Returns when the write under way has ended."""
+        with self._lock:
+            self._closed = True
+        self._closing.set()
+        self._news.set()
+        await asyncio.shield(self._writer)
+
+    async def settle(self, outcome: Outcome) -> Written:
+        """Write what is left and how the turn ended. `LeaseLost`; `StorageUnavailable` once the reins are pulled."""
+        await self.close()
+        rest = self._take()
+        return await self._written(
+            state=outcome.state,
+            status_message=outcome.status_message,
+            new_messages=[*rest.messages, *outcome.messages],
+            new_artifacts=coalesced([*rest.chunks, *outcome.chunks]),
+            metadata={**rest.metadata, **outcome.metadata},
+        )
+
+    async def _run(self) -> None:
+        try:
+            while not self._closed:
+                await self._news.wait()
+                if batch := self._unless_closed():
+                    await self._write(batch)
+                    await self._pause()
+        except LeaseLost as lost:
+            self._reins.pull(Stop.CANCELED if lost.canceled else Stop.LOST)
+        except StorageUnavailable:
+            log.warning("turn.output_dropped")
+        except Exception:
+            log.exception("turn.write_failed")
+            self._reins.pull(Stop.BROKEN)
+
+    async def _write(self, batch: _Batch) -> None:
+        written = await self._written(
+            new_messages=batch.messages,
+            new_artifacts=batch.chunks,
+            status_metadata=batch.metadata or None,
+            metadata=batch.metadata or None,
+        )
+        await announce(self._worker.queue, [Notice(self._claim.task_id, written.seq, written.state)])
+
+    async def _written(self, **write: Any) -> Written:
+        self._write_no += 1
+        pause = _FIRST_PAUSE
+        while True:
+            try:
+                return await self._worker.storage.update_task(self._claim, self._write_no, **write)
+            except StorageUnavailable as error:
+                if self._reins.why is not None:
+                    raise
+                if pause == _FIRST_PAUSE:
+                    log.warning("turn.write_waits", error=str(error))
+            except LeaseLost:
+                raise
+            except Exception:
+                self._write_no -= 1  # refused for what is in it: nothing was kept
+                raise
+            await self._reins.pulled(pause)
+            pause = min(pause * 2, _LONGEST_PAUSE)
+
+    async def _pause(self) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._worker.settings.turns.chunk_interval):
+                await self._closing.wait()
+
+    def _unless_closed(self) -> _Batch | None:
+        """What came in. Nothing once it is closed: that goes with the end."""
+        self._news.clear()
+        return None if self._closed else self._take()
+
+    def _take(self) -> _Batch:
+        with self._lock:
+            pieces, progress = self._pieces, self._progress
+            self._pieces, self._progress, self._woken = [], None, False
+        return _Batch(
+            chunks=coalesced(piece for piece in pieces if isinstance(piece, ArtifactChunk)),
+            messages=[piece for piece in pieces if isinstance(piece, Message)],
+            progress=progress,
+        )

@@ -1,0 +1,30 @@
+"""A worker in a process of its own: everything it needs but the bell."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from perdure.agent import Agent
+from perdure.backends import make_queue, make_storage
+from perdure.settings import Settings
+from perdure.watch import Watch
+
+from .embedded import at_work
+from .health import marked
+from .slots import Slots
+
+
+@asynccontextmanager
+async def working(agent: Agent, settings: Settings) -> AsyncIterator[Slots]:
+    """Open storage, queue and watch and run turns while inside. `StorageUnavailable`, `ConfigError`."""
+    storage, queue = make_storage(settings), make_queue(settings)
+    watch = Watch(storage, queue, refresh=settings.server.refresh)
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(storage.close)
+        await storage.open()
+        stack.push_async_callback(queue.close)
+        await queue.open()
+        await stack.enter_async_context(watch.running())
+        stack.enter_context(marked(settings.queue_name))
+        yield await stack.enter_async_context(at_work(agent, storage, queue, watch, settings))

@@ -1,0 +1,131 @@
+"""WorkerSettings: what `arq worker.settings.WorkerSettings` runs (installed: `perdure.worker.settings.WorkerSettings`).
+
+arq reads attributes of this very class and ignores inherited ones without a word. What each override is for stands in DESIGN 7.
+Importing this needs no AGENT, so that `--check` works anywhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from typing import Any
+
+from perdure import logs
+from perdure.agent import Agent
+from perdure.backends import make_queue, make_storage
+from perdure.errors import ConfigError, StorageUnavailable
+from perdure.loader import load_agent
+from perdure.queue.arq import redis_settings
+from perdure.settings import Settings, load_settings
+
+from .bell import arq_options
+from .health import key_to_check, own_key
+from .process import working
+from .slots import EXIT_SECONDS, Slots
+
+
+async def startup(ctx: dict[str, Any]) -> None:
+    """Open everything and load AGENT. A mistake in the settings ends the process with one line."""
+    stack = AsyncExitStack()
+    try:
+        logs.set_up(_settings.log)  # arq has set up its own by now
+        ctx["slots"] = slots = await stack.enter_async_context(working(_named_agent(_settings), _settings))
+    except (ConfigError, StorageUnavailable) as error:
+        _end(error)
+    ctx["stack"] = stack
+    _drain_on_signals(slots)
+
+
+async def shutdown(ctx: dict[str, Any]) -> None:
+    """arq has waited for its jobs; give back what is left."""
+    if stack := ctx.get("stack"):
+        await stack.aclose()
+
+
+def _named_agent(settings: Settings) -> Agent:
+    if settings.storage_type == "memory":
+        raise ConfigError(
+            "a worker needs STORAGE_TYPE=postgres: it cannot see the tasks in another process's memory"
+        )
+    if settings.queue_type == "inline":
+        raise ConfigError("arq hears the bell of Redis: set QUEUE_TYPE=arq here and for the front door")
+    if not settings.agent:
+        raise ConfigError("which agent? set AGENT to a file's path or module:attribute")
+    # Before the agent is loaded: an `alembic/` in the author's folder would be taken for the library.
+    make_storage(settings)
+    make_queue(settings)
+    return load_agent(settings.agent)
+
+
+def _drain_on_signals(slots: Slots) -> None:
+    """arq tells nobody that it was asked to stop. Its handler is called through asyncio's wake-up descriptor; Python's own, a
+    no-op there, is free to take notice as well. (Where arq has installed none, this is not its process.)
+
+    The turns are drained at once and not in `on_shutdown`, which arq never reaches while Redis is down.
+    """
+    loop = asyncio.get_running_loop()
+
+    def drain() -> None:
+        if not slots.stopping:
+            slots.stop()
+            _draining.append(loop.create_task(slots.drain(_settings.worker.grace)))
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        before = signal.getsignal(number)
+        if callable(before) and before is not signal.default_int_handler:
+            signal.signal(number, lambda *_: _call_soon(loop, drain))
+
+
+def _call_soon(loop: asyncio.AbstractEventLoop, drain: Callable[[], None]) -> None:
+    loop.call_soon_threadsafe(drain)
+
+
+_draining: list[asyncio.Task[None]] = []
+
+
+def _settings_or_exit() -> Settings:
+    try:
+        return load_settings()
+    except ConfigError as error:
+        print(f"perdure: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def _end(error: Exception) -> None:
+    """Inside arq's main task SystemExit would drag a traceback along; nothing is running yet that has to end in order."""
+    print(f"perdure: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+    os._exit(2 if isinstance(error, ConfigError) else 1)
+
+
+_settings = _settings_or_exit()
+_options = arq_options(_settings)
+_checking = "--check" in sys.argv
+
+
+class WorkerSettings:
+    """See the module."""
+
+    functions = _options["functions"]
+    queue_name = _options["queue_name"]
+    max_jobs = _options["max_jobs"]
+    poll_delay = _options["poll_delay"]
+    job_serializer = _options["job_serializer"]
+    job_deserializer = _options["job_deserializer"]
+    keep_result = _options["keep_result"]
+    max_tries = _options["max_tries"]
+    job_timeout = _options["job_timeout"]
+    health_check_interval = _options["health_check_interval"]
+    log_results = _options["log_results"]
+    job_completion_wait = _settings.worker.grace + EXIT_SECONDS  # by then the turns have been released
+    # A check asks once; a worker waits for Redis.
+    redis_settings = redis_settings(
+        _settings.redis_url.get_secret_value(),
+        **({"patience": 0, "conn_retries": 0} if _checking else {}),
+    )
+    health_check_key = (key_to_check if _checking else own_key)(_settings.queue_name)
+    on_startup = startup
+    on_shutdown = shutdown

@@ -1,0 +1,140 @@
+"""The loops beside the turns: what was never rung, whose holder died, and a sign of life."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+import structlog
+
+from perdure import __version__
+from perdure.errors import QueueUnavailable, StorageUnavailable
+from perdure.storage import WorkerBeat
+
+from .slots import Slots
+from .worker import Worker, ring
+
+log = structlog.get_logger(__name__)
+
+_DEGRADED_INTERVAL = 1.0
+"""Seconds between two looks at the storage while the bell is broken."""
+
+
+class Contact:
+    """Since when this process has been in contact with the storage without a break: who was cut off must not judge leases."""
+
+    def __init__(
+        self, *, steady_after: float, gap: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._steady_after = steady_after
+        self._gap = gap
+        self._clock = clock
+        self._since: float | None = None
+        self._last = 0.0
+
+    def made(self) -> None:
+        """The storage answered."""
+        now = self._clock()
+        if self._since is None or now - self._last > self._gap:
+            self._since = now
+        self._last = now
+
+    def lost(self) -> None:
+        """It did not."""
+        self._since = None
+
+    @property
+    def steady(self) -> bool:
+        """Whether it lasted long enough for every living holder to have renewed."""
+        now = self._clock()
+        return (
+            self._since is not None
+            and now - self._last <= self._gap
+            and now - self._since >= self._steady_after
+        )
+
+
+async def sweep(worker: Worker, slots: Slots) -> None:
+    """For ever: look after what nobody holds and nobody was told of."""
+    settings = worker.settings.worker
+    contact = Contact(steady_after=settings.lease, gap=settings.sweep_interval + settings.lease / 2)
+    away = False
+    while True:
+        try:
+            await swept(worker, slots, contact)
+            away = False
+        except StorageUnavailable as error:
+            contact.lost()
+            if not away:
+                log.warning("sweep.waits", error=str(error))
+            away = True
+        except Exception:
+            log.exception("sweep.failed")
+        await asyncio.sleep(_interval(worker))
+
+
+def _interval(worker: Worker) -> float:
+    interval = worker.settings.worker.sweep_interval
+    return min(interval, _DEGRADED_INTERVAL) if worker.watch.degraded else interval
+
+
+async def swept(worker: Worker, slots: Slots, contact: Contact) -> None:
+    """One tick."""
+    await worker.storage.check()
+    contact.made()
+    if contact.steady:
+        await _rescue(worker)
+    if worker.queue.shared:
+        await _ring_again(worker)
+    if slots.free and (slots.silence >= _interval(worker) or not worker.queue.shared):
+        slots.look()
+    await worker.storage.drop_finished(worker.settings.storage.finished_tasks)
+    contact.made()
+
+
+async def _rescue(worker: Worker) -> None:
+    rings = await worker.storage.rescue_tasks(
+        grace=worker.settings.worker.lease_grace, max_crashes=worker.settings.turns.max_crashes
+    )
+    if rings:
+        log.warning("sweep.rescued", tasks=[str(each.task_id) for each in rings])
+        await ring(worker.queue, rings)
+
+
+async def _ring_again(worker: Worker) -> None:
+    """For tasks that the bell has forgotten: at most 100 a tick, each no more than once an interval (DESIGN 4.9)."""
+    waiting = await worker.storage.stranded(idle=worker.settings.worker.sweep_interval)
+    try:
+        forgotten = await worker.queue.missing(waiting)
+    except QueueUnavailable:
+        return  # meanwhile turns are claimed unasked
+    if forgotten:
+        rings = await worker.storage.redispatch(forgotten)
+        log.info("sweep.rung_again", tasks=len(rings))
+        await ring(worker.queue, rings)
+
+
+async def give_signs_of_life(worker: Worker, slots: Slots) -> None:
+    """For ever: a beat every `beat_interval` seconds."""
+    while True:
+        await beat(worker, slots)
+        await asyncio.sleep(worker.settings.worker.beat_interval)
+
+
+async def beat(worker: Worker, slots: Slots) -> None:
+    """One sign of life; best effort."""
+    try:
+        await worker.storage.beat(
+            WorkerBeat(
+                worker_id=worker.worker_id,
+                slots=slots.capacity,
+                running=slots.running,
+                version=__version__,
+                draining=slots.stopping,
+            )
+        )
+    except StorageUnavailable as error:
+        log.debug("beat.failed", error=str(error))
+    except Exception:
+        log.exception("beat.failed")

@@ -1,0 +1,47 @@
+"""What every turn of this process shares, and the bell from its side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import structlog
+
+from perdure.agent import Agent
+from perdure.errors import QueueUnavailable
+from perdure.queue import Queue
+from perdure.settings import Settings
+from perdure.storage import Keeper, Storage
+from perdure.tasks import Notice, Ring
+from perdure.watch import Watch
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Worker:
+    """A process that runs turns. `worker_id` is random for each start."""
+
+    worker_id: str
+    agent: Agent
+    storage: Storage
+    queue: Queue
+    watch: Watch
+    keeper: Keeper
+    settings: Settings
+
+
+async def ring(queue: Queue, rings: Sequence[Ring]) -> None:
+    """After the commit that made them claimable; best effort, since the sweep finds what was not rung."""
+    try:
+        await queue.ring(rings)
+    except QueueUnavailable as error:
+        log.warning("ring.failed", tasks=len(rings), error=str(error))
+
+
+async def announce(queue: Queue, notices: Sequence[Notice]) -> None:
+    """After the commit; best effort, since whoever waits looks for himself every few seconds."""
+    try:
+        await queue.announce(notices)
+    except QueueUnavailable as error:
+        log.debug("announce.failed", tasks=len(notices), error=str(error))
