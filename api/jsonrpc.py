@@ -15,7 +15,7 @@ from . import stream
 from .auth import identify
 from .codes import InvalidRequest, MethodNotFound, Refusal, WrongContentType, refusal
 from .operations import Answer, Call, Door, Stream
-from .versions import named_version, negotiated
+from .versions import DIALECTS, named_version, negotiated
 from .wire import Dialect, v03, v1
 from .wire.reading import decode
 from .wire.writing import Json
@@ -99,7 +99,7 @@ async def _answer(door: Door, request: Request, body: bytes, reply: Reply) -> Re
     reply.id = _reply_id(envelope)
     method = _method(envelope)
     named = named_version(request)
-    reply.dialect = method.dialect or reply.dialect
+    reply.dialect = DIALECTS.get(named or "") or method.dialect or reply.dialect
     reply.as_stream = method.stream is not None and not (named or "").startswith("1.")
     reply.dialect = negotiated(method.dialect, named)
     call = Call(

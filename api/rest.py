@@ -67,6 +67,7 @@ async def endpoint(door: Door, answer: Answer | None, streamed: Stream | None, r
             dialect.update,
             lambda error: _error(refusal(error)),
             keep_alive=door.settings.keep_alive,
+            error_event="error",  # how clients of this binding tell a frame with an error
         )
     except Exception as error:
         return refused(refusal(error), request)

@@ -27,12 +27,13 @@ async def event_stream(
     fail: Callable[[Exception], Any],
     *,
     keep_alive: float,
+    error_event: str = "",
 ) -> Response:
     """A response that says every item. Raises what the first item raises, while there is still time for another answer; a later
     error ends the stream with the frame that `fail` makes, and the client resumes from the last id it saw. None is not said."""
     first = await anext(items, None)
     return EventSourceResponse(
-        _frames(first, items, say, fail),
+        _frames(first, items, say, fail, error_event),
         ping=keep_alive,
         ping_message_factory=lambda: ServerSentEvent(comment="keep-alive", sep="\n"),
         sep="\n",
@@ -44,6 +45,7 @@ async def _frames(
     items: AsyncIterator[Task | Update | None],
     say: Callable[[Task | Update], Any],
     fail: Callable[[Exception], Any],
+    error_event: str,
 ) -> AsyncIterator[bytes]:
     async with aclosing(items):  # type: ignore[type-var] # the iterators are generators
         try:
@@ -53,7 +55,7 @@ async def _frames(
                 if item is not None:
                     yield frame(say(item), number=_number(item))
         except Exception as error:
-            yield frame(fail(error), event="error")
+            yield frame(fail(error), event=error_event)
 
 
 def _number(item: Task | Update) -> int:

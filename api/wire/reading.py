@@ -26,6 +26,9 @@ class NotJson(CallerError):
     """The body is no JSON."""
 
 
+DEEPEST = 100
+"""Whatever the setting says: no storage keeps more (`perdure.storable`), and orjson writes no more than 254 levels."""
+
 _BIG_NUMBER = re.compile(rb"\d{19}")
 
 
@@ -40,14 +43,14 @@ def decode(body: bytes, *, max_depth: int) -> Any:
     except orjson.JSONDecodeError as error:
         raise NotJson(f"the body is not valid JSON: {error.msg} (at character {error.pos})") from None
     nesting = body.count(b"{") + body.count(b"[")
-    if nesting > max_depth or b"\\u0000" in body or _BIG_NUMBER.search(body):
+    if nesting > min(max_depth, DEEPEST) or b"\\u0000" in body or _BIG_NUMBER.search(body):
         check_storable(value, max_depth=max_depth)
     return value
 
 
 def check_storable(value: Any, *, max_depth: int) -> None:
     """`InvalidParams` if `value` holds what no database can keep."""
-    if found := unstorable(value, depth=max_depth):
+    if found := unstorable(value, depth=min(max_depth, DEEPEST)):
         path, why = found
         raise InvalidParams(path.removeprefix("params."), why)
 

@@ -288,6 +288,15 @@ async def test_a_body_over_the_limit_is_413_whether_it_says_its_length_or_not() 
         assert await front.stored() == 1
 
 
+async def test_no_limit_of_ours_or_of_python_makes_deep_json_an_internal_error() -> None:
+    async with opened_front(max_depth=500) as front:
+        for depth in (90, 120, 300, 500, 900):
+            body = raw_message(b'{"data":' + b"[" * depth + b"]" * depth + b"}")
+            response = await front.http.post("/", content=body, headers={"Content-Type": "application/json"})
+            assert ("result" in response.json()) is (depth < 100)
+            assert response.json().get("error", {"code": -32602})["code"] == -32602
+
+
 async def test_an_id_comes_back_as_it_was_sent(front: Front) -> None:
     for sent in ("1", '"seven"', "null", '""', "-3"):
         body = f'{{"jsonrpc":"2.0","id":{sent},"method":"ListTasks"}}'

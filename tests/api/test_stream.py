@@ -257,6 +257,7 @@ async def test_a_defect_in_mid_stream_ends_it_with_an_error_frame(front: Front, 
         monkeypatch.setattr(front.storage, "events_since", broken)
         await front.takes()
         (last,) = await client.rest()
+    assert (last.name, last.data["id"]) == ("message", 7)
     assert last.data["error"]["code"] == -32603
     assert "42" not in str(last.data)
 
