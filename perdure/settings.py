@@ -16,6 +16,14 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 from pydantic.fields import FieldInfo
+from pydantic_settings import (
+    BaseSettings,
+    DotEnvSettingsSource,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
 
 from perdure.errors import ConfigError
 
@@ -100,8 +108,17 @@ class LogSettings(_Group):
     _lower = field_validator("level", "format", mode="before")(_lower_case)
 
 
-class Settings(_Group):
-    """All settings. Processes get theirs from `load_settings`."""
+class Settings(BaseSettings):
+    """All settings. `Settings()` is the defaults; processes get theirs from `load_settings`."""
+
+    model_config = SettingsConfigDict(
+        env_nested_delimiter="__",
+        env_file=".env",
+        env_file_encoding="utf-8",
+        env_ignore_empty=True,
+        extra="ignore",
+        frozen=True,
+    )
 
     storage_type: Literal["memory", "postgres"] = Field("memory", description="Where tasks are kept")
     database_url: SecretStr | None = Field(
@@ -143,6 +160,47 @@ class Settings(_Group):
         _check_scheme(url, "redis", "rediss", "unix")
         return url
 
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Nothing but what is given: a test's settings must not be those of the developer's shell."""
+        return (init_settings,)
+
+
+class _GroupsByMember:
+    """A group is given by its members (`LOG__LEVEL`), never by its own name: `LOG=/var/log` is meant for somebody else."""
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        value, key, is_complex = super().get_field_value(field, field_name)  # type: ignore[misc]
+        return (None if isinstance(field.default, _Group) else value), key, is_complex
+
+
+class _Environment(_GroupsByMember, EnvSettingsSource):
+    pass
+
+
+class _DotEnv(_GroupsByMember, DotEnvSettingsSource):
+    pass
+
+
+class _SettingsOfThisProcess(Settings):
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, _Environment(settings_cls), _DotEnv(settings_cls)
+
 
 def _check_scheme(url: SecretStr | None, *schemes: str) -> None:
     if url is not None and url.get_secret_value().partition("://")[0].lower() not in schemes:
@@ -158,14 +216,14 @@ def load_settings(**overrides: Any) -> Settings:
     Raises ConfigError with one line for a wrong value, for combinations that cannot work, and for a variable that is most
     likely one of ours with a typing error. No other variable matters.
     """
-    variables = _variables()
-    _refuse_typing_errors(variables)
-    given = {name: value for name, (value, _) in _ours(variables).items()}
-    values = _nested(given) | {name: value for name, value in overrides.items() if value is not None}
+    _refuse_typing_errors(_variables())
     try:
-        settings = Settings.model_validate(values)
+        given = {name: value for name, value in overrides.items() if value is not None}
+        settings = Settings(**dict(_SettingsOfThisProcess(**given)))
     except ValidationError as error:
         raise ConfigError(_readable(error)) from None
+    except SettingsError as error:
+        raise ConfigError(str(error)) from None
     _refuse_contradictions(settings)
     return settings
 
@@ -196,14 +254,6 @@ def _ours(variables: Mapping[str, tuple[str, str]]) -> dict[str, tuple[str, str]
     """Those that are settings."""
     known = set(_names())
     return {name: given for name, given in variables.items() if name in known}
-
-
-def _nested(given: Mapping[str, str]) -> dict[str, Any]:
-    values: dict[str, Any] = {}
-    for name, value in given.items():
-        group, _, member = name.lower().rpartition("__")
-        (values.setdefault(group, {}) if group else values)[member] = value
-    return values
 
 
 def _readable(error: ValidationError) -> str:
