@@ -238,8 +238,10 @@ def _unwrapped(handler: Handler) -> Handler:
     inner = inspect.unwrap(handler)
     while hasattr(inner, "func"):
         inner = inner.func
-    is_function = inspect.isfunction(inner) or inspect.ismethod(inner) or inspect.isbuiltin(inner)
-    return inner if is_function else getattr(inner, "__call__", inner)  # noqa: B004 - wanted is the method, not the answer
+    if inspect.isfunction(inner) or inspect.ismethod(inner) or inspect.isbuiltin(inner):
+        return inner
+    method: Handler = getattr(inner, "__call__", inner)  # noqa: B004 - wanted is the method, not the answer
+    return method
 
 
 def _takes_turn(handler: Handler) -> bool:

@@ -23,7 +23,8 @@ def new_context_id() -> str:
 
 
 def artifact_id(task_id: UUID, ordinal: int) -> str:
-    """The id of a task's n-th artifact: the same again when the turn runs again, so that the rerun's output replaces the lost one's."""
+    """The id of a task's n-th artifact: the same again when the turn runs again, so that the rerun's output replaces the lost
+    one's."""
     return str(uuid5(task_id, f"artifact:{ordinal}"))
 
 

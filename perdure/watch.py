@@ -123,8 +123,13 @@ class Waiter:
         """The newest notice once its seq is above `seq` or the task is gone; with `resting`, once the task rests as well."""
         while True:
             notice = self._newest
-            if notice is not None and (notice.state is None or notice.seq > seq):
-                if notice.state is None or not resting or notice.state.rests:
-                    return notice
+            if notice is not None and _is_news(notice, seq, resting):
+                return notice
             self._news.clear()
             await self._news.wait()
+
+
+def _is_news(notice: Notice, seq: int, resting: bool) -> bool:
+    if notice.state is None:
+        return True
+    return notice.seq > seq and (notice.state.rests or not resting)

@@ -7,7 +7,14 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 from perdure.errors import ConfigError
 
 _SCHEMES = ("postgresql", "postgres", "postgresql+asyncpg")
-_SSL_WORDS = {"true": "require", "1": "require", "on": "require", "false": "disable", "0": "disable", "off": "disable"}
+_SSL_WORDS = {
+    "true": "require",
+    "1": "require",
+    "on": "require",
+    "false": "disable",
+    "0": "disable",
+    "off": "disable",
+}
 
 
 def normalised(url: str) -> str:
@@ -25,7 +32,9 @@ def normalised(url: str) -> str:
     for name, value in parse_qsl(parts.query, keep_blank_values=True):
         if name == "channel_binding":
             continue
-        options["sslmode" if name == "ssl" else name] = _SSL_WORDS.get(value, value) if name == "ssl" else value
+        options["sslmode" if name == "ssl" else name] = (
+            _SSL_WORDS.get(value, value) if name == "ssl" else value
+        )
     try:
         _ = parts.port
     except ValueError:

@@ -23,7 +23,9 @@ CHECKOUT = Path(__file__).parents[2]
 
 
 def run(*command: str, cwd: Path = CHECKOUT, **environment: str) -> subprocess.CompletedProcess[str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("DATABASE_", "STORAGE"))}
+    kept = {
+        name: value for name, value in os.environ.items() if not name.startswith(("DATABASE_", "STORAGE"))
+    }
     return subprocess.run(
         command, cwd=cwd, env={**kept, **environment}, capture_output=True, text=True, timeout=50, check=False
     )
@@ -64,9 +66,7 @@ def test_up_and_down(empty_database_url: str) -> None:
     assert catalog(empty_database_url) == full
 
 
-def test_nothing_differs_from_the_tables_in_the_code(
-    empty_database_url: str, database_url: str
-) -> None:
+def test_nothing_differs_from_the_tables_in_the_code(empty_database_url: str, database_url: str) -> None:
     migrate.check(database_url)
     create_from_metadata(empty_database_url)
     assert catalog(database_url) == catalog(empty_database_url)
@@ -100,7 +100,9 @@ def test_alembics_own_command(empty_database_url: str) -> None:
 
 
 def test_alembic_from_any_directory(empty_database_url: str, tmp_path: Path) -> None:
-    end = alembic("-c", str(CHECKOUT / "alembic.ini"), "upgrade", "head", url=empty_database_url, cwd=tmp_path)
+    end = alembic(
+        "-c", str(CHECKOUT / "alembic.ini"), "upgrade", "head", url=empty_database_url, cwd=tmp_path
+    )
     assert end.returncode == 0, end.stderr
     assert migrate.current(empty_database_url) == migrate.head()
 
