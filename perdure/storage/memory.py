@@ -353,10 +353,10 @@ class MemoryStorage:
         rating: int | None = None,
         metadata: Mapping[str, object] | None = None,
     ) -> Feedback:
+        if rating is not None and rating not in range(1, 6):
+            raise InvalidParams("rating", "is a whole number from 1 to 5")
         with self._lock:
             row = self._ledger.row(owner, task_id)
-            if rating is not None and rating not in range(1, 6):
-                raise InvalidParams("rating", "is a whole number from 1 to 5")
             kept = to_json({"text": text, "metadata": dict(metadata or {})})
             feedback = Feedback(
                 feedback_id=uuid4(),
