@@ -117,12 +117,12 @@ class Fleet:
     async def health_keys(self) -> list[bytes]:
         """Wait until somebody reported."""
         while not (keys := await self.redis.keys(f"{self.env['QUEUE_NAME']}:health:*")):
-            await asyncio.to_thread(self.redis_poll)
+            await self.a_moment()
         return list(keys)
 
-    def redis_poll(self) -> None:
-        """A round trip's worth of patience."""
-        finished([sys.executable, "-c", ""], cwd=self.folder)
+    async def a_moment(self) -> None:
+        """Redis tells nobody that a key was written: look again a little later."""
+        await self.redis.blpop([f"{self.env['QUEUE_NAME']}:nothing"], 0.05)
 
     async def open(self) -> None:
         await self.storage.open()
@@ -301,7 +301,7 @@ async def test_a_check_finds_the_worker_of_this_host_and_the_one_that_was_killed
 
     third = fleet.start()  # a start clears up
     while len(await fleet.health_keys()) < 2:
-        await asyncio.to_thread(fleet.redis_poll)
+        await fleet.a_moment()
     assert await check() == 0
     for process in (second, third):
         await asyncio.to_thread(stop, process)

@@ -6,16 +6,18 @@ import asyncio
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
 import pytest
 
 from perdure.agent import Turn
-from perdure.errors import InputRequired, LeaseLost, StorageUnavailable
+from perdure.errors import InputRequired, StorageUnavailable
 from perdure.ids import artifact_id
 from perdure.perform import BAD_OUTPUT, CRASHED
 from perdure.settings import Settings
+from perdure.storage.memory import MemoryStorage
 from perdure.tasks import (
     ANONYMOUS,
     Artifact,
@@ -28,6 +30,7 @@ from perdure.tasks import (
     TaskState,
     TextPart,
 )
+from tests.support.storages import MemoryClock
 from worker import turn as turn_module
 from worker.lease import Reins, Stop
 from worker.turn import claim_turn, run_turn, work_on
@@ -374,30 +377,52 @@ async def test_a_lost_lease_stops_the_handler_and_drops_its_output(shop: Shop) -
 
 
 async def test_a_stale_claim_writes_nothing(shop: Shop) -> None:
-    """The zombie: its lease lapsed, another worker has the task, and then it settles."""
+    """The zombie: its lease lapsed, another worker took the task and finished it, and then it settles."""
     entered, go_on = asyncio.Event(), asyncio.Event()
 
     async def zombie(messages: Any, turn: Turn) -> str:
-        turn.emit("from the first")
+        turn.emit("of the zombie")
         entered.set()
         await go_on.wait()
-        return "of the zombie"
+        return "of the zombie as well"
 
     task_id = await shop.submit()
-
-    async def no_longer_held(real: Any, claim: Any, write_no: int, **write: Any) -> Any:
-        if write.get("state"):
-            raise LeaseLost(canceled=False)
-        return await real(claim, write_no, **write)
-
-    storage = meddled(shop.storage, update_task=no_longer_held)
-    running = asyncio.create_task(run_turn(shop.worker(zombie, storage=storage), Reins()))
+    running = asyncio.create_task(run_turn(shop.worker(zombie), Reins()))
     await entered.wait()
+    assert isinstance(shop.storage, MemoryStorage)
+    await MemoryClock(shop.storage).expire_lease(task_id)
+    await shop.storage.rescue_tasks(grace=0, max_crashes=3)
+    task = await shop.run(lambda messages: "of the other", task_id)
     go_on.set()
     await running
-    task = await shop.load(task_id)
-    assert task.state is TaskState.WORKING
-    assert "zombie" not in repr(await shop.events(task_id))
+    assert await shop.load(task_id) == task
+    assert (task.state, task.crashes, [each.text for each in task.artifacts]) == (
+        TaskState.COMPLETED,
+        1,
+        ["of the other"],
+    )
+
+
+async def test_a_renewal_that_finds_the_lease_gone_stops_the_handler(shop: Shop) -> None:
+    """Told by the keeper's thread; nobody announces anything."""
+    handler, entered, cancelled = entering()
+    worker = shop.worker(handler, settings=with_lease(1.0))
+    keeper = shop.storage.keeper(lease=1.0)
+    try:
+        task_id = await shop.submit()
+        reins = Reins()
+        running = asyncio.create_task(run_turn(replace(worker, keeper=keeper), reins))
+        await entered.wait()
+        await shop.storage.clear_context(ANONYMOUS, str(task_id))
+        await running
+    finally:
+        await asyncio.to_thread(keeper.close)
+    assert cancelled.is_set()
+    assert reins.why is Stop.LOST
+
+
+def with_lease(seconds: float) -> Settings:
+    return SETTINGS.model_copy(update={"worker": SETTINGS.worker.model_copy(update={"lease": seconds})})
 
 
 async def test_a_deploy_gives_the_task_back_at_once(shop: Shop) -> None:
@@ -548,8 +573,3 @@ async def test_what_the_storage_does_not_take_fails_the_task(shop: Shop, when: s
     assert task.state is TaskState.FAILED
     assert task.status_message is not None
     assert task.status_message.text == BAD_OUTPUT
-
-
-def test_settings_of_these_tests_hold_nothing_up() -> None:
-    assert isinstance(SETTINGS, Settings)
-    assert SETTINGS.turns.chunk_interval == 0
