@@ -59,6 +59,13 @@ def _first(members: Iterator[tuple[str, Any]], depth: int) -> tuple[str, str] | 
     return None
 
 
+def require_storable(value: Any) -> None:
+    """`ValueError` for what cannot be kept."""
+    if found := unstorable(value):
+        path, why = found
+        raise ValueError(f"{path or 'the value'} {why}")
+
+
 def cleaned(text: str) -> str:
     """`text` with what cannot be kept replaced by U+FFFD: for the output of agents, which must not fail for a stray byte."""
     return _UNSTORABLE.sub("\ufffd", text)

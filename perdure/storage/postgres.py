@@ -26,6 +26,7 @@ from perdure.errors import (
 from perdure.ids import new_token
 from perdure.payload import dump_body
 from perdure.settings import StorageSettings
+from perdure.storable import require_storable
 from perdure.storage import (
     TOTAL_CAP,
     Accepted,
@@ -425,15 +426,8 @@ class PostgresStorage:
         )
 
     async def append_messages(self, owner: str, context_id: str, messages: Sequence[Message]) -> None:
-        stored = [complete(message, context_id) for message in messages]
-        payloads = [message_json(message) for message in stored]
-
-        async def append(connection: Any, again: bool) -> None:
-            first = stored[0].message_id if stored else ""
-            if not (again and await connection.fetchval(sql.APPENDED, owner, context_id, first)):
-                await connection.execute(sql.APPEND_MESSAGES, owner, context_id, payloads)
-
-        await self._database.run(append)
+        payloads = [message_json(complete(message, context_id)) for message in messages]
+        await self._rows(sql.APPEND_MESSAGES, owner, context_id, payloads)
 
     async def update_context(self, owner: str, context_id: str, metadata: Mapping[str, Any]) -> Context:
         row = await self._row(sql.UPDATE_CONTEXT, owner, context_id, *_change(metadata))
@@ -466,6 +460,7 @@ class PostgresStorage:
         rating: int | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> Feedback:
+        require_storable(text)
         if rating is not None and not 1 <= rating <= 5:
             raise InvalidParams("rating", "must be a whole number from 1 to 5")
         row = await self._row(

@@ -11,6 +11,7 @@ from uuid import UUID
 import orjson
 
 from perdure.payload import dump_message, load_body, load_message
+from perdure.storable import require_storable
 from perdure.storage import Claim, Context, Feedback, WebhookConfig
 from perdure.storage.views import last, task_conversation
 from perdure.tasks import ArtifactChunk, Event, Message, StatusChange, Task, TaskState, fold_chunks
@@ -19,7 +20,8 @@ Row = Mapping[str, Any]
 
 
 def dumps(value: Any) -> str:
-    """JSON text for a jsonb parameter."""
+    """JSON text for a jsonb parameter. `ValueError` for what no storage keeps."""
+    require_storable(value)
     return orjson.dumps(value).decode()
 
 

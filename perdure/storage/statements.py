@@ -6,6 +6,8 @@ How they keep the promises:
   other in a circle. Whatever frees or fills the context's slot holds that lock; it then trusts only the locked rows, since the
   statement's snapshot is older than its locks. That is why `contexts` counts its waiting tasks.
 - A lock is taken in a CTE of its own, on which the next one depends: the order of independent CTEs is not defined.
+- What a CHECK looks at is set from the locked rows (`held.state`, not `t.state`; `line.waiting`, not `c.waiting`): an UPDATE that
+  meets a newer version of its row checks the constraints once with the old one before it notices.
 - Times are clock_timestamp(): now() is the start of the transaction, which may have waited for a lock.
 - Claims, rescues and renewals skip locked rows: somebody is dealing with them.
 
@@ -61,18 +63,20 @@ SELECT task.created_at, place.waiting = 1 AND place.running_task IS NULL AS firs
 # $1 task_id, $2 owner, $3 context_id or '', $4 message (its context is put in here)
 CONTINUE = f"""
 WITH line AS (
-        SELECT c.owner, c.context_id, c.running_task FROM contexts c
+        SELECT c.owner, c.context_id, c.running_task, c.waiting FROM contexts c
          WHERE (c.owner, c.context_id) = (SELECT t.owner, t.context_id FROM tasks t WHERE t.task_id = $1 AND t.owner = $2)
            FOR NO KEY UPDATE),
     task AS (
-        SELECT t.task_id, t.context_id, t.state, t.state IN {INTERRUPTED} AS wakes, line.running_task,
+        SELECT t.task_id, t.context_id, t.state, t.lease_holder, t.lease_token, t.lease_until,
+               t.state IN {INTERRUPTED} AS wakes, line.running_task, line.waiting,
                clock_timestamp() AS now
           FROM tasks t JOIN line ON t.owner = line.owner AND t.context_id = line.context_id
          WHERE t.task_id = $1 AND t.owner = $2
            FOR NO KEY UPDATE OF t),
     changed AS (
         UPDATE tasks t
-           SET state = CASE WHEN task.wakes THEN 'submitted' ELSE t.state END,
+           SET state = CASE WHEN task.wakes THEN 'submitted' ELSE task.state END,
+               lease_holder = task.lease_holder, lease_token = task.lease_token, lease_until = task.lease_until,
                message_seq = t.last_seq + 1,
                last_seq = t.last_seq + 1 + task.wakes::int,
                status_seq = CASE WHEN task.wakes THEN t.last_seq + 2 ELSE t.status_seq END,
@@ -84,7 +88,7 @@ WITH line AS (
                updated_at = task.now
           FROM task
          WHERE t.task_id = task.task_id AND task.state NOT IN {TERMINAL} AND $3 IN ('', t.context_id)
-        RETURNING t.*, task.wakes),
+        RETURNING t.*, task.wakes, task.waiting),
     events AS (
         INSERT INTO task_events (task_id, seq, first_seq, kind, attempt, payload, created_at)
         SELECT task_id, message_seq, message_seq, 'message', 0, $4::jsonb || jsonb_build_object('contextId', context_id),
@@ -93,7 +97,7 @@ WITH line AS (
         UNION ALL
         SELECT task_id, last_seq, last_seq, 'status', 0, {_SUBMITTED}, updated_at FROM changed WHERE wakes),
     waits AS (
-        UPDATE contexts c SET waiting = c.waiting + changed.wakes::int, updated_at = clock_timestamp()
+        UPDATE contexts c SET waiting = changed.waiting + changed.wakes::int, updated_at = clock_timestamp()
           FROM changed WHERE c.owner = changed.owner AND c.context_id = changed.context_id)
 SELECT task.state AS before, task.context_id, changed.task_id IS NOT NULL AS kept,
        changed.wakes AND task.running_task IS NULL AS first, changed.dispatch
@@ -131,8 +135,8 @@ WITH line AS (
         INSERT INTO task_events (task_id, seq, first_seq, kind, attempt, payload, created_at)
         SELECT task_id, last_seq, last_seq, 'status', 0, $3::jsonb, updated_at FROM changed),
     waits AS (
-        UPDATE contexts c SET waiting = c.waiting - changed.waited::int, updated_at = clock_timestamp()
-          FROM changed WHERE c.owner = changed.owner AND c.context_id = changed.context_id
+        UPDATE contexts c SET waiting = line.waiting - changed.waited::int
+          FROM changed, line WHERE c.owner = line.owner AND c.context_id = line.context_id
         RETURNING CASE WHEN c.running_task IS NULL THEN c.waiting ELSE 0 END AS waiting),
     freed AS (
         SELECT changed.* FROM changed, line
@@ -204,7 +208,7 @@ CLAIM = """
 WITH mine AS (
         SELECT * FROM tasks WHERE lease_token = $2 AND state = 'working'),
     best AS (
-        SELECT t.task_id, clock_timestamp() AS now
+        SELECT t.task_id, c.waiting, clock_timestamp() AS now
           FROM tasks t JOIN contexts c ON c.owner = t.owner AND c.context_id = t.context_id
          WHERE t.state = 'submitted' AND t.lease_token IS NULL AND t.due_at <= now() AND c.running_task IS NULL
            AND NOT EXISTS (SELECT FROM tasks e WHERE e.owner = t.owner AND e.context_id = t.context_id
@@ -221,8 +225,8 @@ WITH mine AS (
           FROM best WHERE t.task_id = best.task_id
         RETURNING t.*),
     slot AS (
-        UPDATE contexts c SET running_task = claimed.task_id, waiting = c.waiting - 1, updated_at = clock_timestamp()
-          FROM claimed WHERE c.owner = claimed.owner AND c.context_id = claimed.context_id),
+        UPDATE contexts c SET running_task = claimed.task_id, waiting = best.waiting - 1
+          FROM claimed, best WHERE c.owner = claimed.owner AND c.context_id = claimed.context_id),
     event AS (
         INSERT INTO task_events (task_id, seq, first_seq, kind, attempt, payload, created_at)
         SELECT task_id, last_seq, last_seq, 'status', attempt,
@@ -308,7 +312,7 @@ SELECT last_seq FROM written
 # $13 owner, $14 context_id
 SETTLE = f"""
 WITH line AS (
-        SELECT c.owner, c.context_id FROM contexts c WHERE c.owner = $13 AND c.context_id = $14 FOR NO KEY UPDATE),
+        SELECT c.owner, c.context_id, c.waiting FROM contexts c WHERE c.owner = $13 AND c.context_id = $14 FOR NO KEY UPDATE),
     held AS (
         SELECT t.task_id, $12 AND t.message_seq > t.read_seq AS again, clock_timestamp() AS now
           FROM tasks t JOIN line ON t.owner = line.owner AND t.context_id = line.context_id
@@ -333,8 +337,8 @@ WITH line AS (
                s.updated_at
           FROM settled s),
     slot AS (
-        UPDATE contexts c SET running_task = NULL, waiting = c.waiting + s.again::int, updated_at = clock_timestamp()
-          FROM settled s WHERE c.owner = s.owner AND c.context_id = s.context_id
+        UPDATE contexts c SET running_task = NULL, waiting = line.waiting + s.again::int
+          FROM settled s, line WHERE c.owner = line.owner AND c.context_id = line.context_id
         RETURNING c.waiting),
     freed AS (
         SELECT * FROM settled WHERE NOT again),
@@ -350,15 +354,15 @@ DIAGNOSE = "SELECT state, attempt, write_no, last_seq FROM tasks WHERE task_id =
 # $1 task_id, $2 attempt, $3 token, $4 owner, $5 context_id, $6 status payload, $7 failed, $8 delay in seconds
 RELEASE = f"""
 WITH line AS (
-        SELECT c.owner, c.context_id FROM contexts c WHERE c.owner = $4 AND c.context_id = $5 FOR NO KEY UPDATE),
+        SELECT c.owner, c.context_id, c.waiting FROM contexts c WHERE c.owner = $4 AND c.context_id = $5 FOR NO KEY UPDATE),
     held AS (
-        SELECT t.task_id, t.state = 'working' AS again, clock_timestamp() AS now
+        SELECT t.task_id, t.state, t.state = 'working' AS again, clock_timestamp() AS now
           FROM tasks t JOIN line ON t.owner = line.owner AND t.context_id = line.context_id
          WHERE t.task_id = $1 AND t.attempt = $2 AND t.lease_token = $3 FOR NO KEY UPDATE OF t),
     released AS (
         UPDATE tasks t
            SET lease_holder = NULL, lease_token = NULL, lease_until = NULL,
-               state = CASE WHEN held.again THEN 'submitted' ELSE t.state END,
+               state = CASE WHEN held.again THEN 'submitted' ELSE held.state END,
                lost_attempts = CASE WHEN held.again THEN t.lost_attempts || t.attempt ELSE t.lost_attempts END,
                failures = t.failures + (held.again AND $7)::int,
                last_seq = t.last_seq + held.again::int,
@@ -373,8 +377,9 @@ WITH line AS (
         INSERT INTO task_events (task_id, seq, first_seq, kind, attempt, payload, created_at)
         SELECT task_id, last_seq, last_seq, 'status', 0, $6::jsonb, updated_at FROM released WHERE again),
     slot AS (
-        UPDATE contexts c SET running_task = NULL, waiting = c.waiting + r.again::int, updated_at = clock_timestamp()
-          FROM released r WHERE c.owner = r.owner AND c.context_id = r.context_id AND c.running_task = r.task_id
+        UPDATE contexts c SET running_task = NULL, waiting = line.waiting + r.again::int
+          FROM released r, line
+         WHERE c.owner = line.owner AND c.context_id = line.context_id AND c.running_task = r.task_id
         RETURNING c.waiting),
     freed AS (
         SELECT * FROM released WHERE NOT again),
@@ -392,11 +397,11 @@ WITH lapsed AS (
            AND pg_postmaster_start_time() < clock_timestamp() - make_interval(secs => $1)
          LIMIT $3),
     line AS (
-        SELECT c.owner, c.context_id FROM contexts c
+        SELECT c.owner, c.context_id, c.waiting FROM contexts c
          WHERE (c.owner, c.context_id) IN (SELECT owner, context_id FROM lapsed)
          ORDER BY c.owner, c.context_id FOR NO KEY UPDATE SKIP LOCKED),
     held AS (
-        SELECT t.task_id, t.state = 'working' AND t.crashes + 1 < $2 AS again, t.state = 'working' AS worked,
+        SELECT t.task_id, t.state, t.state = 'working' AND t.crashes + 1 < $2 AS again, t.state = 'working' AS worked,
                clock_timestamp() AS now
           FROM tasks t JOIN line ON t.owner = line.owner AND t.context_id = line.context_id
          WHERE t.lease_token IS NOT NULL AND t.lease_until < clock_timestamp() - make_interval(secs => $1)
@@ -404,7 +409,7 @@ WITH lapsed AS (
     rescued AS (
         UPDATE tasks t
            SET lease_holder = NULL, lease_token = NULL, lease_until = NULL,
-               state = CASE WHEN held.again THEN 'submitted' WHEN held.worked THEN 'failed' ELSE t.state END,
+               state = CASE WHEN held.again THEN 'submitted' WHEN held.worked THEN 'failed' ELSE held.state END,
                crashes = t.crashes + held.worked::int,
                lost_attempts = CASE WHEN held.worked THEN t.lost_attempts || t.attempt ELSE t.lost_attempts END,
                last_seq = t.last_seq + held.worked::int,
@@ -424,8 +429,9 @@ WITH lapsed AS (
                CASE WHEN again THEN $4::jsonb ELSE jsonb_set($5::jsonb, '{{status,message}}', status_message) END, updated_at
           FROM rescued WHERE worked),
     slot AS (
-        UPDATE contexts c SET running_task = NULL, waiting = c.waiting + r.again::int, updated_at = clock_timestamp()
-          FROM rescued r WHERE c.owner = r.owner AND c.context_id = r.context_id AND c.running_task = r.task_id),
+        UPDATE contexts c SET running_task = NULL, waiting = line.waiting + r.again::int
+          FROM rescued r JOIN line ON line.owner = r.owner AND line.context_id = r.context_id
+         WHERE c.owner = r.owner AND c.context_id = r.context_id AND c.running_task = r.task_id),
     freed AS (
         SELECT * FROM rescued WHERE NOT again),
     {_NEXT}
@@ -469,7 +475,7 @@ SELECT c.context_id, c.owner, c.metadata, c.created_at, c.updated_at, '{}'::uuid
  ORDER BY c.updated_at DESC, c.context_id DESC LIMIT $2
 """
 
-# $1 owner, $2 context_id, $3 messages: a place each
+# $1 owner, $2 context_id, $3 messages: a place each; ones whose id was appended before are left out
 APPEND_MESSAGES = """
 WITH place AS (
         INSERT INTO contexts AS c (owner, context_id, last_position) VALUES ($1, $2, cardinality($3::jsonb[]))
@@ -479,12 +485,10 @@ WITH place AS (
 INSERT INTO context_messages (owner, context_id, position, payload)
 SELECT $1, $2, place.last_position - cardinality($3) + m.ord, m.payload
   FROM place, unnest($3::jsonb[]) WITH ORDINALITY AS m(payload, ord)
-"""
-
-# $1 owner, $2 context_id, $3 id of a message: whether it is there (asked only after an unknown end of APPEND_MESSAGES)
-APPENDED = """
-SELECT EXISTS (SELECT FROM context_messages
-                WHERE owner = $1 AND context_id = $2 AND payload ->> 'messageId' = $3) AS kept
+ WHERE NOT EXISTS (SELECT FROM context_messages b WHERE b.owner = $1 AND b.context_id = $2
+                                                    AND b.payload -> 'messageId' = m.payload -> 'messageId')
+   AND NOT EXISTS (SELECT FROM unnest($3) WITH ORDINALITY AS b(payload, ord)
+                    WHERE b.ord < m.ord AND b.payload -> 'messageId' = m.payload -> 'messageId')
 """
 
 # $1 owner, $2 context_id, $3 metadata, $4 keys to remove
