@@ -1,0 +1,199 @@
+"""A whole deployment of real processes: front doors, workers, Postgres, Redis; and hands to break them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import asyncpg
+import httpx
+import pytest
+from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
+
+from perdure.local import LocalServices
+from tests.support.processes import PERDURE, ROOT, Server, heard, started, surroundings
+
+ARQ = str(Path(sys.executable).parent / "arq")
+
+# A text that is a path: the turn goes on until that file is there. Whoever works on it writes its process id beside it.
+AGENT = """
+import os, time
+from pathlib import Path
+from perdure import InputRequired, bindufy
+
+def handler(messages, turn):
+    said = [message["content"] for message in messages if message["role"] == "user"]
+    if said[0] == "weather":
+        if len(said) == 1:
+            raise InputRequired("Which city?")
+        return " / ".join(message["content"] for message in messages)
+    if not said[-1].startswith("/"):
+        return said[-1].upper()
+    turn.emit("begun")
+    with open(said[-1] + ".log", "a") as log:
+        print(os.getpid(), turn.attempt, file=log, flush=True)
+        while not Path(said[-1]).exists():
+            if turn.canceled:
+                print("canceled", file=log, flush=True)
+                return None
+            time.sleep(0.01)
+    return f"done by {os.getpid()}"
+
+bindufy({"name": "e2e"}, handler)
+"""
+
+
+class Process:
+    """A running process whose log is read all the time: a full pipe would stop it."""
+
+    def __init__(self, popen: subprocess.Popen[str]) -> None:
+        self.popen = popen
+        self.log: list[str] = []
+        Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        assert self.popen.stdout is not None
+        with suppress(ValueError):  # closed under us at the end
+            self.log.extend(self.popen.stdout)
+
+    def said(self, event: str) -> int:
+        """How many lines of its log have this event."""
+        return sum(f'"{event}"' in line for line in self.log)
+
+    def signal(self, how: signal.Signals) -> None:
+        self.popen.send_signal(how)
+
+    def ended(self) -> int:
+        """Its exit code, once it has ended."""
+        return self.popen.wait(timeout=30)
+
+
+class Stack:
+    """Starts what a test asks for; everything is stopped at its end."""
+
+    def __init__(self, folder: Path, services: LocalServices, stack: ExitStack) -> None:
+        self.folder, self.services, self._stack = folder, services, stack
+        self.agent = folder / "my_agent.py"
+        self.agent.write_text(AGENT)
+        self.settings = {
+            "STORAGE_TYPE": "postgres",
+            "DATABASE_URL": services.database_url,
+            "QUEUE_TYPE": "arq",
+            "REDIS_URL": services.redis_url,
+            "AGENT": str(self.agent),
+            "LOG__FORMAT": "json",
+            "WORKER__LEASE": "1.5",
+            "WORKER__LEASE_GRACE": "0.3",
+            "WORKER__SWEEP_INTERVAL": "0.3",
+            "WORKER__BEAT_INTERVAL": "0.5",
+            "SERVER__REFRESH": "0.5",
+            "STORAGE__RETRY_TIMEOUT": "1",
+        }
+
+    def _start(self, command: list[str], event: str, **settings: str) -> tuple[Process, dict[str, Any]]:
+        env = surroundings(PYTHONPATH=str(ROOT), **{**self.settings, **settings})
+        popen = self._stack.enter_context(started(command, cwd=self.folder, env=env))
+        first = heard(popen, event)
+        return Process(popen), first
+
+    def front_door(self, **settings: str) -> tuple[Server, Process]:
+        process, first = self._start([PERDURE, "serve", "--port", "0"], "serving", **settings)
+        return Server(process.popen, first["url"]), process
+
+    def worker(self, **settings: str) -> Process:
+        return self._start([PERDURE, "worker"], "worker.started", **settings)[0]
+
+    def arq_worker(self, **settings: str) -> Process:
+        return self._start([ARQ, "worker.settings.WorkerSettings"], "worker.started", **settings)[0]
+
+    def rows(self, statement: str, *arguments: Any) -> list[Any]:
+        """What Postgres says."""
+
+        async def ask() -> list[Any]:
+            connection = await asyncpg.connect(self.services.database_url)
+            try:
+                return list(await connection.fetch(statement, *arguments))
+            finally:
+                await connection.close()
+
+        return asyncio.run(ask())
+
+    def task(self, task_id: str) -> dict[str, Any]:
+        """A task's row."""
+        return dict(self.rows("SELECT * FROM tasks WHERE task_id = $1", task_id)[0])
+
+    def log_is_whole(self, task_id: str) -> None:
+        """Its events are 1, 2, 3 ... and one of them ends it, the last."""
+        events = self.rows(
+            "SELECT seq, kind, payload FROM task_events WHERE task_id = $1 ORDER BY seq", task_id
+        )
+        assert [event["seq"] for event in events] == list(range(1, len(events) + 1))
+        states = [
+            json.loads(event["payload"])["status"]["state"] for event in events if event["kind"] == "status"
+        ]
+        ends = [
+            state.rpartition("_")[2] in ("COMPLETED", "FAILED", "CANCELED", "REJECTED") for state in states
+        ]
+        assert ends.count(True) == 1
+        assert ends[-1]
+
+    def gate(self, name: str) -> Gate:
+        """A file that a turn waits for."""
+        return Gate(self.folder / name)
+
+
+class Gate:
+    """Its path, sent as a message, makes a turn that goes on until the gate is opened."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def open(self) -> None:
+        self.path.touch()
+
+    @property
+    def lines(self) -> list[str]:
+        """What the handlers wrote: `<process id> <attempt>` at the begin, `canceled`."""
+        log = Path(f"{self.path}.log")
+        return log.read_text().splitlines() if log.exists() else []
+
+    def begun(self, times: int = 1) -> int:
+        """Wait until a handler has begun for the n-th time; the process that runs it."""
+        until(lambda: len([line for line in self.lines if line != "canceled"]) >= times)
+        return int([line for line in self.lines if line != "canceled"][times - 1].split()[0])
+
+
+def until(true: Callable[[], bool], *, seconds: float = 25) -> None:
+    """Look until it is true; AssertionError after that many seconds."""
+    for attempt in Retrying(
+        retry=retry_if_exception_type((AssertionError, httpx.HTTPError, OSError)),
+        stop=stop_after_delay(seconds),
+        wait=wait_fixed(0.05),
+        reraise=True,
+    ):
+        with attempt:
+            assert true()
+
+
+def at(server: Server, task_id: str, state: str) -> bool:
+    """Whether a task stands at `state`."""
+    return bool(server.call("tasks/get", {"id": task_id})["status"]["state"] == state)
+
+
+def status_of(server: Server) -> str:
+    """What `/readyz` says."""
+    return str(httpx.get(f"{server.url}/readyz", timeout=30).json()["status"])
+
+
+@pytest.fixture
+def stack(tmp_path: Path, private_services: LocalServices) -> Iterator[Stack]:
+    with ExitStack() as processes:
+        yield Stack(tmp_path, private_services, processes)

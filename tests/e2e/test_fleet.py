@@ -1,0 +1,187 @@
+"""The whole thing: a front door, workers, Postgres and Redis as real processes, and what may happen to them."""
+
+from __future__ import annotations
+
+import signal
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import redis
+
+from tests.support.processes import text_of
+
+from .conftest import Stack, at, status_of, until
+
+
+def test_two_hundred_messages_complete_once(stack: Stack) -> None:
+    server, _ = stack.front_door()
+    workers = [stack.worker(), stack.arq_worker()]
+
+    def send(number: int) -> dict[str, Any]:
+        return server.send(f"message {number}", blocking=number % 2 == 0)
+
+    with ThreadPoolExecutor(12) as clients:
+        tasks = list(clients.map(send, range(200)))
+    until(lambda: not stack.rows("SELECT FROM tasks WHERE state <> 'completed'"))
+    for number, task in enumerate(tasks):
+        assert text_of(server.call("tasks/get", {"id": task["id"]})) == f"MESSAGE {number}"
+    [counted] = stack.rows(
+        "SELECT count(*), max(attempt) AS attempts, sum(crashes + failures) AS lost FROM tasks"
+    )
+    assert tuple(counted) == (200, 1, 0)
+    assert all(worker.said("turn.settled") > 0 for worker in workers)
+
+
+def test_a_killed_workers_task_completes_elsewhere(stack: Stack) -> None:
+    server, _ = stack.front_door()
+    workers = {worker.popen.pid: worker for worker in (stack.worker(), stack.worker())}
+    gate = stack.gate("gate")
+    task_id = server.send(str(gate.path), blocking=False)["id"]
+    workers[gate.begun()].signal(signal.SIGKILL)
+    second = gate.begun(2)
+    gate.open()
+    until(lambda: at(server, task_id, "completed"))
+    assert text_of(server.call("tasks/get", {"id": task_id})) == f"done by {second}"
+    row = stack.task(task_id)
+    assert (row["attempt"], row["crashes"], row["failures"], row["lost_attempts"]) == (2, 1, 0, [1])
+    stack.log_is_whole(task_id)
+
+
+def test_redis_is_emptied_with_tasks_waiting(stack: Stack) -> None:
+    server, _ = stack.front_door()
+    tasks = [server.send(f"message {number}", blocking=False) for number in range(30)]
+    with redis.Redis.from_url(stack.services.redis_url) as client:
+        assert client.dbsize() > 0
+        client.flushall()
+    stack.worker()
+    until(lambda: all(at(server, task["id"], "completed") for task in tasks))
+    assert stack.rows("SELECT max(attempt) FROM tasks")[0][0] == 1
+
+
+def test_a_turn_that_ends_within_the_grace_ends_where_it_began(stack: Stack) -> None:
+    server, _ = stack.front_door()
+    worker, gate = stack.worker(), stack.gate("gate")
+    task_id = server.send(str(gate.path), blocking=False)["id"]
+    gate.begun()
+    worker.signal(signal.SIGTERM)
+    until(lambda: worker.said("worker.draining") == 1)
+    gate.open()
+    assert worker.ended() == 0
+    assert at(server, task_id, "completed")
+    assert stack.task(task_id)["attempt"] == 1
+
+
+def test_a_deploy_costs_no_retry(stack: Stack) -> None:
+    server, _ = stack.front_door()
+    first = stack.worker(WORKER__GRACE="0")
+    gate = stack.gate("gate")
+    task_id = server.send(str(gate.path), blocking=False)["id"]
+    gate.begun()
+    second = stack.worker()
+    first.signal(signal.SIGTERM)
+    assert first.ended() == 0
+    assert gate.begun(2) == second.popen.pid
+    gate.open()
+    until(lambda: at(server, task_id, "completed"))
+    row = stack.task(task_id)
+    assert (row["attempt"], row["crashes"], row["failures"]) == (2, 0, 0)
+    stack.log_is_whole(task_id)
+
+
+def test_cancel_reaches_a_handler_in_another_process(stack: Stack) -> None:
+    server, _ = stack.front_door()
+    stack.worker()
+    gate = stack.gate("gate")
+    task = server.send(str(gate.path), blocking=False)
+    gate.begun()
+    behind = server.send("next", blocking=False, contextId=task["contextId"])
+    assert server.call("tasks/cancel", {"id": task["id"]})["status"]["state"] == "canceled"
+    until(lambda: "canceled" in gate.lines)
+    until(lambda: at(server, behind["id"], "completed"))
+    assert at(server, task["id"], "canceled")
+    stack.log_is_whole(task["id"])
+
+
+def test_a_zombie_cannot_write(stack: Stack) -> None:
+    """A worker that is frozen for longer than its lease wakes up, ends its turn and finds that it is not its turn any more."""
+    server, _ = stack.front_door()
+    workers = {worker.popen.pid: worker for worker in (stack.worker(), stack.worker())}
+    gate = stack.gate("gate")
+    task_id = server.send(str(gate.path), blocking=False)["id"]
+    zombie = workers[gate.begun()]
+    zombie.signal(signal.SIGSTOP)
+    second = gate.begun(2)
+    gate.open()
+    until(lambda: at(server, task_id, "completed"))
+    zombie.signal(signal.SIGCONT)
+    until(lambda: zombie.said("turn.lost") == 1)
+    assert text_of(server.call("tasks/get", {"id": task_id})) == f"done by {second}"
+    stack.log_is_whole(task_id)
+
+
+def test_a_question_and_its_answer(stack: Stack) -> None:
+    server, _ = stack.front_door()
+    stack.worker()
+    asked = server.send("weather")
+    assert asked["status"]["state"] == "input-required"
+    assert asked["status"]["message"]["parts"][0]["text"] == "Which city?"
+    answered = server.send("Lisbon", taskId=asked["id"])
+    assert answered["status"]["state"] == "completed"
+    assert text_of(answered) == "weather / Which city? / Lisbon"
+
+
+def test_life_without_redis(stack: Stack) -> None:
+    server, _ = stack.front_door()
+    stack.worker()
+    until(lambda: status_of(server) == "ready")
+    stack.services.redis.stop()
+    assert server.send("without redis")["status"]["state"] == "completed"
+    assert status_of(server) == "degraded"
+    stack.worker()  # starts all the same
+    stack.services.redis.start()
+    until(lambda: status_of(server) == "ready")
+    assert server.send("with redis")["status"]["state"] == "completed"
+
+
+def test_life_without_postgres(stack: Stack) -> None:
+    server, _ = stack.front_door()
+    stack.worker()
+    assert server.send("before")["status"]["state"] == "completed"
+    stack.services.postgres.stop()
+    request = {"jsonrpc": "2.0", "id": 1, "method": "tasks/list", "params": {}}
+    answer = httpx.post(server.url, json=request, timeout=30)
+    assert answer.status_code == 503
+    assert int(answer.headers["retry-after"]) > 0
+    assert httpx.get(f"{server.url}/readyz", timeout=30).status_code == 503
+    assert httpx.get(f"{server.url}/healthz", timeout=30).status_code == 200
+    stack.services.postgres.start()
+    until(lambda: status_of(server) == "ready")
+    assert server.send("after")["status"]["state"] == "completed"
+
+
+def test_another_front_door_knows_every_task(stack: Stack) -> None:
+    server, process = stack.front_door()
+    gate = stack.gate("gate")
+    stack.worker()
+    task_id = server.send(str(gate.path), blocking=False)["id"]
+    gate.begun()
+    process.signal(signal.SIGKILL)
+    process.ended()
+    other, _ = stack.front_door()
+    gate.open()
+    until(lambda: at(other, task_id, "completed"))
+
+
+def test_one_durable_process_is_killed_and_started_again(stack: Stack) -> None:
+    server, process = stack.front_door(QUEUE_TYPE="inline")
+    gate = stack.gate("gate")
+    task_id = server.send(str(gate.path), blocking=False)["id"]
+    gate.begun()
+    process.signal(signal.SIGKILL)
+    process.ended()
+    again, _ = stack.front_door(QUEUE_TYPE="inline")
+    gate.begun(2)
+    gate.open()
+    until(lambda: at(again, task_id, "completed"))
+    assert stack.task(task_id)["crashes"] == 1
