@@ -85,7 +85,6 @@ async def _leave(worker: Worker, slots: Slots, grace: float) -> None:
     slots.stop()
     try:
         if slots.running:
-            log.info("worker.draining", turns=slots.running, seconds=grace)
             await beat(worker, slots)
         await slots.drain(grace)
     except asyncio.CancelledError:  # the grace is over

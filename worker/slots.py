@@ -85,6 +85,7 @@ class Slots:
         if not self.stopping:
             self.stopping, self._stopped_at = True, time.monotonic()
             self._wanted.set()
+            log.info("worker.draining", turns=self.running, seconds=self.worker.settings.worker.grace)
 
     async def drain(self, grace: float) -> None:
         """Stop; let turns finish within `grace` seconds of the first stop; then release what is left."""
