@@ -106,7 +106,9 @@ class Stack:
 
     def front_door(self, **settings: str) -> tuple[Server, Process]:
         process, first = self._start([PERDURE, "serve", "--port", "0"], "serving", **settings)
-        return Server(process.popen, first["url"]), process
+        server = Server(process.popen, first["url"])
+        self._stack.callback(server.close)
+        return server, process
 
     def worker(self, **settings: str) -> Process:
         return self._start([PERDURE, "worker"], "worker.started", **settings)[0]

@@ -7,7 +7,7 @@ import re
 import signal
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -68,8 +68,7 @@ class Stack:
 
 
 def test_it_serves_mends_itself_and_keeps_its_data(folder: Path) -> None:
-    with stack(folder) as first:
-        server = Server(first.process, first.url)
+    with stack(folder) as first, closing(Server(first.process, first.url)) as server:
         task = server.send("hello")
         assert text_of(task) == "hello"
 
@@ -89,8 +88,8 @@ def test_it_serves_mends_itself_and_keeps_its_data(folder: Path) -> None:
             place.start() for place in places if place
         )
 
-    with stack(folder) as again:
-        assert text_of(Server(again.process, again.url).call("tasks/get", {"id": task["id"]})) == "hello"
+    with stack(folder) as again, closing(Server(again.process, again.url)) as server:
+        assert text_of(server.call("tasks/get", {"id": task["id"]})) == "hello"
         assert again.stop(signal.SIGTERM) == 0
 
 

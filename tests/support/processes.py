@@ -66,7 +66,11 @@ def started(
 def serving(command: Sequence[str], *, cwd: Path, env: dict[str, str] | None = None) -> Iterator[Server]:
     """A front door, once it listens."""
     with started(command, cwd=cwd, env=env) as process:
-        yield Server(process, heard(process, "serving")["url"])
+        server = Server(process, heard(process, "serving")["url"])
+        try:
+            yield server
+        finally:
+            server.close()
 
 
 def heard(process: subprocess.Popen[str], event: str) -> dict[str, Any]:
@@ -86,6 +90,11 @@ class Server:
     def __init__(self, process: subprocess.Popen[str], url: str) -> None:
         self.process = process
         self.url = url
+        self._http = httpx.Client(timeout=30)  # one for all: making one takes longer than a call
+
+    def close(self) -> None:
+        """Let go of its connections."""
+        self._http.close()
 
     def send(self, text: str, *, blocking: bool = True, **members: Any) -> dict[str, Any]:
         """`message/send` of A2A 0.3: the task, once it rests, or (not `blocking`) as it is now."""
@@ -101,7 +110,7 @@ class Server:
     def call(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
         """One call of A2A 0.3; its result."""
         request = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
-        answer = httpx.post(self.url, json=request, timeout=30).raise_for_status().json()
+        answer = self._http.post(self.url, json=request).raise_for_status().json()
         assert "error" not in answer, answer
         result: dict[str, Any] = answer["result"]
         return result
