@@ -224,18 +224,23 @@ def fold_chunks(chunks: Iterable[ArtifactChunk]) -> tuple[Artifact, ...]:
     Text that was streamed in pieces becomes one part again: neighbouring plain text parts are joined.
     """
     folded: dict[str, Artifact] = {}
+    parts: dict[
+        str, list[Part]
+    ] = {}  # lists, since a tuple that grows by 10,000 tokens is copied 10,000 times
     for chunk in chunks:
         new, known = chunk.artifact, folded.get(chunk.artifact.artifact_id)
-        if chunk.append and known is not None:
-            new = replace(
+        if not chunk.append or known is None:
+            folded[new.artifact_id], parts[new.artifact_id] = new, list(new.parts)
+            continue
+        parts[new.artifact_id] += new.parts
+        if new.metadata or new.name or new.description:
+            folded[new.artifact_id] = replace(
                 known,
-                parts=(*known.parts, *new.parts),
                 metadata={**known.metadata, **new.metadata},
                 name=new.name or known.name,
                 description=new.description or known.description,
             )
-        folded[new.artifact_id] = new
-    return tuple(replace(artifact, parts=_joined(artifact.parts)) for artifact in folded.values())
+    return tuple(replace(artifact, parts=_joined(parts[name])) for name, artifact in folded.items())
 
 
 def _joined(parts: Sequence[Part]) -> tuple[Part, ...]:

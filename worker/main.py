@@ -20,17 +20,22 @@ from .process import working
 
 
 def run(agent: Agent, settings: Settings) -> None:
-    """Run turns until SIGTERM or Ctrl-C; a second one ends the grace. Raises StorageUnavailable and ConfigError."""
-    _run(_work(agent, settings))
+    """Run turns until SIGTERM or Ctrl-C; a second one ends the grace. Raises StorageUnavailable, ConfigError and, after Ctrl-C,
+    KeyboardInterrupt."""
+    stopped_by: list[signal.Signals] = []
+    _run(_work(agent, settings, stopped_by))
+    if signal.SIGINT in stopped_by[:1]:
+        raise KeyboardInterrupt
 
 
-async def _work(agent: Agent, settings: Settings) -> None:
+async def _work(agent: Agent, settings: Settings, stopped_by: list[signal.Signals]) -> None:
     asked = asyncio.Event()
     task = asyncio.current_task()
 
-    def stop() -> None:
+    def stop(number: signal.Signals) -> None:
         if asked.is_set() and task is not None:
             task.cancel()
+        stopped_by.append(number)
         asked.set()
 
     _on_signals(stop)
@@ -45,11 +50,11 @@ async def _work(agent: Agent, settings: Settings) -> None:
             await asyncio.gather(*bells, return_exceptions=True)
 
 
-def _on_signals(stop: Callable[[], None]) -> None:
+def _on_signals(stop: Callable[[signal.Signals], None]) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         with suppress(NotImplementedError):  # Windows
-            loop.add_signal_handler(number, stop)
+            loop.add_signal_handler(number, stop, number)
 
 
 def _run(main: Coroutine[Any, Any, None]) -> None:
