@@ -1,0 +1,116 @@
+"""A connection that is lost during COMMIT: nobody knows whether the statement took effect. It is sent again, and has the effect
+of one.
+
+Forced: every statement runs, and then its connection breaks once before the answer gets through.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from perdure.ids import new_task_id, new_token
+from perdure.settings import StorageSettings
+from perdure.storage import NewTask
+from perdure.storage.database import Database
+from perdure.storage.postgres import PostgresStorage
+from perdure.tasks import Artifact, Message, Role, TaskState, TextPart
+
+ME = "me"
+
+
+class LosesAnswers:
+    """A connection that does what it is told and breaks before it says so, once for each statement."""
+
+    def __init__(self, connection: Any, lost: set[str]) -> None:
+        self._connection = connection
+        self._lost = lost
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._connection, name)
+        if name not in ("fetch", "fetchrow", "fetchval", "execute"):
+            return method
+
+        async def run(statement: str, *arguments: Any) -> Any:
+            answer = await method(statement, *arguments)
+            writes = "UPDATE" in statement or "INSERT" in statement
+            if writes and statement not in self._lost:
+                self._lost.add(statement)
+                raise ConnectionResetError("connection reset by peer")
+            return answer
+
+        return run
+
+
+class LossyDatabase(Database):
+    """Loses the answer to each writing statement once."""
+
+    def __init__(self, url: str, settings: StorageSettings) -> None:
+        super().__init__(url, settings)
+        self.lost: set[str] = set()
+
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[Any]:
+        async with super()._connection() as connection:
+            yield LosesAnswers(connection, self.lost)
+
+
+@pytest.fixture
+async def lossy(database_url: str) -> AsyncIterator[PostgresStorage]:
+    storage = PostgresStorage(database_url, StorageSettings())
+    storage._database = LossyDatabase(database_url, StorageSettings())
+    await storage.open()
+    yield storage
+    await storage.close()
+
+
+def says(text: str) -> Message:
+    return Message(parts=(TextPart(text),), role=Role.USER)
+
+
+async def test_every_step_of_a_task_takes_effect_once(lossy: PostgresStorage) -> None:
+    task_id = new_task_id()
+    accepted = await lossy.submit_task(
+        NewTask(task_id=task_id, owner=ME, context_id="talk", message=says("one"))
+    )
+    assert accepted.ring
+    turn = await lossy.claim_task("worker", new_token(), lease=60)
+    assert turn is not None
+    assert turn.claim.attempt == 1
+    await lossy.continue_task(ME, task_id, says("two"))
+    answer = Artifact(artifact_id="answer", parts=(TextPart("three"),))
+    await lossy.update_task(turn.claim, 1, new_artifacts=[answer])
+    written = await lossy.update_task(turn.claim, 2, state=TaskState.COMPLETED)
+    assert written.state is TaskState.SUBMITTED  # for the message that the turn had not seen
+    again = await lossy.claim_task("worker", new_token(), lease=60)
+    assert again is not None
+    await lossy.release_task(again.claim, reason="deploy", failed=True)
+    await lossy.cancel_task(ME, task_id)
+
+    task = await lossy.load_task(ME, task_id)
+    assert (task.state, task.attempt, task.failures) == (TaskState.CANCELED, 2, 1)
+    assert [message.text for message in task.history] == ["one", "two"]
+    assert [artifact.text for artifact in task.artifacts] == ["three"]
+    events = await lossy.events_since(ME, task_id, 0)
+    assert [event.seq for event in events] == list(range(1, 9))
+    assert isinstance(lossy._database, LossyDatabase)
+    assert len(lossy._database.lost) >= 7  # every one of these statements lost its answer
+
+
+async def test_the_next_in_line_is_not_counted_twice(lossy: PostgresStorage) -> None:
+    """The context counts its waiting tasks: two that were submitted, claimed and ended leave nobody waiting."""
+    for _ in range(2):
+        await lossy.submit_task(
+            NewTask(task_id=new_task_id(), owner=ME, context_id="talk", message=says("hello"))
+        )
+    for _ in range(2):
+        turn = await lossy.claim_task("worker", new_token(), lease=60)
+        assert turn is not None
+        await lossy.update_task(turn.claim, 1, state=TaskState.COMPLETED)
+    assert await lossy.claim_task("worker", new_token(), lease=60) is None
+    row = await lossy._row("SELECT waiting, running_task FROM contexts WHERE context_id = 'talk'")
+    assert row is not None
+    assert tuple(row) == (0, None)
