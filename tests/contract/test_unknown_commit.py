@@ -113,4 +113,4 @@ async def test_the_next_in_line_is_not_counted_twice(lossy: PostgresStorage) -> 
     assert await lossy.claim_task("worker", new_token(), lease=60) is None
     row = await lossy._row("SELECT waiting, running_task FROM contexts WHERE context_id = 'talk'")
     assert row is not None
-    assert tuple(row) == (0, None)
+    assert (row["waiting"], row["running_task"]) == (0, None)
