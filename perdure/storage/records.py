@@ -94,12 +94,15 @@ def conversation_of(rows: Iterable[Row], limit: int) -> Sequence[Message]:
 
 
 def _whole_artifacts(rows: Iterable[Row]) -> Iterable[Event]:
-    """The events without the tails of artifacts whose beginning is beyond the window."""
+    """The events of one place without the tails of artifacts whose beginning is beyond the window: it cuts a log short whose first
+    event, always a message, is missing."""
     begun: set[str] = set()
+    cut = None
     for row in rows:
+        cut = row["seq"] > 1 if cut is None else cut
         body = load_body(row["kind"], orjson.loads(row["payload"]))
         if isinstance(body, ArtifactChunk):
-            if body.append and body.artifact.artifact_id not in begun:
+            if cut and body.append and body.artifact.artifact_id not in begun:
                 continue
             begun.add(body.artifact.artifact_id)
         yield Event(
