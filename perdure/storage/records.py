@@ -94,8 +94,8 @@ def conversation_of(rows: Iterable[Row], limit: int) -> Sequence[Message]:
 
 
 def _whole_artifacts(rows: Iterable[Row]) -> Iterable[Event]:
-    """The events of one place without the tails of artifacts whose beginning is beyond the window: it cuts a log short whose first
-    event, always a message, is missing."""
+    """The events of one place without the tails of artifacts whose beginning is beyond the window: it cut a log short whose
+    first event, always a message, is missing."""
     begun: set[str] = set()
     cut = None
     for row in rows:
