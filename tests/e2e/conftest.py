@@ -16,6 +16,7 @@ from typing import Any
 import asyncpg
 import httpx
 import pytest
+import redis
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from perdure.local import LocalServices
@@ -23,32 +24,7 @@ from tests.support.processes import PERDURE, ROOT, Server, heard, started, surro
 
 ARQ = str(Path(sys.executable).parent / "arq")
 
-# A text that is a path: the turn goes on until that file is there. Whoever works on it writes its process id beside it.
-AGENT = """
-import os, time
-from pathlib import Path
-from perdure import InputRequired, bindufy
-
-def handler(messages, turn):
-    said = [message["content"] for message in messages if message["role"] == "user"]
-    if said[0] == "weather":
-        if len(said) == 1:
-            raise InputRequired("Which city?")
-        return " / ".join(message["content"] for message in messages)
-    if not said[-1].startswith("/"):
-        return said[-1].upper()
-    turn.emit("begun")
-    with open(said[-1] + ".log", "a") as log:
-        print(os.getpid(), turn.attempt, file=log, flush=True)
-        while not Path(said[-1]).exists():
-            if turn.canceled:
-                print("canceled", file=log, flush=True)
-                return None
-            time.sleep(0.01)
-    return f"done by {os.getpid()}"
-
-bindufy({"name": "e2e"}, handler)
-"""
+AGENTS = ROOT / "tests" / "support" / "agents"
 
 
 class Process:
@@ -57,7 +33,8 @@ class Process:
     def __init__(self, popen: subprocess.Popen[str]) -> None:
         self.popen = popen
         self.log: list[str] = []
-        Thread(target=self._read, daemon=True).start()
+        self._reader = Thread(target=self._read, daemon=True)
+        self._reader.start()
 
     def _read(self) -> None:
         assert self.popen.stdout is not None
@@ -72,8 +49,10 @@ class Process:
         self.popen.send_signal(how)
 
     def ended(self) -> int:
-        """Its exit code, once it has ended."""
-        return self.popen.wait(timeout=30)
+        """Its exit code, once it has ended; its log is complete then."""
+        code = self.popen.wait(timeout=30)
+        self._reader.join(timeout=30)
+        return code
 
 
 class Stack:
@@ -81,14 +60,13 @@ class Stack:
 
     def __init__(self, folder: Path, services: LocalServices, stack: ExitStack) -> None:
         self.folder, self.services, self._stack = folder, services, stack
-        self.agent = folder / "my_agent.py"
-        self.agent.write_text(AGENT)
+        self.processes: list[Process] = []
         self.settings = {
             "STORAGE_TYPE": "postgres",
             "DATABASE_URL": services.database_url,
             "QUEUE_TYPE": "arq",
             "REDIS_URL": services.redis_url,
-            "AGENT": str(self.agent),
+            "AGENT": str(AGENTS / "gated.py"),
             "LOG__FORMAT": "json",
             "WORKER__LEASE": "1.5",
             "WORKER__LEASE_GRACE": "0.3",
@@ -102,7 +80,8 @@ class Stack:
         env = surroundings(PYTHONPATH=str(ROOT), **{**self.settings, **settings})
         popen = self._stack.enter_context(started(command, cwd=self.folder, env=env))
         first = heard(popen, event)
-        return Process(popen), first
+        self.processes.append(process := Process(popen))
+        return process, first
 
     def front_door(self, **settings: str) -> tuple[Server, Process]:
         process, first = self._start([PERDURE, "serve", "--port", "0"], "serving", **settings)
@@ -132,20 +111,31 @@ class Stack:
         """A task's row."""
         return dict(self.rows("SELECT * FROM tasks WHERE task_id = $1", task_id)[0])
 
+    def events(self, task_id: str) -> list[dict[str, Any]]:
+        """A task's whole log."""
+        rows = self.rows("SELECT * FROM task_events WHERE task_id = $1 ORDER BY seq", task_id)
+        return [{**row, "payload": json.loads(row["payload"])} for row in rows]
+
+    def artifact_events(self, task_id: str) -> list[dict[str, Any]]:
+        """What the handlers put out, of every attempt."""
+        return [event for event in self.events(task_id) if event["kind"] == "artifact"]
+
     def log_is_whole(self, task_id: str) -> None:
         """Its events are 1, 2, 3 ... and one of them ends it, the last."""
-        events = self.rows(
-            "SELECT seq, kind, payload FROM task_events WHERE task_id = $1 ORDER BY seq", task_id
-        )
+        events = self.events(task_id)
         assert [event["seq"] for event in events] == list(range(1, len(events) + 1))
-        states = [
-            json.loads(event["payload"])["status"]["state"] for event in events if event["kind"] == "status"
-        ]
+        states = [event["payload"]["status"]["state"] for event in events if event["kind"] == "status"]
         ends = [
             state.rpartition("_")[2] in ("COMPLETED", "FAILED", "CANCELED", "REJECTED") for state in states
         ]
         assert ends.count(True) == 1
         assert ends[-1]
+
+    def empty_redis(self) -> None:
+        """FLUSHALL; there has to be something."""
+        with redis.Redis.from_url(self.services.redis_url) as client:
+            assert client.dbsize() > 0
+            client.flushall()
 
     def gate(self, name: str) -> Gate:
         """A file that a turn waits for."""
@@ -158,8 +148,9 @@ class Gate:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def open(self) -> None:
-        self.path.touch()
+    def open(self, pid: int | None = None) -> None:
+        """For all, or for one process."""
+        Path(f"{self.path}.{pid}" if pid else self.path).touch()
 
     @property
     def lines(self) -> list[str]:
@@ -198,4 +189,7 @@ def status_of(server: Server) -> str:
 @pytest.fixture
 def stack(tmp_path: Path, private_services: LocalServices) -> Iterator[Stack]:
     with ExitStack() as processes:
-        yield Stack(tmp_path, private_services, processes)
+        stack = Stack(tmp_path, private_services, processes)
+        yield stack
+    for process in stack.processes:  # pytest shows it where a test has failed
+        print(f"--- {process.popen.args!r} was process {process.popen.pid}", *process.log, sep="\n")

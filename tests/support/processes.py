@@ -98,28 +98,36 @@ class Server:
 
     def send(self, text: str, *, blocking: bool = True, **members: Any) -> dict[str, Any]:
         """`message/send` of A2A 0.3: the task, once it rests, or (not `blocking`) as it is now."""
-        message = {
-            "messageId": os.urandom(8).hex(),
-            "role": "user",
-            "parts": [{"kind": "text", "text": text}],
-            **members,
-        }
-        params = {"message": message, "configuration": {"blocking": blocking}}
-        return self.call("message/send", params)
+        return self.call("message/send", sending(text, blocking=blocking, **members))
 
     def call(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
         """One call of A2A 0.3; its result."""
-        request = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
-        answer = self._http.post(self.url, json=request).raise_for_status().json()
+        answer = self.post(method, params).raise_for_status().json()
         assert "error" not in answer, answer
         result: dict[str, Any] = answer["result"]
         return result
+
+    def post(self, method: str, params: dict[str, Any]) -> httpx.Response:
+        """One call of A2A 0.3; whatever is answered."""
+        request = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
+        return self._http.post(self.url, json=request)
 
     def stop(self, how: signal.Signals = signal.SIGTERM) -> int:
         """Its exit code after this signal."""
         self.process.send_signal(how)
         self.process.communicate(timeout=40)
         return self.process.returncode
+
+
+def sending(text: str, *, blocking: bool = True, **members: Any) -> dict[str, Any]:
+    """The params of `message/send`."""
+    message = {
+        "messageId": os.urandom(8).hex(),
+        "role": "user",
+        "parts": [{"kind": "text", "text": text}],
+        **members,
+    }
+    return {"message": message, "configuration": {"blocking": blocking}}
 
 
 def text_of(task: dict[str, Any]) -> str:
