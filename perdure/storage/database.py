@@ -131,19 +131,29 @@ class Database:
     async def _connection(self) -> AsyncIterator[Any]:
         if self._engine is None:
             raise StorageUnavailable("the storage is not open")
-        async with self._engine.connect() as pooled:
-            raw = await pooled.get_raw_connection()
-            connection: Any = raw.driver_connection
-            try:
-                yield connection
-            finally:
-                if connection.is_closed():
-                    await pooled.invalidate()
+        try:
+            async with self._engine.connect() as pooled:
+                raw = await pooled.get_raw_connection()
+                connection: Any = raw.driver_connection
+                try:
+                    yield connection
+                finally:
+                    if connection.is_closed():
+                        await pooled.invalidate()
+        except sa.exc.DBAPIError as error:
+            raise _undressed(error) from error
 
 
 def _as_it_is(text: str) -> str:
     """jsonb stays text: most of it is looked at by nobody here."""
     return text
+
+
+def _undressed(error: sa.exc.DBAPIError) -> BaseException:
+    """What asyncpg raised. SQLAlchemy 2.1 dresses up what the server says to a new connection, as in `the database system is
+    shutting down`; what is said to a standing one passes it by."""
+    said = error.orig and error.orig.__cause__
+    return said or error
 
 
 def _passing(error: BaseException) -> bool:
