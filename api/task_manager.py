@@ -71,8 +71,8 @@ class TaskManager:
     async def send_message(self, caller: Caller, send: Send) -> Task:
         """Store the message, ring, and wait until the task rests, unless asked to return at once.
 
-        After `wait_timeout` seconds the task is returned as it stands. The task does not depend on this call: whoever cancels it,
-        or never reads the answer, changes nothing.
+        After `wait_timeout` seconds, or when the server stops, the task is returned as it stands. The task does not depend on
+        this call: whoever cancels it, or never reads the answer, changes nothing.
         """
         task_id = self._addressed(send)
         if send.return_immediately:
@@ -198,11 +198,14 @@ class TaskManager:
                 await asyncio.sleep(OUTAGE_PAUSE)
 
     async def _updates(self, task: Task, cursor: int, waiter: Waiter) -> AsyncIterator[Update]:
-        """Every update after `cursor`, for as long as the task exists."""
+        """Every update after `cursor`, for as long as the task exists and the server does not stop."""
         heard = task.last_seq
         while True:
             if cursor >= heard:
-                notice = await waiter.beyond(cursor)
+                try:
+                    notice = await waiter.beyond(cursor)
+                except TimeoutError:
+                    return  # the client resumes elsewhere
                 if notice.state is None:
                     return
                 heard = notice.seq

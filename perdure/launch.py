@@ -32,14 +32,18 @@ from perdure.watch import Watch
 log = structlog.get_logger(__name__)
 
 DEFAULT_PORT = 3773
+ANSWER_SECONDS = 2
+"""For the last answers once the time of open requests is over."""
 LOOPBACK = ("localhost", "127.0.0.1", "::1", "[::1]")
 T = TypeVar("T")
 
 
 class Application(Protocol):
-    """An ASGI application whose `router.lifespan_context(application)` opens and closes what it needs."""
+    """An ASGI application whose `router.lifespan_context(application)` opens and closes what it needs. `state.dismiss()` answers
+    those who wait for a task with the task as it stands."""
 
     router: Any
+    state: Any
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None: ...
 
@@ -70,6 +74,7 @@ def asgi(agent: Agent, settings: Settings) -> Application:
             yield
 
     app: Application = ours("api.app").create_app(agent, storage, queue, watch, settings, lifespan=lifespan)
+    app.state.dismiss = watch.dismiss
     return app
 
 
@@ -177,6 +182,11 @@ def _server(app: Application, settings: Settings, listening: Callable[[], None])
             await super().startup(sockets)
             listening()
 
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            # Before uvicorn cancels what is still open: a 500 would make a client send an accepted message again.
+            asyncio.get_running_loop().call_later(settings.server.stop_timeout, app.state.dismiss)
+            await super().shutdown(sockets)
+
         @contextmanager
         def capture_signals(self) -> Iterator[None]:
             """As uvicorn does, without raising the signal again at the end: the lifespan has to close first."""
@@ -203,7 +213,7 @@ def _server(app: Application, settings: Settings, listening: Callable[[], None])
             access_log=settings.log.level == "debug",
             server_header=False,
             timeout_keep_alive=75,  # longer than proxies keep idle connections, or they meet ones that are being closed
-            timeout_graceful_shutdown=math.ceil(settings.server.stop_timeout),
+            timeout_graceful_shutdown=math.ceil(settings.server.stop_timeout) + ANSWER_SECONDS,
         )
     )
 

@@ -32,6 +32,8 @@ class Watch:
         self._queue = queue
         self._refresh_every = refresh
         self._followers: dict[UUID, list[Callable[[Notice], None]]] = {}
+        self._waiters: set[Waiter] = set()
+        self._dismissed = False
         self.degraded = False
         """Whether the queue is away, so that changes are seen only at each refresh."""
 
@@ -51,8 +53,20 @@ class Watch:
     def waiter(self, task_id: UUID) -> Iterator[Waiter]:
         """A place to wait for the task's next change."""
         waiter = Waiter()
-        with self.follow(task_id, waiter.heard):
-            yield waiter
+        self._waiters.add(waiter)
+        if self._dismissed:
+            waiter.dismiss()
+        try:
+            with self.follow(task_id, waiter.heard):
+                yield waiter
+        finally:
+            self._waiters.remove(waiter)
+
+    def dismiss(self) -> None:
+        """Nobody waits any longer: the process is about to end."""
+        self._dismissed = True
+        for waiter in self._waiters:
+            waiter.dismiss()
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Watch]:
@@ -112,6 +126,7 @@ class Waiter:
     def __init__(self) -> None:
         self._newest: Notice | None = None
         self._news = asyncio.Event()
+        self._dismissed = False
 
     def heard(self, notice: Notice) -> None:
         """Take a notice; older ones than the newest are ignored."""
@@ -119,12 +134,20 @@ class Waiter:
             self._newest = notice
             self._news.set()
 
+    def dismiss(self) -> None:
+        """Wait no longer."""
+        self._dismissed = True
+        self._news.set()
+
     async def beyond(self, seq: int, *, resting: bool = False) -> Notice:
-        """The newest notice once its seq is above `seq` or the task is gone; with `resting`, once the task rests as well."""
+        """The newest notice once its seq is above `seq` or the task is gone; with `resting`, once the task rests as well.
+        TimeoutError when dismissed before."""
         while True:
             notice = self._newest
             if notice is not None and _is_news(notice, seq, resting):
                 return notice
+            if self._dismissed:
+                raise TimeoutError("dismissed")
             self._news.clear()
             await self._news.wait()
 

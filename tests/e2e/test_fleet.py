@@ -225,6 +225,24 @@ def test_another_front_door_knows_every_task(stack: Stack) -> None:
     until(lambda: at(other, immediate, "completed"))
 
 
+def test_a_front_door_that_stops_answers_first(stack: Stack) -> None:
+    """Who waits gets the task as it stands and not an error, which would make him send the message again."""
+    server, process = stack.front_door(SERVER__STOP_TIMEOUT="0.5")
+    gate = stack.gate("gate")
+    stack.worker()
+    with ThreadPoolExecutor(1) as client:
+        call = client.submit(server.send, str(gate.path))
+        gate.begun()
+        process.signal(signal.SIGTERM)
+        task = call.result()
+    assert task["status"]["state"] == "working"
+    assert process.ended() == 0
+    assert not any("Traceback" in line for line in process.log)
+    other, _ = stack.front_door()
+    gate.open()
+    until(lambda: at(other, task["id"], "completed"))
+
+
 def test_one_durable_process_is_killed_and_started_again(stack: Stack) -> None:
     server, process = stack.front_door(QUEUE_TYPE="inline")
     gate = stack.gate("gate")
