@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import suppress
+
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from . import jsonrpc, rest
 from .codes import RequestTooLarge, refusal
 
+LINGER_BYTES = 64 * 1024 * 1024
+LINGER_SECONDS = 5.0
+"""How much of a refused body is still taken, and thrown away."""
+
 
 class BodyLimit:
-    """ASGI middleware: 413 for a body of more than `max_bytes`. What comes after the limit is not read."""
+    """ASGI middleware: 413 for a body of more than `max_bytes`. What comes after the limit is not kept.
+
+    It is read, within bounds: most clients look for an answer when they have sent everything, and a connection that is closed
+    before takes the answer with it.
+    """
 
     def __init__(self, app: ASGIApp, *, max_bytes: int) -> None:
         self._app = app
@@ -21,25 +32,31 @@ class BodyLimit:
             await self._app(scope, receive, send)
             return
         request = Request(scope)
+        try:
+            if self._said_length(request) > self._max_bytes:
+                raise _TooLarge(
+                    more="Expect" not in request.headers
+                )  # who asks before sending is told at once
+            await self._app(scope, self._counted(receive), send)
+        except _TooLarge as found:
+            if found.more:
+                await _read_off(receive)
+            await self._refuse(request, scope, receive, send)
+        except ClientDisconnect:  # left before its request was complete: nobody to answer
+            return
+
+    def _counted(self, receive: Receive) -> Receive:
         left = self._max_bytes
 
         async def counted() -> Message:
             nonlocal left
             message = await receive()
-            if message["type"] == "http.request":
-                left -= len(message.get("body", b""))
-                if left < 0:
-                    raise _TooLarge
+            left -= len(message.get("body", b""))
+            if left < 0:
+                raise _TooLarge(more=message.get("more_body", False))
             return message
 
-        try:
-            if self._said_length(request) > self._max_bytes:
-                raise _TooLarge
-            await self._app(scope, counted, send)
-        except _TooLarge:
-            await self._refuse(request, scope, receive, send)
-        except ClientDisconnect:  # left before its request was complete: nobody to answer
-            return
+        return counted
 
     def _said_length(self, request: Request) -> int:
         text = request.headers.get("Content-Length", "")
@@ -52,5 +69,19 @@ class BodyLimit:
         await answer(scope, receive, send)
 
 
+async def _read_off(receive: Receive) -> None:
+    left = LINGER_BYTES
+    with suppress(TimeoutError):
+        async with asyncio.timeout(LINGER_SECONDS):
+            while left > 0:
+                message = await receive()
+                left -= len(message.get("body", b""))
+                if not message.get("more_body"):
+                    return
+
+
 class _TooLarge(Exception):
-    """Carried from `receive` through the app to the middleware."""
+    """Carried from `receive` through the app to the middleware; `more` of the body is on its way."""
+
+    def __init__(self, *, more: bool) -> None:
+        self.more = more

@@ -88,7 +88,7 @@ def _path(loc: tuple[int | str, ...]) -> str:
 
 
 def _readable(text: str) -> str:
-    text = text.removeprefix("Value error, ").removeprefix("Input ")
+    text = text.removeprefix("Value error, ").removeprefix("Input ").partition(" after validation, not ")[0]
     return "is required" if text == "Field required" else text.replace("should", "must", 1)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import signal
 import socket
 import sys
@@ -53,6 +54,27 @@ def hostile(tmp_path: Path) -> Path:
         (tmp_path / name).mkdir()
         (tmp_path / name / "__init__.py").write_text(HOSTILE)
     return tmp_path
+
+
+@pytest.mark.parametrize("chunked", [False, True], ids=["said", "chunked"])
+def test_who_sends_too_much_gets_an_answer(tmp_path: Path, chunked: bool) -> None:
+    """http.client looks for the answer when it has sent everything, as most clients do."""
+    (tmp_path / "my_agent.py").write_text(ECHO % 0)
+    env = surroundings(SERVER__MAX_BODY_BYTES="1024", PORT="0", LOG__FORMAT="json")
+    with serving([sys.executable, "my_agent.py"], cwd=tmp_path, env=env) as server:
+        body = [b" " * 65_536] * 200
+        connection = http.client.HTTPConnection(server.url.removeprefix("http://"), timeout=20)
+        connection.request(
+            "POST",
+            "/",
+            body=iter(body) if chunked else b"".join(body),
+            headers={"Content-Type": "application/json", "Connection": "close"},
+            encode_chunked=chunked,
+        )
+        answer = connection.getresponse()
+        assert answer.status == 413
+        assert b"larger than 1024 bytes" in answer.read()
+        connection.close()
 
 
 def test_a_script_serves_its_agent(tmp_path: Path, free_port: int) -> None:
