@@ -120,6 +120,13 @@ class Stack:
         """What the handlers put out, of every attempt."""
         return [event for event in self.events(task_id) if event["kind"] == "artifact"]
 
+    def held_for(self, task_id: str) -> float:
+        """Seconds from the begin of its turn to the end of its lease, as it is now; 0.0 when nobody holds it."""
+        [row] = self.rows(
+            "SELECT lease_until - status_timestamp AS held FROM tasks WHERE task_id = $1", task_id
+        )
+        return float(row["held"].total_seconds()) if row["held"] else 0.0
+
     def log_is_whole(self, task_id: str) -> None:
         """Its events are 1, 2, 3 ... and one of them ends it, the last."""
         events = self.events(task_id)

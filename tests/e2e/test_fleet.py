@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support.processes import sending, text_of
+from tests.support.processes import PERDURE, heard, sending, started, surroundings, text_of
 
 from .conftest import AGENTS, Stack, at, status_of, until
 
@@ -257,3 +257,28 @@ def test_one_durable_process_is_killed_and_started_again(stack: Stack) -> None:
     assert text_of(again.call("tasks/get", {"id": task_id})) == f"done by {second.popen.pid}"
     assert stack.task(task_id)["crashes"] == 1
     stack.log_is_whole(task_id)
+
+
+def test_a_handler_that_blocks_the_event_loop_keeps_its_task(stack: Stack) -> None:
+    """For more than three leases, with another worker waiting to take it over."""
+    agent = str(AGENTS / "blocking.py")
+    server, _ = stack.front_door()
+    first, gate = stack.worker(AGENT=agent), stack.gate("gate")
+    task_id = server.send(str(gate.path), blocking=False)["id"]
+    assert gate.begun() == first.popen.pid
+    other = stack.worker(AGENT=agent)
+    until(lambda: stack.held_for(task_id) > 3 * 1.5 + 1.5)
+    gate.open()
+    until(lambda: at(server, task_id, "completed"))
+    row = stack.task(task_id)
+    assert (row["attempt"], row["crashes"]) == (1, 0)
+    assert other.said("turn.started") == 0
+
+
+def test_a_start_waits_for_the_database(stack: Stack) -> None:
+    stack.services.postgres.stop()
+    command, env = [PERDURE, "serve", "--port", "0"], surroundings(**stack.settings)
+    with started(command, cwd=stack.folder, env=env) as process:
+        heard(process, "storage.waiting")
+        stack.services.postgres.start()
+        heard(process, "serving")
