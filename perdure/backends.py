@@ -5,10 +5,14 @@ Adapters are imported when they are chosen, so that the embedded default pays fo
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
 from perdure.errors import ConfigError
 from perdure.queue import Queue
 from perdure.settings import Settings
 from perdure.storage import Storage
+from perdure.watch import Watch
 
 
 def make_storage(settings: Settings) -> Storage:
@@ -47,3 +51,15 @@ def database_url(settings: Settings, *, migrations: bool = False) -> str:
     if url is None:
         raise ConfigError("there is no database: set DATABASE_URL=postgresql://user:password@host:5432/name")
     return url.get_secret_value()
+
+
+@asynccontextmanager
+async def opened(storage: Storage, queue: Queue, watch: Watch) -> AsyncIterator[None]:
+    """All of them open while inside. Closed in reverse: nothing is closed under its user."""
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(storage.close)
+        await storage.open()
+        stack.push_async_callback(queue.close)
+        await queue.open()
+        await stack.enter_async_context(watch.running())
+        yield

@@ -16,7 +16,7 @@ import typer
 import perdure
 
 if TYPE_CHECKING:
-    from perdure.settings import Row
+    from perdure.reference import Row
 
 EXIT_CODES = "Exit codes: 0 done, 1 failed, 2 wrong usage or settings, 130 interrupted."
 
@@ -142,12 +142,12 @@ def settings(
     """Print the settings that count here, secrets masked, and where each comes from."""
     with _one_line_errors():
         from perdure import reference
-        from perdure.settings import describe, load_settings
+        from perdure.settings import load_settings
 
         if example:
             print(reference.env_example(), end="")
             return
-        rows = describe(load_settings())
+        rows = reference.describe(load_settings())
         print(_as_json(rows) if as_json else _as_table(rows))
 
 

@@ -24,7 +24,7 @@ import structlog
 
 from perdure import logs
 from perdure.agent import Agent
-from perdure.backends import make_queue, make_storage
+from perdure.backends import make_queue, make_storage, opened
 from perdure.errors import ConfigError, QueueUnavailable, StorageUnavailable
 from perdure.settings import Settings, load_settings
 from perdure.watch import Watch
@@ -62,12 +62,8 @@ def asgi(agent: Agent, settings: Settings) -> Application:
 
     @asynccontextmanager
     async def lifespan(_: Any) -> AsyncIterator[None]:
-        async with AsyncExitStack() as stack:  # closes in reverse: nothing is closed under its user
-            stack.push_async_callback(storage.close)
-            await storage.open()
-            stack.push_async_callback(queue.close)
-            await queue.open()
-            await stack.enter_async_context(watch.running())
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(opened(storage, queue, watch))
             if settings.queue_type == "inline":
                 embedded = ours("worker.embedded").embedded
                 await stack.enter_async_context(embedded(agent, storage, queue, watch, settings))
@@ -238,7 +234,8 @@ def work(agent: Agent | None = None, settings: Settings | None = None) -> None:
             )
         _import_parts(settings)
         main = ours("worker.main")
-        main.run(agent or load_named(settings.agent), settings)
+        if run(main.work(agent or load_named(settings.agent), settings)) == signal.SIGINT:
+            raise KeyboardInterrupt
 
 
 # ---------------------------------------------------------------------- what both need

@@ -1,12 +1,21 @@
-"""The settings as text: `.env.example` and the table of docs/configuration.md. `python -m perdure.reference` writes both anew."""
+"""The settings as text: what is in effect, `.env.example` and the table of docs/configuration.md.
+
+`python -m perdure.reference` writes the last two anew.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+from urllib.parse import urlsplit
 
-from perdure.settings import Row, Settings, describe
+from pydantic import SecretStr
+from pydantic.fields import FieldInfo
+
+from perdure.settings import Settings, fields, sources
 
 BEGIN, END = "<!-- settings: written by `python -m perdure.reference` -->", "<!-- end of settings -->"
 
@@ -66,6 +75,82 @@ def _grouped() -> Iterator[tuple[str, list[Row]]]:
 
     for name, rows in groupby(describe(Settings()), key=group):
         yield _GROUPS[name], list(rows)
+
+
+# ---------------------------------------------------------------------- one by one
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One setting. `value` is safe to print; `source` is environment, .env, default or argument."""
+
+    name: str
+    value: str
+    default: str
+    allowed: str
+    description: str
+    source: str
+
+
+def describe(settings: Settings) -> list[Row]:
+    """Every setting with its effective value: of an address the host and the database, never who and the password."""
+    given = sources()
+    rows = []
+    for name, group, field in fields():
+        value = getattr(getattr(settings, group) if group else settings, _member(name))
+        source = given.get(name, "default" if value == field.default else "argument")
+        rows.append(
+            Row(name, shown(value), shown(field.default), _allowed(field), field.description or "", source)
+        )
+    return rows
+
+
+def shown(value: Any) -> str:
+    """A value as one would write it into the environment, secrets masked; empty for none."""
+    if value is None:
+        return ""
+    if isinstance(value, SecretStr):
+        return _masked(value.get_secret_value())
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _masked(url: str) -> str:
+    """Scheme, host, port and path. The query may hold a password too; an `@` in the wrong place means that a password with a
+    special character was not encoded, and then nobody knows where it ends."""
+    try:
+        split = urlsplit(url)
+    except ValueError:
+        return "***"
+    user, at, host = split.netloc.rpartition("@")
+    if "@" in split.path + split.query + split.fragment:
+        return "***"
+    return f"{split.scheme}://{'***' if user else ''}{at}{host}{split.path}"
+
+
+def _member(name: str) -> str:
+    return name.rpartition("__")[2].lower()
+
+
+def _allowed(field: FieldInfo) -> str:
+    """`memory, postgres`, `1 to 1000`, `above 0`; empty where the description says it all."""
+    if get_origin(field.annotation) is Literal:
+        return ", ".join(get_args(field.annotation))
+    if field.annotation is bool:
+        return "true, false"
+    limits = {
+        name: getattr(rule, name)
+        for rule in field.metadata
+        for name in ("gt", "ge", "le")
+        if hasattr(rule, name)
+    }
+    match limits:
+        case {"ge": least, "le": most}:
+            return f"{least} to {most}"
+        case {"ge": least}:
+            return f"from {least}"
+        case {"gt": least}:
+            return f"above {least}"
+    return ""
 
 
 if __name__ == "__main__":

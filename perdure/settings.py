@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TextIO, get_args, get_origin
-from urllib.parse import urlsplit
+from typing import Any, ClassVar, Literal, TextIO
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 from pydantic.fields import FieldInfo
@@ -160,6 +158,8 @@ class Settings(BaseSettings):
         _check_scheme(url, "redis", "rediss", "unix")
         return url
 
+    _read_from_process: ClassVar[bool] = False
+
     @classmethod
     def settings_customise_sources(
         cls,
@@ -169,8 +169,10 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Nothing but what is given: a test's settings must not be those of the developer's shell."""
-        return (init_settings,)
+        """Nothing but what is given, unless a process asks: a test's settings must not be those of the developer's shell."""
+        if not cls._read_from_process:
+            return (init_settings,)
+        return init_settings, _Environment(settings_cls), _DotEnv(settings_cls)
 
 
 class _GroupsByMember:
@@ -190,16 +192,7 @@ class _DotEnv(_GroupsByMember, DotEnvSettingsSource):
 
 
 class _SettingsOfThisProcess(Settings):
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return init_settings, _Environment(settings_cls), _DotEnv(settings_cls)
+    _read_from_process = True
 
 
 def _check_scheme(url: SecretStr | None, *schemes: str) -> None:
@@ -250,10 +243,10 @@ def _dotenv() -> Mapping[str, str | None]:
         raise ConfigError(f".env cannot be read: {error}") from None
 
 
-def _ours(variables: Mapping[str, tuple[str, str]]) -> dict[str, tuple[str, str]]:
-    """Those that are settings."""
+def sources() -> dict[str, str]:
+    """Which settings are given, by NAME, and where: `environment` or `.env`."""
     known = set(_names())
-    return {name: given for name, given in variables.items() if name in known}
+    return {name: source for name, (_, source) in _variables().items() if name in known}
 
 
 def _readable(error: ValidationError) -> str:
@@ -310,61 +303,14 @@ def _one_edit(one: str, other: str) -> bool:
     return short != long and (swapped or short[1:] == long[1:])
 
 
-# ---------------------------------------------------------------------- telling about them
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One setting. `value` is safe to print; `source` is environment, .env, default or argument."""
-
-    name: str
-    value: str
-    default: str
-    allowed: str
-    description: str
-    source: str
-
-
-def describe(settings: Settings) -> list[Row]:
-    """Every setting with its effective value: of an address the host and the database, never who and the password."""
-    given = _ours(_variables())
-    rows = []
-    for name, group, field in _fields():
-        value = getattr(getattr(settings, group) if group else settings, _member(name))
-        source = given[name][1] if name in given else "default" if value == field.default else "argument"
-        rows.append(
-            Row(name, shown(value), shown(field.default), _allowed(field), field.description or "", source)
-        )
-    return rows
-
-
-def shown(value: Any) -> str:
-    """A value as one would write it into the environment, secrets masked; empty for none."""
-    if value is None:
-        return ""
-    if isinstance(value, SecretStr):
-        return _masked(value.get_secret_value())
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _masked(url: str) -> str:
-    """Scheme, host, port and path. The query may hold a password too; an `@` in the wrong place means that a password with a
-    special character was not encoded, and then nobody knows where it ends."""
-    try:
-        split = urlsplit(url)
-    except ValueError:
-        return "***"
-    user, at, host = split.netloc.rpartition("@")
-    if "@" in split.path + split.query + split.fragment:
-        return "***"
-    return f"{split.scheme}://{'***' if user else ''}{at}{host}{split.path}"
+# ---------------------------------------------------------------------- their names
 
 
 def _names() -> list[str]:
-    return [name for name, _, _ in _fields()]
+    return [name for name, _, _ in fields()]
 
 
-def _fields() -> Iterator[tuple[str, str, FieldInfo]]:
+def fields() -> Iterator[tuple[str, str, FieldInfo]]:
     """NAME, the group's attribute ("" for none) and the field of each setting."""
     for name, field in Settings.model_fields.items():
         if isinstance(field.default, _Group):
@@ -372,32 +318,6 @@ def _fields() -> Iterator[tuple[str, str, FieldInfo]]:
                 yield f"{name}__{member}".upper(), name, nested
         else:
             yield name.upper(), "", field
-
-
-def _member(name: str) -> str:
-    return name.rpartition("__")[2].lower()
-
-
-def _allowed(field: FieldInfo) -> str:
-    """`memory, postgres`, `1 to 1000`, `above 0`; empty where the description says it all."""
-    if get_origin(field.annotation) is Literal:
-        return ", ".join(get_args(field.annotation))
-    if field.annotation is bool:
-        return "true, false"
-    limits = {
-        name: getattr(rule, name)
-        for rule in field.metadata
-        for name in ("gt", "ge", "le")
-        if hasattr(rule, name)
-    }
-    match limits:
-        case {"ge": least, "le": most}:
-            return f"{least} to {most}"
-        case {"ge": least}:
-            return f"from {least}"
-        case {"gt": least}:
-            return f"above {least}"
-    return ""
 
 
 # ---------------------------------------------------------------------- other things of the environment

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
 
 from perdure.agent import Agent
 from perdure.settings import Settings
@@ -19,17 +18,10 @@ from .bell import hear
 from .process import working
 
 
-def run(agent: Agent, settings: Settings) -> None:
-    """Run turns until SIGTERM or Ctrl-C; a second one ends the grace. Raises StorageUnavailable, ConfigError and, after Ctrl-C,
-    KeyboardInterrupt."""
-    stopped_by: list[signal.Signals] = []
-    _run(_work(agent, settings, stopped_by))
-    if signal.SIGINT in stopped_by[:1]:
-        raise KeyboardInterrupt
-
-
-async def _work(agent: Agent, settings: Settings, stopped_by: list[signal.Signals]) -> None:
+async def work(agent: Agent, settings: Settings) -> signal.Signals:
+    """Run turns until SIGTERM or Ctrl-C, which of them; a second one ends the grace. Raises StorageUnavailable, ConfigError."""
     asked = asyncio.Event()
+    stopped_by: list[signal.Signals] = []
     task = asyncio.current_task()
 
     def stop(number: signal.Signals) -> None:
@@ -48,20 +40,10 @@ async def _work(agent: Agent, settings: Settings, stopped_by: list[signal.Signal
             for bell in bells:
                 bell.cancel()
             await asyncio.gather(*bells, return_exceptions=True)
+    return stopped_by[0]
 
 
 def _on_signals(stop: Callable[[signal.Signals], None]) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        with suppress(NotImplementedError):  # Windows
-            loop.add_signal_handler(number, stop, number)
-
-
-def _run(main: Coroutine[Any, Any, None]) -> None:
-    try:
-        from uvloop import new_event_loop as loop_factory
-    except ImportError:  # Windows
-        asyncio.run(main)
-        return
-    with asyncio.Runner(loop_factory=loop_factory) as runner:
-        runner.run(main)
+        loop.add_signal_handler(number, stop, number)

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from perdure.agent import Agent
-from perdure.backends import make_queue, make_storage
+from perdure.backends import make_queue, make_storage, opened
 from perdure.settings import Settings
 from perdure.watch import Watch
 
@@ -21,10 +21,6 @@ async def working(agent: Agent, settings: Settings) -> AsyncIterator[Slots]:
     storage, queue = make_storage(settings), make_queue(settings)
     watch = Watch(storage, queue, refresh=settings.server.refresh)
     async with AsyncExitStack() as stack:
-        stack.push_async_callback(storage.close)
-        await storage.open()
-        stack.push_async_callback(queue.close)
-        await queue.open()
-        await stack.enter_async_context(watch.running())
+        await stack.enter_async_context(opened(storage, queue, watch))
         stack.enter_context(marked(settings.queue_name))
         yield await stack.enter_async_context(at_work(agent, storage, queue, watch, settings))

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import IO
 
 from perdure.errors import ConfigError
+from perdure.settings import environment
 
 READY_SECONDS = 30.0
 STOP_SECONDS = 20.0
@@ -48,7 +50,7 @@ os.execv(sys.argv[5], sys.argv[5:])
 Source = int | IO[bytes]
 
 
-class Server:
+class Server(ABC):
     """One server process that keeps its port. The subclasses say how it is prepared, spoken to and stopped."""
 
     name: str
@@ -140,11 +142,11 @@ class Server:
     def _open_log(self) -> IO[bytes]:
         return self.log.open("wb")
 
-    def _spawn(self) -> subprocess.Popen[bytes]:
-        raise NotImplementedError
+    @abstractmethod
+    def _spawn(self) -> subprocess.Popen[bytes]: ...
 
-    def _answers(self) -> bool:
-        raise NotImplementedError
+    @abstractmethod
+    def _answers(self) -> bool: ...
 
 
 def spawn(
@@ -158,7 +160,7 @@ def spawn(
 ) -> subprocess.Popen[bytes]:
     """Start a server in a session of its own: Ctrl-C is for the caller, who stops it after those who use it."""
     ids = [os.getpid(), int(death_signal), user.pw_uid if user else 0, user.pw_gid if user else 0]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
+    inherited = {name: value for name, value in environment().items() if not name.startswith("PG")}
     return subprocess.Popen(  # noqa: S603 -- the programs are ours
         [sys.executable, "-I", "-S", "-c", LAUNCH, *map(str, ids), *command],
         stdin=stdin,
@@ -167,7 +169,7 @@ def spawn(
         start_new_session=True,
         pass_fds=pass_fds,
         cwd="/",
-        env=environment | {"LC_ALL": "C"},
+        env=inherited | {"LC_ALL": "C"},
     )
 
 

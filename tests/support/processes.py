@@ -14,7 +14,8 @@ from typing import Any
 
 import httpx
 
-from perdure.settings import Settings, describe, environment
+from perdure.reference import describe
+from perdure.settings import Settings, environment
 
 ROOT = Path(__file__).resolve().parents[2]
 PERDURE = str(Path(sys.executable).parent / "perdure")

@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 
 import perdure
 from perdure.cli import EXIT_CODES, app
-from perdure.reference import env_example
-from perdure.settings import Settings, describe
+from perdure.reference import describe, env_example
+from perdure.settings import Settings
 from tests.support.processes import PERDURE, ROOT, finished, surroundings
 
 DATABASE = "postgresql://user:hunter2@127.0.0.1:1/none"

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from perdure.errors import ConfigError
-from perdure.reference import env_example, with_tables
-from perdure.settings import Settings, describe, load_settings
+from perdure.reference import describe, env_example, with_tables
+from perdure.settings import Settings, load_settings
 from tests.support.processes import ROOT
 
 DATABASE = "postgresql://user:hunter2@db.example:5432/tasks"
