@@ -9,6 +9,8 @@ PerdureError
 │   ├── ContextNotFound             no such context, or not the caller's
 │   ├── TaskNotCancelable           the task is over
 │   ├── UnsupportedOperation        not possible in the task's state, or switched off
+│   ├── ContextBusy                 the agent takes one task of a conversation at a time, and one is under way
+│   ├── KeyReused                   an idempotency key was used before, for something else
 │   ├── ContentTypeNotSupported     a media type the agent does not take
 │   ├── PushNotificationNotSupported
 │   ├── WebhookConfigNotFound
@@ -73,6 +75,20 @@ class TaskNotCancelable(CallerError):
 
 class UnsupportedOperation(CallerError):
     """Not possible in the task's state, or switched off for this agent."""
+
+
+class ContextBusy(CallerError):
+    """The agent takes one task of a conversation at a time, and one is under way."""
+
+    def __init__(self, context_id: object) -> None:
+        super().__init__(f"the conversation {context_id} has a task under way: wait for its end or cancel it")
+
+
+class KeyReused(CallerError):
+    """An idempotency key was used before, for something else."""
+
+    def __init__(self, key: object) -> None:
+        super().__init__(f"the idempotency key {key} was used before with another request")
 
 
 class ContentTypeNotSupported(CallerError):

@@ -42,6 +42,15 @@ from perdure.tasks import (
 )
 
 
+class Policy(Enum):
+    """What a new task does while its context has one that waits or runs."""
+
+    ENQUEUE = "enqueue"  # wait for its turn
+    REJECT = "reject"  # be refused: `ContextBusy`
+    INTERRUPT = "interrupt"  # cancel them, then start
+    PARALLEL = "parallel"  # run beside them
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewTask:
     """What `submit_task` stores. `task_id` is made by the process that asks, so that asking again is harmless."""
@@ -51,6 +60,25 @@ class NewTask:
     context_id: str
     message: Message
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    policy: Policy = Policy.ENQUEUE
+    priority: int = 0
+    """-100 to 100; higher ones are claimed first."""
+    delay: float = 0.0
+    """Seconds until it is due."""
+    expires: float | None = None
+    """Seconds after which it fails if no turn has begun."""
+    deadline: float | None = None
+    """Seconds after which it fails if it has not ended; a running turn is ended by its worker."""
+    limits: Mapping[str, int] = field(default_factory=dict)
+    """What it counts against while it runs: a key, and how many may run with it."""
+
+
+@dataclass(frozen=True, slots=True)
+class IdempotencyKey:
+    """A send that may be repeated: `key` is the caller's own, `fingerprint` says what was asked for."""
+
+    key: str
+    fingerprint: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +91,10 @@ class Accepted:
 
     task: Task
     ring: Ring | None
+    canceled: Sequence[Notice] = ()
+    """The tasks that an interrupt canceled."""
+    repeated: bool = False
+    """Its idempotency key was used before with the same request: the task of that time, and nothing was stored."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +120,10 @@ class ClaimedTurn:
     claim: Claim
     task: Task
     conversation: Sequence[Message]
+    steps: Mapping[tuple[str, int], Any] = field(default_factory=dict)
+    """Results of checkpoints that earlier attempts of this turn stored, by name and occurrence (1, 2, ...)."""
+    deadline: float | None = None
+    """Seconds until the task's deadline."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,19 +276,25 @@ class Storage(Protocol):
 
     # ------------------------------------------------------------------ callers
 
-    async def submit_task(self, new: NewTask) -> Accepted:
+    async def submit_task(self, new: NewTask, *, key: IdempotencyKey | None = None) -> Accepted:
         """Store a new task, `submitted` and due now, with its message as event 1; make or touch its context.
 
         The task takes the next place in its context: turns of one context run one at a time and in this order. The ring is None
         while an earlier task of the context has not ended: what ends it rings for this one. The stored message gets the
         task's and the context's id, and a message id if it has none. A `task_id` that is already there: that task again.
+
+        With `key`, scoped to the owner: the same key and fingerprint again gives the first one's task (`repeated`), also while
+        the first is under way; another fingerprint is `KeyReused`. `ContextBusy` with the policy to reject.
         """
 
-    async def continue_task(self, owner: str, task_id: UUID, message: Message) -> Accepted:
+    async def continue_task(
+        self, owner: str, task_id: UUID, message: Message, *, key: IdempotencyKey | None = None
+    ) -> Accepted:
         """Append a message to a task.
 
         An interrupted task becomes `submitted` (two events: the message, the status) and a turn is due. At `submitted` and
         `working` the message is kept (one event) and seen by the next turn. Two messages with the same id are two messages.
+        `key` as in `submit_task`.
         `TaskNotFound`; `InvalidParams` when `message.context_id` is given and another; `UnsupportedOperation` when
         the task has ended.
         """
@@ -284,7 +326,9 @@ class Storage(Protocol):
     ) -> ClaimedTurn | None:
         """Take the best task that is due: submitted, its due time reached, held by nobody, first in its context, and no other
         turn of the context running (a task that waits for its due time keeps its place; one that waits for its caller does
-        not). Longest due first. None when nothing is.
+        not; one that runs in parallel minds nobody), none of its limits reached, not over its time. The highest priority first;
+        within it owners take turns, so that one owner's ten thousand tasks do not keep another's one waiting; an owner's
+        tasks in the order in which they were sent. None when nothing is.
 
         It becomes `working` (an event) with attempt + 1, a lease of `lease` seconds for `holder` (a worker's id), and the
         context's slot. The same `token` again returns the same turn.
@@ -318,6 +362,10 @@ class Storage(Protocol):
         `submitted`.
         """
 
+    async def store_step(self, claim: Claim, name: str, occurrence: int, result: Any) -> None:
+        """Keep the result of a checkpoint (JSON) at once, under the fence; attempts of the same turn get it in
+        `ClaimedTurn.steps`. What is there already stays. `LeaseLost`."""
+
     async def release_task(
         self, claim: Claim, *, reason: str, failed: bool = False, delay: float = 0.0
     ) -> Sequence[Ring]:
@@ -338,6 +386,12 @@ class Storage(Protocol):
         database itself has been up for less than `grace` (it may be back from an outage in which nobody could renew).
         Locked rows are skipped. Returns what became claimable.
         """
+
+    async def expire_tasks(self, *, limit: int = 100) -> Sequence[Notice]:
+        """Fail the tasks that wait and are over their time, with a message for the caller; which."""
+
+    async def forget_keys(self, *, older_than: float, limit: int = 1000) -> int:
+        """Drop idempotency keys that were used more than `older_than` seconds ago; how many."""
 
     async def stranded(self, *, idle: float, limit: int = 100) -> Sequence[Ring]:
         """Tasks that could be claimed and were last dispatched more than `idle` seconds ago, longest due first."""

@@ -7,15 +7,35 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from heapq import heappop, heappush
+from itertools import islice, takewhile
 from uuid import UUID
 
-from perdure.errors import ContextNotFound, TaskNotFound
-from perdure.storage import NewTask
-from perdure.storage._rows import ContextRow, TaskRow, draft, to_json
-from perdure.storage.writes import complete
-from perdure.tasks import Ring, TaskState
+from perdure.errors import ContextBusy, ContextNotFound, KeyReused, TaskNotFound
+from perdure.storage import IdempotencyKey, NewTask, Policy
+from perdure.storage._rows import ContextRow, Draft, TaskRow, draft, to_json
+from perdure.storage._waiting import Waiting
+from perdure.storage.writes import complete, expired
+from perdure.tasks import Notice, Ring, TaskState
+
+
+@dataclass(slots=True)
+class Limit:
+    """How many turns may run that count against a key, and how many do."""
+
+    most: int
+    running: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class UsedKey:
+    """What an idempotency key was used for."""
+
+    fingerprint: str
+    task_id: UUID
+    time: datetime
 
 
 class Ledger:
@@ -26,9 +46,14 @@ class Ledger:
         self.tasks: dict[UUID, TaskRow] = {}
         self.held: dict[UUID, TaskRow] = {}
         self.finished: OrderedDict[UUID, TaskRow] = OrderedDict()  # ended and let go, in the order of that
-        # What may be claimed, longest due first. An entry is believed only after a look at its row: one that no longer holds
-        # is dropped when it comes up, and `wake` makes a new one as soon as the task can be claimed again.
-        self._ready: list[tuple[datetime, UUID]] = []
+        self.keys: dict[tuple[str, str], UsedKey] = {}  # by owner and key, oldest first
+        self.waiting = Waiting()
+        self._limits: dict[str, Limit] = {}
+        # What may be claimed: by due time until that has come, then best first. An entry is believed only after a look at its
+        # row: one that no longer holds is dropped when it comes up, and `offer` makes a new one as soon as the task can be
+        # claimed again.
+        self._later: list[tuple[datetime, UUID]] = []
+        self._ready: list[tuple[int, int, datetime, UUID]] = []
         self._finished_tasks = finished_tasks
         self._newest = datetime.min.replace(tzinfo=UTC)
 
@@ -65,9 +90,11 @@ class Ledger:
         return context
 
     def add(self, new: NewTask) -> TaskRow:
-        """A new task, at the next place of its context."""
+        """A new task, at the next place of its context; it is not lined up yet. `ContextBusy`."""
         message = draft(complete(new.message, new.context_id, new.task_id))
         metadata = to_json(dict(new.metadata))
+        if new.policy is Policy.REJECT and self._busy(new.owner, new.context_id):
+            raise ContextBusy(new.context_id)
         now = self.now()
         context = self.touch(new.owner, new.context_id, now)
         row = TaskRow(
@@ -79,54 +106,139 @@ class Ledger:
             created_at=now,
             updated_at=now,
             status_timestamp=now,
-            due_at=now,
+            due_at=_after(now, new.delay),
             dispatched_at=now,
+            priority=new.priority,
+            rank=self.waiting.next_rank(new.owner, new.priority),
+            parallel=new.policy is Policy.PARALLEL,
+            limit_keys=tuple(sorted(new.limits)),
+            expires_at=None if new.expires is None else _after(now, new.expires),
+            deadline_at=None if new.deadline is None else _after(now, new.deadline),
         )
+        for key, most in new.limits.items():
+            self._limits.setdefault(key, Limit(most)).most = most
         row.append(message, 0, now)
         self.tasks[row.task_id] = row
         context.entries.append(row)
-        self.line_up(row, now)
+        self.waiting.add(row)
         return row
+
+    def _busy(self, owner: str, context_id: str) -> bool:
+        context = self.contexts.get(owner, {}).get(context_id)
+        return context is not None and (context.slot is not None or context.first() is not None)
+
+    def append(self, row: TaskRow, event: Draft, attempt: int, now: datetime) -> None:
+        """The next event of a task, which may make it wait or wait no longer."""
+        waited = row.state is TaskState.SUBMITTED
+        row.append(event, attempt, now)
+        waits = row.state is TaskState.SUBMITTED
+        if waits and not waited:
+            self.waiting.add(row)
+        elif waited and not waits:
+            self.waiting.remove(row)
+
+    # ------------------------------------------------------------------ idempotency keys
+
+    def taken(self, owner: str, key: IdempotencyKey | None) -> TaskRow | None:
+        """The task that a key stands for, if it was used before. `KeyReused`."""
+        used = self.keys.get((owner, key.key)) if key else None
+        if key is None or used is None:
+            return None
+        if used.fingerprint != key.fingerprint:
+            raise KeyReused(key.key)
+        return self.tasks[used.task_id]
+
+    def take_key(self, row: TaskRow, key: IdempotencyKey | None) -> None:
+        """It stands for this task from now on."""
+        if key is not None:
+            self.keys[row.owner, key.key] = UsedKey(key.fingerprint, row.task_id, self.now())
+            row.keys.append(key.key)
+
+    def forget_keys(self, before: datetime, limit: int) -> int:
+        """Drop the oldest keys; how many."""
+        entries = islice(self.keys.items(), limit)
+        old = list(takewhile(lambda entry: entry[1].time < before, entries))
+        for (owner, key), used in old:
+            del self.keys[owner, key]
+            self.tasks[used.task_id].keys.remove(key)
+        return len(old)
 
     # ------------------------------------------------------------------ who may run when
 
     def claimable(self, row: TaskRow, now: datetime) -> bool:
-        """Submitted, due, first in its context, and no other turn of the context running."""
+        """It may run, and no limit of it is reached."""
+        return self._may_run(row, now) and not self._limited(row)
+
+    def _may_run(self, row: TaskRow, now: datetime) -> bool:
+        """Submitted, due and not over its time; first in its context, and no other turn of the context running."""
+        if row.state is not TaskState.SUBMITTED or row.due_at > now or row.late(now):
+            return False
         context = self.context_of(row)
-        is_due = row.state is TaskState.SUBMITTED and row.due_at <= now
-        return is_due and context.slot is None and context.first() is row
+        return row.parallel or (context.slot is None and context.first() is row)
+
+    def _limited(self, row: TaskRow) -> bool:
+        limits = (self._limits[key] for key in row.limit_keys)
+        return any(limit.running >= limit.most for limit in limits)
 
     def claimable_rows(self, now: datetime) -> list[TaskRow]:
         """All of them, longest due first."""
-        rows = {task_id: self.tasks[task_id] for _, task_id in self._ready if task_id in self.tasks}
-        return sorted((row for row in rows.values() if self.claimable(row, now)), key=lambda row: row.due_at)
+        offered = {entry[-1] for entry in self._later} | {entry[-1] for entry in self._ready}
+        rows = [self.tasks[task_id] for task_id in offered if task_id in self.tasks]
+        claimable = (row for row in rows if self.claimable(row, now))
+        return sorted(claimable, key=lambda row: (row.due_at, row.task_id))
 
-    def longest_due(self, now: datetime) -> TaskRow | None:
+    def best(self, now: datetime) -> TaskRow | None:
         """The task to claim; it is no longer offered."""
-        while self._ready and self._ready[0][0] <= now:
-            due_at, task_id = heappop(self._ready)
+        while self._later and self._later[0][0] <= now:
+            due_at, task_id = heappop(self._later)
             row = self.tasks.get(task_id)
-            if row and row.due_at == due_at and self.claimable(row, now):
-                return row
-        return None
+            if row and row.due_at == due_at:
+                heappush(self._ready, row.order())
+        limited = set()
+        best = None
+        while self._ready and best is None:
+            entry = heappop(self._ready)
+            row = self.tasks.get(entry[-1])
+            if row is None or row.order() != entry or not self._may_run(row, now):
+                continue
+            if self._limited(row):
+                limited.add(entry)
+            else:
+                best = row
+        for entry in limited:
+            heappush(self._ready, entry)
+        return best
 
-    def line_up(self, row: TaskRow, due_at: datetime) -> None:
+    def hold(self, row: TaskRow) -> None:
+        """A turn of it runs: it counts against its limits, and the slot of its context is taken."""
+        self.held[row.task_id] = row
+        for key in row.limit_keys:
+            self._limits[key].running += 1
+        if not row.parallel:
+            self.context_of(row).slot = row.task_id
+
+    def line_up(self, row: TaskRow) -> Sequence[Ring]:
         """A turn of it is due at `due_at`; it waits at its own place. Behind others it changes nothing for them: whoever is first
         has been rung for."""
-        row.due_at = due_at
+        if row.parallel:
+            return self._call(row)
         context = self.context_of(row)
         context.line_up(row)
-        if context.first() is row:
-            self.wake(context)
+        return self.wake(context) if context.first() is row else ()
 
     def wake(self, context: ContextRow) -> Sequence[Ring]:
         """The context's line or its slot changed: let whoever is first be claimed, and ring for it if it is due."""
         first = context.first()
-        if first is None or context.slot is not None:
-            return ()
-        heappush(self._ready, (first.due_at, first.task_id))
+        return () if first is None or context.slot is not None else self._call(first)
+
+    def _call(self, row: TaskRow) -> Sequence[Ring]:
+        self.offer(row)
         now = self.now()
-        return (self.dispatched(first, now),) if self.claimable(first, now) else ()
+        return (self.dispatched(row, now),) if self.claimable(row, now) else ()
+
+    def offer(self, row: TaskRow) -> None:
+        """It may be claimed, from its due time on."""
+        heappush(self._later, (row.due_at, row.task_id))
 
     def dispatched(self, row: TaskRow, now: datetime) -> Ring:
         """A new ring for it."""
@@ -143,20 +255,59 @@ class Ledger:
     def let_go(self, row: TaskRow, due_at: datetime) -> Sequence[Ring]:
         """Nobody holds it any more: its context's slot is free, and if it is submitted it is due at `due_at`."""
         context = self.context_of(row)
-        row.lease_until, context.slot = None, None
+        row.lease_until = None
+        self._uncount(row)
         del self.held[row.task_id]
+        if not row.parallel:
+            context.slot = None
+        rings: Sequence[Ring] = ()
         if row.waiting:
             row.due_at = due_at
-            context.line_up(row)
-        rings = self.wake(context)
+            rings = self.line_up(row)
+        # `line_up` has called whoever is first if that is the task itself.
+        if not row.parallel and context.first() is not row:
+            rings = self.wake(context)
+        rings = (*rings, *self._unlimited(row, {ring.task_id for ring in rings}))
         if row.state.terminal:
             self.finish(row)
         return rings
 
+    def _uncount(self, row: TaskRow) -> None:
+        for key in row.limit_keys:
+            self._limits[key].running -= 1
+
+    def _unlimited(self, ended: TaskRow, rung: set[UUID]) -> Sequence[Ring]:
+        """The best of those that wait for a limit which is free again, if it is due."""
+        now = self.now()
+        waiting = self.waiting.sharing(ended.limit_keys)
+        due = (row for row in waiting if row is not ended and row.due_at <= now)
+        best = min(due, key=TaskRow.order, default=None)
+        return () if best is None or best.task_id in rung else (Ring(best.task_id, best.dispatch),)
+
+    def fail_late(self, row: TaskRow) -> Notice:
+        """It was not begun or not done in time. Whoever comes next in its context is offered, not rung for."""
+        status = expired()
+        message = status.message and complete(status.message, row.context_id, row.task_id)
+        self.append(row, draft(replace(status, message=message)), 0, self.now())
+        context = self.context_of(row)
+        if (first := context.first()) is not None:
+            self.offer(first)
+        self.finish(row)
+        return Notice(row.task_id, row.last_seq, row.state)
+
     def forget(self, row: TaskRow) -> None:
         """Its context is gone, and it goes with it."""
+        if row.state is TaskState.SUBMITTED:
+            self.waiting.remove(row)
+        if row.task_id in self.held:
+            self._uncount(row)
         for rows in (self.tasks, self.held, self.finished):
             rows.pop(row.task_id, None)
+        self._drop_keys(row)
+
+    def _drop_keys(self, row: TaskRow) -> None:
+        for key in row.keys:
+            del self.keys[row.owner, key]
 
     def finish(self, row: TaskRow) -> None:
         """It has ended and nobody holds it."""
@@ -169,8 +320,13 @@ class Ledger:
         for _ in range(surplus):
             task_id, row = self.finished.popitem(last=False)
             del self.tasks[task_id]
+            self._drop_keys(row)
             context = self.context_of(row)
             context.remove(row)
             if not context.entries and context.metadata == b"{}":
                 del self.contexts[row.owner][row.context_id]
         return surplus
+
+
+def _after(now: datetime, seconds: float) -> datetime:
+    return now + timedelta(seconds=seconds)

@@ -92,6 +92,14 @@ class TaskRow:
     lease_until: datetime | None = None
     write_no: int = 0
     dispatch: int = 0
+    priority: int = 0
+    rank: int = 0
+    parallel: bool = False
+    limit_keys: tuple[str, ...] = ()
+    expires_at: datetime | None = None
+    deadline_at: datetime | None = None
+    steps: dict[tuple[str, int], bytes] = field(default_factory=dict)  # of the turn that has not settled yet
+    keys: list[str] = field(default_factory=list)  # the idempotency keys that stand for it
     feedback: list[tuple[Feedback, bytes]] = field(default_factory=list)
     webhooks: dict[str, WebhookConfig] = field(default_factory=dict)
 
@@ -138,6 +146,25 @@ class TaskRow:
     def waiting(self) -> bool:
         """It keeps its place in the context: later tasks wait for it."""
         return self.state in (TaskState.SUBMITTED, TaskState.WORKING)
+
+    def late(self, now: datetime) -> bool:
+        """Over its time, so that no turn of it may begin: what has begun once does not expire any more."""
+        over = self.deadline_at is not None and self.deadline_at <= now
+        return over or (self.attempt == 0 and self.expires_at is not None and self.expires_at <= now)
+
+    def ends_by(self) -> datetime:
+        """The earlier one of its times; it has one."""
+        return min(time for time in (self.expires_at, self.deadline_at) if time is not None)
+
+    def order(self) -> tuple[int, int, datetime, UUID]:
+        """Least is claimed first."""
+        return -self.priority, self.rank, self.due_at, self.task_id
+
+    def stored_steps(self) -> dict[tuple[str, int], Any]:
+        """What earlier attempts of the present turn stored."""
+        # Nothing was run before the first attempt.
+        steps = self.steps if self.attempt > 1 else {}
+        return {step: orjson.loads(result) for step, result in steps.items()}
 
     def is_of(self, claim: Claim) -> bool:
         """Whether `claim` is the newest claim of this task, held or not."""

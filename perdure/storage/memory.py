@@ -34,8 +34,10 @@ from perdure.storage import (
     Cursor,
     Feedback,
     Held,
+    IdempotencyKey,
     Keeper,
     NewTask,
+    Policy,
     TaskPage,
     TaskQuery,
     WebhookConfig,
@@ -79,15 +81,39 @@ class MemoryStorage:
 
     # ------------------------------------------------------------------ callers
 
-    async def submit_task(self, new: NewTask) -> Accepted:
+    async def submit_task(self, new: NewTask, *, key: IdempotencyKey | None = None) -> Accepted:
         with self._lock:
-            row = self._ledger.tasks.get(new.task_id) or self._ledger.add(new)
+            row = self._ledger.taken(new.owner, key) or self._ledger.tasks.get(new.task_id)
+            canceled: Sequence[Notice] = ()
+            if row is None:
+                row = self._ledger.add(new)
+                self._ledger.take_key(row, key)
+                if new.policy is Policy.INTERRUPT:
+                    canceled = [self._interrupt(other) for other in self._under_way(row)]
+                self._ledger.line_up(row)
             if row.owner != new.owner:
                 raise TaskNotFound(new.task_id)
-            return self._accepted(row, row.events(0, 1))
+            accepted = self._accepted(row, row.events(0, 1))
+            return replace(accepted, canceled=canceled, repeated=row.task_id != new.task_id)
 
-    async def continue_task(self, owner: str, task_id: UUID, message: Message) -> Accepted:
+    def _under_way(self, new: TaskRow) -> list[TaskRow]:
+        """What waits or runs in the context before `new`."""
+        rows = self._ledger.context_of(new).tasks()
+        return [row for row in rows if row.waiting and not row.parallel and row is not new]
+
+    def _interrupt(self, row: TaskRow) -> Notice:
+        event = draft(StatusChange(TaskState.CANCELED, metadata={"reason": "interrupted"}))
+        self._ledger.append(row, event, 0, self._ledger.now())
+        if not row.held:
+            self._ledger.finish(row)
+        return Notice(row.task_id, row.last_seq, row.state)
+
+    async def continue_task(
+        self, owner: str, task_id: UUID, message: Message, *, key: IdempotencyKey | None = None
+    ) -> Accepted:
         with self._lock:
+            if taken := self._ledger.taken(owner, key):
+                return Accepted(taken.bare_task(), None, repeated=True)
             row = self._ledger.row(owner, task_id)
             if message.context_id not in ("", row.context_id):
                 raise InvalidParams("message.contextId", f"the task belongs to the context {row.context_id}")
@@ -95,13 +121,15 @@ class MemoryStorage:
                 raise UnsupportedOperation(f"the task is {row.state} and takes no more messages")
             now = self._ledger.now()
             row.append(draft(complete(message, row.context_id, row.task_id)), 0, now)
+            self._ledger.take_key(row, key)
             self._ledger.touch(owner, row.context_id, now)
             heard = row.events(row.last_seq - 1, 1)
             if row.state is TaskState.WORKING:
                 row.unread = True
             elif row.state.interrupted:
-                row.append(draft(StatusChange(TaskState.SUBMITTED)), 0, now)
-                self._ledger.line_up(row, now)
+                self._ledger.append(row, draft(StatusChange(TaskState.SUBMITTED)), 0, now)
+                row.due_at = now
+                self._ledger.line_up(row)
             return self._accepted(row, heard)
 
     async def cancel_task(self, owner: str, task_id: UUID, message: Message | None = None) -> Accepted:
@@ -113,7 +141,7 @@ class MemoryStorage:
             event = draft(StatusChange(TaskState.CANCELED, said))
             context = self._ledger.context_of(row)
             was_first = context.first() is row
-            row.append(event, 0, self._ledger.now())
+            self._ledger.append(row, event, 0, self._ledger.now())
             rings = self._ledger.wake(context) if was_first else ()
             if not row.held:
                 self._ledger.finish(row)
@@ -169,22 +197,29 @@ class MemoryStorage:
                 return None
             row.unread = False
             said = self._ledger.context_of(row).said(row.place, history)
-            return ClaimedTurn(claim=row.claim(token), task=row.task(history), conversation=said)
+            ends = row.deadline_at
+            deadline = None if ends is None else (ends - self._ledger.now()).total_seconds()
+            return ClaimedTurn(
+                claim=row.claim(token),
+                task=row.task(history),
+                conversation=said,
+                steps=row.stored_steps(),
+                deadline=deadline,
+            )
 
     def _held_with(self, token: UUID) -> TaskRow | None:
         return next((row for row in self._ledger.held.values() if row.token == token), None)
 
     def _take(self, holder: str, token: UUID, lease: float) -> TaskRow | None:
         now = self._ledger.now()
-        row = self._ledger.longest_due(now)
+        row = self._ledger.best(now)
         if row is None:
             return None
         row.attempt += 1
         row.holder, row.token, row.write_no = holder, token, 0
         row.lease_until = now + timedelta(seconds=lease)
-        row.append(draft(StatusChange(TaskState.WORKING)), row.attempt, now)
-        self._ledger.held[row.task_id] = row
-        self._ledger.context_of(row).slot = row.task_id
+        self._ledger.append(row, draft(StatusChange(TaskState.WORKING)), row.attempt, now)
+        self._ledger.hold(row)
         return row
 
     async def renew_claims(self, claims: Sequence[Claim], lease: float) -> Mapping[Claim, Held]:
@@ -225,9 +260,12 @@ class MemoryStorage:
             changed_metadata = merged(row.metadata, metadata)
             now = self._ledger.now()
             for event in drafts:
-                row.append(event, row.attempt, now)
+                self._ledger.append(row, event, row.attempt, now)
             row.metadata, row.write_no, row.updated_at = changed_metadata, write_no, now
-            rings = self._ledger.let_go(row, now) if ends else ()
+            if not ends:
+                return Written(row.state, row.last_seq)
+            row.steps.clear()
+            rings = self._ledger.let_go(row, now)
             return Written(row.state, row.last_seq, rings)
 
     def _fenced(self, claim: Claim, write_no: int) -> TaskRow:
@@ -253,10 +291,19 @@ class MemoryStorage:
                 return ()
             now = self._ledger.now()
             if row.state is TaskState.WORKING:
-                row.append(draft(StatusChange(TaskState.SUBMITTED, metadata={"reason": reason})), 0, now)
+                status = StatusChange(TaskState.SUBMITTED, metadata={"reason": reason})
+                self._ledger.append(row, draft(status), 0, now)
                 row.lost_attempts.add(row.attempt)
                 row.failures += failed
             return self._ledger.let_go(row, now + timedelta(seconds=delay))
+
+    async def store_step(self, claim: Claim, name: str, occurrence: int, result: object) -> None:
+        kept = to_json(result)
+        with self._lock:
+            row = self._ledger.tasks.get(claim.task_id)
+            if row is None or row.standing(claim) is not Held.YES:
+                raise LeaseLost(canceled=row is not None and row.state is TaskState.CANCELED)
+            row.steps.setdefault((name, occurrence), kept)
 
     # ------------------------------------------------------------------ sweeps
 
@@ -276,8 +323,17 @@ class MemoryStorage:
             status = crashed(again=row.crashes < max_crashes)
             if status.message is not None:
                 status = replace(status, message=complete(status.message, row.context_id, row.task_id))
-            row.append(draft(status), 0, now)
+            self._ledger.append(row, draft(status), 0, now)
         return self._ledger.let_go(row, now)
+
+    async def expire_tasks(self, *, limit: int = 100) -> Sequence[Notice]:
+        with self._lock:
+            late = self._ledger.waiting.late(self._ledger.now())
+            return [self._ledger.fail_late(row) for row in late[:limit]]
+
+    async def forget_keys(self, *, older_than: float, limit: int = 1000) -> int:
+        with self._lock:
+            return self._ledger.forget_keys(self._ledger.now() - timedelta(seconds=older_than), limit)
 
     async def stranded(self, *, idle: float, limit: int = 100) -> Sequence[Ring]:
         with self._lock:

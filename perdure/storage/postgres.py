@@ -6,16 +6,19 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 from uuid import UUID
 
 import asyncpg
+import orjson
 import structlog
 
 from perdure.errors import (
+    ContextBusy,
     ContextNotFound,
     InvalidParams,
+    KeyReused,
     LeaseLost,
     StorageUnavailable,
     TaskNotCancelable,
@@ -37,8 +40,10 @@ from perdure.storage import (
     Cursor,
     Feedback,
     Held,
+    IdempotencyKey,
     Keeper,
     NewTask,
+    Policy,
     TaskPage,
     TaskQuery,
     WebhookConfig,
@@ -48,7 +53,7 @@ from perdure.storage import (
     migrate,
 )
 from perdure.storage import statements as sql
-from perdure.storage.database import Database
+from perdure.storage.database import Database, T, Work
 from perdure.storage.keeper import Renew, ThreadKeeper
 from perdure.storage.records import (
     Row,
@@ -63,7 +68,7 @@ from perdure.storage.records import (
     webhook_config_of,
 )
 from perdure.storage.schema import VERSION_TABLE
-from perdure.storage.writes import YIELDS_TO_UNREAD, bodies, complete, crashed, ends_turn
+from perdure.storage.writes import YIELDS_TO_UNREAD, bodies, complete, crashed, ends_turn, expired
 from perdure.tasks import (
     Artifact,
     ArtifactChunk,
@@ -77,6 +82,9 @@ from perdure.tasks import (
 )
 
 log = structlog.get_logger(__name__)
+
+CLAIM_TRIES = 5
+"""How often a claim that met others at a limited key is tried again."""
 
 
 class PostgresStorage:
@@ -122,49 +130,72 @@ class PostgresStorage:
 
     # ------------------------------------------------------------------ callers
 
-    async def submit_task(self, new: NewTask) -> Accepted:
+    async def submit_task(self, new: NewTask, *, key: IdempotencyKey | None = None) -> Accepted:
         message = complete(new.message, new.context_id, new.task_id)
+        limits = sorted(new.limits.items())
         arguments = (
             new.task_id,
             new.owner,
             new.context_id,
             dumps(dict(new.metadata)),
             message_json(message),
+            new.policy.value,
+            new.priority,
+            new.delay,
+            new.expires,
+            new.deadline,
+            [name for name, _ in limits],
+            [limit for _, limit in limits],
         )
 
-        async def insert(connection: Any, again: bool) -> Row | None:
-            try:
-                row: Row | None = await connection.fetchrow(sql.SUBMIT, *arguments)
-            except asyncpg.UniqueViolationError:
-                return None  # it is there: the answer to an earlier try was lost
-            return row
+        async def insert(connection: Any, again: bool) -> Submitted:
+            row = await connection.fetchrow(sql.SUBMIT, *arguments)
+            if row is None:
+                raise ContextBusy(new.context_id)
+            if new.policy is not Policy.INTERRUPT:
+                return Submitted(row)
+            _, payload = dump_body(StatusChange(TaskState.CANCELED, metadata={"reason": "interrupted"}))
+            rows = await connection.fetch(
+                sql.INTERRUPT, new.owner, new.context_id, new.task_id, dumps(payload)
+            )
+            return Submitted(row, rows)
 
-        row = await self._database.run(insert)
-        if row is None:
-            return await self._submitted_before(new)
+        async def insert_once(connection: Any, again: bool) -> Submitted | UUID:
+            try:
+                return await _once(connection, new.owner, new.task_id, key, insert, again)
+            except asyncpg.UniqueViolationError:
+                return new.task_id  # it is there: the answer to an earlier try was lost
+
+        found = await self._database.run(insert_once)
+        if isinstance(found, UUID):
+            accepted = await self._submitted_before(new.owner, found)
+            return replace(accepted, repeated=found != new.task_id)
         task = Task(
             task_id=new.task_id,
             context_id=new.context_id,
             owner=new.owner,
             state=TaskState.SUBMITTED,
             status_message=None,
-            status_timestamp=row["created_at"],
+            status_timestamp=found.row["created_at"],
             metadata=dict(new.metadata),
             history=(message,),
             artifacts=(),
-            created_at=row["created_at"],
-            updated_at=row["created_at"],
+            created_at=found.row["created_at"],
+            updated_at=found.row["created_at"],
             last_seq=1,
         )
-        return Accepted(task, Ring(new.task_id, 1) if row["first"] else None)
+        ring = Ring(new.task_id, 1) if found.due(new.delay) else None
+        return Accepted(task, ring, canceled=found.canceled)
 
-    async def _submitted_before(self, new: NewTask) -> Accepted:
-        task = await self._bare(new.owner, new.task_id)
-        events = await self.events_since(new.owner, new.task_id, 0, limit=1)
+    async def _submitted_before(self, owner: str, task_id: UUID) -> Accepted:
+        task = await self._bare(owner, task_id)
+        events = await self.events_since(owner, task_id, 0, limit=1)
         history = tuple(event.body for event in events if isinstance(event.body, Message))
-        return Accepted(replace(task, history=history), Ring(new.task_id, 1))
+        return Accepted(replace(task, history=history), Ring(task_id, 1))
 
-    async def continue_task(self, owner: str, task_id: UUID, message: Message) -> Accepted:
+    async def continue_task(
+        self, owner: str, task_id: UUID, message: Message, *, key: IdempotencyKey | None = None
+    ) -> Accepted:
         stored = complete(message, "", task_id)
 
         async def append(connection: Any, again: bool) -> Row | None:
@@ -175,13 +206,19 @@ class PostgresStorage:
             row: Row | None = await connection.fetchrow(
                 sql.CONTINUE, task_id, owner, message.context_id, message_json(stored)
             )
+            if row is None:
+                raise TaskNotFound(task_id)
+            if not row["kept"]:
+                _refuse_message(row, message)
             return row
 
-        row = await self._database.run(append)
-        if row is None:
-            raise TaskNotFound(task_id)
-        if not row["kept"]:
-            _refuse_message(row, message)
+        async def append_once(connection: Any, again: bool) -> Row | UUID | None:
+            return await _once(connection, owner, task_id, key, append, again)
+
+        row = await self._database.run(append_once)
+        if row is None or isinstance(row, UUID):
+            repeated = await self._bare(owner, row or task_id)
+            return Accepted(repeated, None, repeated=True)
         ring = Ring(task_id, row["dispatch"]) if row["first"] else None
         task = await self._bare(owner, task_id)
         return Accepted(replace(task, history=(replace(stored, context_id=task.context_id),)), ring)
@@ -263,7 +300,11 @@ class PostgresStorage:
     ) -> ClaimedTurn | None:
         async def claim(connection: Any, again: bool) -> ClaimedTurn | None:
             row = await connection.fetchrow(sql.CLAIM, holder, token, lease)
-            if row is None:
+            for _ in range(CLAIM_TRIES):
+                if row is None or row["task_id"] is not None:
+                    break
+                row = await connection.fetchrow(sql.CLAIM, holder, token, lease)
+            if row is None or row["task_id"] is None:
                 return None
             said_rows = await connection.fetch(
                 sql.CONVERSATION,
@@ -281,6 +322,8 @@ class PostgresStorage:
                 claim=claim_of(row, token),
                 task=task_of(task_row),
                 conversation=conversation_of(said_rows, history),
+                steps=await _steps(connection, row),
+                deadline=task_row["deadline"],
             )
 
         return await self._database.run(claim)
@@ -336,8 +379,8 @@ class PostgresStorage:
         )
         if row is None:
             return await self._refused(claim, write_no)
-        own = (Ring(claim.task_id, row["dispatch"]),) if row["again"] else _rings(claim.task_id, row)
-        return Written(TaskState(row["state"]), row["last_seq"], own)
+        own = (Ring(claim.task_id, row["dispatch"]),) if row["again"] else ()
+        return Written(TaskState(row["state"]), row["last_seq"], (*own, *_rings(claim.task_id, row)))
 
     async def release_task(
         self, claim: Claim, *, reason: str, failed: bool = False, delay: float = 0.0
@@ -356,9 +399,8 @@ class PostgresStorage:
         )
         if row is None:
             return ()
-        if row["again"]:
-            return () if delay > 0 else (Ring(claim.task_id, row["dispatch"]),)
-        return _rings(claim.task_id, row)
+        own = (Ring(claim.task_id, row["dispatch"]),) if row["again"] and delay <= 0 else ()
+        return (*own, *_rings(claim.task_id, row))
 
     async def _refused(self, claim: Claim, write_no: int) -> Written:
         """A write changed nothing: it was kept before (success), or the claim is not held any more."""
@@ -368,6 +410,14 @@ class PostgresStorage:
                 return Written(TaskState(row["state"]), row["last_seq"])
             raise LeaseLost(canceled=row["state"] == TaskState.CANCELED)
         raise LeaseLost(canceled=False)
+
+    async def store_step(self, claim: Claim, name: str, occurrence: int, result: Any) -> None:
+        row = await self._row(
+            sql.STORE_STEP, claim.task_id, claim.attempt, claim.token, name, occurrence, dumps(result)
+        )
+        if row is None:
+            found = await self._row(sql.DIAGNOSE, claim.task_id)
+            raise LeaseLost(canceled=found is not None and found["state"] == TaskState.CANCELED)
 
     # ------------------------------------------------------------------ sweeps
 
@@ -379,6 +429,16 @@ class PostgresStorage:
             sql.RESCUE, grace, max_crashes, limit, dumps(again), dumps(failed), message_json(poison.message)
         )
         return [Ring(row["task_id"], row["dispatch"]) for row in rows]
+
+    async def expire_tasks(self, *, limit: int = 100) -> Sequence[Notice]:
+        late = expired()
+        _, payload = dump_body(late)
+        rows = await self._rows(sql.EXPIRE, limit, dumps(payload), message_json(late.message))
+        return [Notice(row["task_id"], row["last_seq"], TaskState.FAILED) for row in rows]
+
+    async def forget_keys(self, *, older_than: float, limit: int = 1000) -> int:
+        rows = await self._rows(sql.FORGET_KEYS, older_than, limit)
+        return len(rows)
 
     async def stranded(self, *, idle: float, limit: int = 100) -> Sequence[Ring]:
         rows = await self._rows(sql.STRANDED, idle, limit)
@@ -567,13 +627,68 @@ async def _renew(connection: Any, claims: Sequence[Claim], lease: float) -> Mapp
     return {claims[row["place"] - 1]: Held(row["found"]) for row in rows if row["found"] != "locked"}
 
 
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """The rows of SUBMIT and INTERRUPT."""
+
+    row: Row
+    others: Sequence[Row] = ()
+
+    @property
+    def canceled(self) -> Sequence[Notice]:
+        """The tasks that were interrupted."""
+        gone = [row for row in self.others if row["task_id"] is not None]
+        return [Notice(row["task_id"], row["last_seq"], TaskState.CANCELED) for row in gone]
+
+    def due(self, delay: float) -> bool:
+        """Whether a turn can begin now."""
+        return bool(self.row["first"] or (self.others and self.others[0]["free"] and not delay))
+
+
+async def _once(
+    connection: Any, owner: str, task_id: UUID, key: IdempotencyKey | None, work: Work[T], again: bool
+) -> T | UUID:
+    """Run `work` in one transaction with its idempotency key; or the task that the key stands for. `KeyReused`."""
+    if key is None:
+        async with connection.transaction():
+            return await work(connection, again)
+    try:
+        async with connection.transaction():
+            if not await connection.fetchval(sql.TAKE_KEY, owner, key.key, key.fingerprint, task_id):
+                raise _Taken
+            return await work(connection, again)
+    except _Taken:
+        row = await connection.fetchrow(sql.TAKEN_KEY, owner, key.key)
+    if row is None:  # it was given back in between
+        raise asyncpg.SerializationError("the idempotency key was released")
+    if row["fingerprint"] != key.fingerprint:
+        raise KeyReused(key.key)
+    found: UUID = row["task_id"]
+    return found
+
+
+class _Taken(Exception):
+    """The key is taken: whatever was begun is undone."""
+
+
+async def _steps(connection: Any, claimed: Row) -> Mapping[tuple[str, int], Any]:
+    if claimed["attempt"] == 1:
+        return {}  # nothing was run before
+    rows = await connection.fetch(sql.STEPS, claimed["task_id"], claimed["turns"])
+    return {(row["name"], row["occurrence"]): orjson.loads(row["result"]) for row in rows}
+
+
 def _rings(task_id: UUID, row: Row) -> tuple[Ring, ...]:
-    """What a freed slot made claimable: the next in line; or, where one came in unseen, the own id as a hint."""
+    """What became claimable: the next in line; or, where one came in unseen, the own id as a hint; and what waited for a
+    limit."""
+    rings = []
     if row["next_id"] is not None:
-        return (Ring(row["next_id"], row["next_dispatch"]),)
-    if row["waiting"] and not row["seen"]:
-        return (Ring(task_id, row["dispatch"] + 1),)
-    return ()
+        rings.append(Ring(row["next_id"], row["next_dispatch"]))
+    elif row["waiting"] and not row["seen"] and not row.get("again"):
+        rings.append(Ring(task_id, row["dispatch"] + 1))
+    if row.get("unlimited_id") is not None and row["unlimited_id"] != row["next_id"]:
+        rings.append(Ring(row["unlimited_id"], row["unlimited_dispatch"]))
+    return tuple(rings)
 
 
 def _change(metadata: Mapping[str, Any]) -> tuple[str, list[str]]:

@@ -111,6 +111,19 @@ tasks = sa.Table(
     _time("dispatched_at"),
     _time("created_at"),
     _time("updated_at"),
+    # How many turns have settled: the results of checkpoints belong to one of them, whatever its attempt.
+    _count("turns"),
+    # Not before this: a message's own wish, or the wait for a retry.
+    # A task that has not started by then, or has not ended by then, fails.
+    sa.Column("expires_at", sa.TIMESTAMP(timezone=True)),
+    sa.Column("deadline_at", sa.TIMESTAMP(timezone=True)),
+    # Higher ones go first; within a priority the owners take turns (see `rank` in the statements).
+    _count("priority", sa.SmallInteger),
+    _count("rank", sa.BigInteger),
+    # Runs beside the other turns of its conversation.
+    sa.Column("parallel", sa.Boolean, nullable=False, server_default=sa.text("false")),
+    # What it counts against while it runs: rows of concurrency_limits.
+    sa.Column("limit_keys", ARRAY(sa.Text), nullable=False, server_default=sa.text("'{}'::text[]")),
     sa.PrimaryKeyConstraint("task_id"),
     sa.ForeignKeyConstraint(
         ["owner", "context_id"], ["contexts.owner", "contexts.context_id"], ondelete="CASCADE"
@@ -126,7 +139,21 @@ tasks = sa.Table(
     sa.Index("ix_tasks_page", "owner", sa.text("status_timestamp DESC"), sa.text("task_id DESC")),
     sa.Index("ix_tasks_state", "owner", "state", sa.text("status_timestamp DESC"), sa.text("task_id DESC")),
     sa.Index("ix_tasks_context", "owner", "context_id", "position", unique=True),
-    sa.Index("ix_tasks_due", "due_at", "task_id", postgresql_where=sa.text(_WAITS)),
+    sa.Index(
+        "ix_tasks_due",
+        sa.text("priority DESC"),
+        "rank",
+        "due_at",
+        "task_id",
+        postgresql_where=sa.text(_WAITS),
+    ),
+    # What the next rank of an owner is.
+    sa.Index("ix_tasks_rank", "owner", "priority", "rank", postgresql_where=sa.text(_WAITS)),
+    sa.Index(
+        "ix_tasks_expiry",
+        sa.text("LEAST(expires_at, deadline_at)"),
+        postgresql_where=sa.text("state = 'submitted' AND LEAST(expires_at, deadline_at) IS NOT NULL"),
+    ),
     sa.Index(
         "ix_tasks_line",
         "owner",
@@ -181,6 +208,48 @@ webhook_configs = sa.Table(
     sa.Column("credentials", sa.Text, nullable=False, server_default=sa.text("''::text")),
     _time("created_at"),
     sa.PrimaryKeyConstraint("task_id", "config_id"),
+    sa.ForeignKeyConstraint(["task_id"], ["tasks.task_id"], ondelete="CASCADE"),
+)
+
+concurrency_limits = sa.Table(
+    "concurrency_limits",
+    metadata,
+    sa.Column("limit_key", sa.Text, nullable=False),
+    sa.Column("max_running", sa.Integer, nullable=False),
+    _count("running"),
+    sa.PrimaryKeyConstraint("limit_key"),
+    sa.CheckConstraint("running >= 0", name="running"),
+)
+
+idempotency_keys = sa.Table(
+    "idempotency_keys",
+    metadata,
+    sa.Column("owner", sa.Text, nullable=False),
+    sa.Column("key", sa.Text, nullable=False),
+    # What was asked for: the same key with something else is refused.
+    sa.Column("fingerprint", sa.Text, nullable=False),
+    sa.Column("task_id", UUID, nullable=False),
+    _time("created_at"),
+    sa.PrimaryKeyConstraint("owner", "key"),
+    # Deferred: the key is taken first, so that a second send waits for the first one's end.
+    sa.ForeignKeyConstraint(
+        ["task_id"], ["tasks.task_id"], ondelete="CASCADE", deferrable=True, initially="DEFERRED"
+    ),
+    sa.Index("ix_idempotency_keys_created_at", "created_at"),
+    sa.Index("ix_idempotency_keys_task_id", "task_id"),
+)
+
+task_steps = sa.Table(
+    "task_steps",
+    metadata,
+    sa.Column("task_id", UUID, nullable=False),
+    sa.Column("turn", sa.Integer, nullable=False),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("occurrence", sa.Integer, nullable=False),
+    sa.Column("result", JSONB, nullable=False),
+    sa.Column("attempt", sa.Integer, nullable=False),
+    _time("created_at"),
+    sa.PrimaryKeyConstraint("task_id", "turn", "name", "occurrence"),
     sa.ForeignKeyConstraint(["task_id"], ["tasks.task_id"], ondelete="CASCADE"),
 )
 

@@ -21,6 +21,26 @@ INTERRUPTED = "('input-required', 'auth-required')"
 
 _SUBMITTED = """jsonb_build_object('status', jsonb_build_object('state', 'TASK_STATE_SUBMITTED'))"""
 
+# What a turn counted against is free again. `let_go` is a CTE of tasks with their limit_keys.
+_UNCOUNT = """
+    freed_keys AS (
+        SELECT key, count(*) AS turns FROM let_go, unnest(let_go.limit_keys) AS key GROUP BY key),
+    counters AS (
+        SELECT l.limit_key, l.running FROM concurrency_limits l WHERE l.limit_key IN (SELECT key FROM freed_keys)
+         ORDER BY l.limit_key FOR NO KEY UPDATE),
+    uncounted AS (
+        UPDATE concurrency_limits l SET running = counters.running - freed_keys.turns
+          FROM counters JOIN freed_keys ON freed_keys.key = counters.limit_key WHERE l.limit_key = counters.limit_key)"""
+
+# ... and whoever waits for it may run: the best of them, if it is due. Their contexts are not locked: a ring is only a hint.
+_UNLIMITED = """
+    unlimited AS (
+        SELECT u.task_id, u.dispatch FROM let_go CROSS JOIN LATERAL (
+               SELECT w.task_id, w.dispatch FROM tasks w
+                WHERE cardinality(let_go.limit_keys) > 0 AND w.limit_keys && let_go.limit_keys
+                  AND w.state = 'submitted' AND w.lease_token IS NULL AND w.due_at <= now() AND w.task_id <> let_go.task_id
+                ORDER BY w.priority DESC, w.rank LIMIT 1) u)"""
+
 # What becomes claimable when a context's slot is freed: the first in its line, if it is due. `freed` is a CTE of
 # (owner, context_id); the dispatch is raised in the same statement, so that the ring is never taken for an older one.
 _NEXT = """
@@ -28,7 +48,7 @@ _NEXT = """
         UPDATE tasks n SET dispatch = n.dispatch + 1, dispatched_at = clock_timestamp()
           FROM freed CROSS JOIN LATERAL (
                SELECT x.task_id, x.due_at FROM tasks x
-                WHERE x.owner = freed.owner AND x.context_id = freed.context_id
+                WHERE x.owner = freed.owner AND x.context_id = freed.context_id AND NOT x.parallel
                   AND x.state = 'submitted' AND x.task_id <> freed.task_id
                 ORDER BY x.position LIMIT 1) pick
          WHERE n.task_id = pick.task_id AND n.state = 'submitted' AND n.due_at <= clock_timestamp()
@@ -39,25 +59,86 @@ def _seen(task: str) -> str:
     """Whether the statement's snapshot shows a task that waits behind `task`. Where the locked row counts one and the snapshot
     shows none, it came in between: then the ring goes out under the own id, which is only a hint."""
     return f"""EXISTS (SELECT FROM tasks x WHERE x.owner = {task}.owner AND x.context_id = {task}.context_id
-                                        AND x.state = 'submitted' AND x.task_id <> {task}.task_id) AS seen"""
+                                        AND x.state = 'submitted' AND NOT x.parallel AND x.task_id <> {task}.task_id) AS seen"""
 
 
-# $1 task_id, $2 owner, $3 context_id, $4 metadata, $5 message
-SUBMIT = """
+# A task's rank makes its owners take turns: one more than that of the owner's newest waiting task, but not before the one that
+# is next of all. So a lone task stands beside the first of somebody's ten thousand, whenever it comes. Read without a lock: two
+# that come at once may share a rank.
+_RANK = """greatest(
+            (SELECT w.rank FROM tasks w WHERE w.state = 'submitted' AND w.lease_token IS NULL AND w.priority = {priority}
+              ORDER BY w.priority DESC, w.rank LIMIT 1),
+            (SELECT w.rank + 1 FROM tasks w WHERE w.state = 'submitted' AND w.lease_token IS NULL AND w.owner = {owner}
+                AND w.priority = {priority} ORDER BY w.rank DESC LIMIT 1), 0)"""
+
+# $1 task_id, $2 owner, $3 context_id, $4 metadata, $5 message, $6 policy, $7 priority, $8 delay in seconds, $9 expires in
+# seconds or null, $10 deadline in seconds or null, $11 limit keys, $12 their limits. No row: the policy is to reject, and the
+# context is busy.
+SUBMIT = f"""
 WITH place AS (
-        INSERT INTO contexts AS c (owner, context_id, last_position, waiting) VALUES ($2, $3, 1, 1)
+        INSERT INTO contexts AS c (owner, context_id, last_position, waiting) VALUES ($2, $3, 1, ($6 <> 'parallel')::int)
         ON CONFLICT (owner, context_id) DO UPDATE
-           SET last_position = c.last_position + 1, waiting = c.waiting + 1, updated_at = clock_timestamp()
+           SET last_position = c.last_position + 1, waiting = c.waiting + ($6 <> 'parallel')::int,
+               updated_at = clock_timestamp()
+         WHERE $6 <> 'reject' OR (c.running_task IS NULL AND c.waiting = 0)
         RETURNING last_position, waiting, running_task, updated_at AS now),
+    limits AS (
+        INSERT INTO concurrency_limits AS l (limit_key, max_running)
+        SELECT key, max FROM place, unnest($11::text[], $12::int[]) AS asked(key, max) ORDER BY key
+        ON CONFLICT (limit_key) DO UPDATE SET max_running = excluded.max_running
+         WHERE l.max_running <> excluded.max_running),
     task AS (
         INSERT INTO tasks (task_id, owner, context_id, position, metadata, last_seq, message_seq, dispatch,
-                           due_at, dispatched_at, status_timestamp, created_at, updated_at)
-        SELECT $1, $2, $3, place.last_position, $4, 1, 1, 1, now, now, now, now, now FROM place
+                           due_at, dispatched_at, status_timestamp, created_at, updated_at,
+                           priority, rank, parallel, limit_keys, expires_at, deadline_at)
+        SELECT $1, $2, $3, place.last_position, $4, 1, 1, 1, now + make_interval(secs => $8), now, now, now, now,
+               $7, {_RANK.format(owner="$2", priority="$7")}, $6 = 'parallel', $11,
+               now + make_interval(secs => $9), now + make_interval(secs => $10)
+          FROM place
         RETURNING task_id, created_at),
     event AS (
         INSERT INTO task_events (task_id, seq, first_seq, kind, attempt, payload, created_at)
         SELECT task_id, 1, 1, 'message', 0, $5::jsonb, created_at FROM task)
-SELECT task.created_at, place.waiting = 1 AND place.running_task IS NULL AS first FROM task, place
+SELECT task.created_at,
+       $8 = 0 AND ($6 = 'parallel' OR (place.waiting = 1 AND place.running_task IS NULL)) AS first FROM task, place
+"""
+
+# $1 owner, $2 context_id, $3 task_id, $4 status payload: cancel all that runs or waits in the context but this one, in the
+# transaction of SUBMIT, which holds the context's lock
+INTERRUPT = """
+WITH others AS (
+        SELECT t.task_id, t.state = 'submitted' AS waited, clock_timestamp() AS now FROM tasks t
+         WHERE t.owner = $1 AND t.context_id = $2 AND t.task_id <> $3 AND t.state IN ('submitted', 'working') AND NOT t.parallel
+         ORDER BY t.task_id FOR NO KEY UPDATE),
+    changed AS (
+        UPDATE tasks t
+           SET state = 'canceled', last_seq = t.last_seq + 1, status_seq = t.last_seq + 1, status_message = NULL,
+               status_timestamp = others.now, updated_at = others.now
+          FROM others WHERE t.task_id = others.task_id
+        RETURNING t.task_id, t.last_seq, t.updated_at, others.waited),
+    event AS (
+        INSERT INTO task_events (task_id, seq, first_seq, kind, attempt, payload, created_at)
+        SELECT task_id, last_seq, last_seq, 'status', 0, $4::jsonb, updated_at FROM changed),
+    waits AS (
+        UPDATE contexts c SET waiting = c.waiting - (SELECT count(*) FROM changed WHERE waited)
+         WHERE c.owner = $1 AND c.context_id = $2
+        RETURNING c.running_task)
+SELECT changed.task_id, changed.last_seq, waits.running_task IS NULL AS free FROM waits LEFT JOIN changed ON true
+"""
+
+# $1 owner, $2 key, $3 fingerprint, $4 task_id: no row when the key is taken; waits while another transaction takes it
+TAKE_KEY = """
+INSERT INTO idempotency_keys (owner, key, fingerprint, task_id) VALUES ($1, $2, $3, $4)
+ON CONFLICT (owner, key) DO NOTHING RETURNING true
+"""
+# In a new statement, which sees what the other transaction wrote
+TAKEN_KEY = "SELECT fingerprint, task_id FROM idempotency_keys WHERE owner = $1 AND key = $2"
+# $1 seconds, $2 limit
+FORGET_KEYS = """
+DELETE FROM idempotency_keys WHERE (owner, key) IN (
+    SELECT owner, key FROM idempotency_keys WHERE created_at < clock_timestamp() - make_interval(secs => $1)
+     ORDER BY created_at LIMIT $2 FOR UPDATE SKIP LOCKED)
+RETURNING true
 """
 
 # $1 task_id, $2 owner, $3 context_id or '', $4 message (its context is put in here)
@@ -97,10 +178,11 @@ WITH line AS (
         UNION ALL
         SELECT task_id, last_seq, last_seq, 'status', 0, {_SUBMITTED}, updated_at FROM changed WHERE wakes),
     waits AS (
-        UPDATE contexts c SET waiting = changed.waiting + changed.wakes::int, updated_at = clock_timestamp()
+        UPDATE contexts c
+           SET waiting = changed.waiting + (changed.wakes AND NOT changed.parallel)::int, updated_at = clock_timestamp()
           FROM changed WHERE c.owner = changed.owner AND c.context_id = changed.context_id)
 SELECT task.state AS before, task.context_id, changed.task_id IS NOT NULL AS kept,
-       changed.wakes AND task.running_task IS NULL AS first, changed.dispatch
+       changed.wakes AND (changed.parallel OR task.running_task IS NULL) AS first, changed.dispatch
   FROM task LEFT JOIN changed ON true
 """
 
@@ -130,7 +212,7 @@ WITH line AS (
           FROM task
          WHERE t.task_id = task.task_id AND task.state NOT IN {TERMINAL}
         RETURNING t.task_id, t.owner, t.context_id, t.position, t.last_seq, t.dispatch, t.updated_at,
-                  task.state = 'submitted' AS waited),
+                  task.state = 'submitted' AND NOT t.parallel AS waited),
     event AS (
         INSERT INTO task_events (task_id, seq, first_seq, kind, attempt, payload, created_at)
         SELECT task_id, last_seq, last_seq, 'status', 0, $3::jsonb, updated_at FROM changed),
@@ -168,6 +250,7 @@ def _log(limit: str, artifacts: str) -> str:
 
 
 _TASK = """t.task_id, t.owner, t.context_id, t.state, t.status_message, t.status_timestamp, t.metadata, t.attempt,
+       extract(epoch FROM t.deadline_at - clock_timestamp())::float AS deadline,
        t.failures, t.crashes, t.last_seq, t.created_at, t.updated_at"""
 
 # $1 task_id, $2 owner: without its log
@@ -203,36 +286,53 @@ NOTICES = """
 SELECT id AS task_id, t.last_seq, t.state FROM unnest($1::uuid[]) AS id LEFT JOIN tasks t ON t.task_id = id
 """
 
-# $1 holder, $2 token, $3 lease in seconds; what the token got before is given again
-CLAIM = """
+# What may be claimed: due, held by nobody, not over its time, first in its context while no other turn of the context runs
+# (unless it runs in parallel), and no limit of it reached. The claim decides again on the locked rows.
+_CLAIMABLE = """t.state = 'submitted' AND t.lease_token IS NULL AND t.due_at <= now()
+           AND (t.deadline_at <= now() OR (t.attempt = 0 AND t.expires_at <= now())) IS NOT TRUE
+           AND (t.parallel OR (c.running_task IS NULL AND NOT EXISTS (
+                SELECT FROM tasks e WHERE e.owner = t.owner AND e.context_id = t.context_id AND e.position < t.position
+                                      AND e.state = 'submitted' AND NOT e.parallel)))
+           AND NOT EXISTS (SELECT FROM concurrency_limits l WHERE l.limit_key = ANY (t.limit_keys)
+                                                               AND l.running >= l.max_running)"""
+
+# $1 holder, $2 token, $3 lease in seconds; what the token got before is given again. A row of
+# NULLs: another claim was faster at a limited key; something else may still be claimable.
+CLAIM = f"""
 WITH mine AS (
         SELECT * FROM tasks WHERE lease_token = $2 AND state = 'working'),
     best AS (
-        SELECT t.task_id, c.waiting, clock_timestamp() AS now
+        SELECT t.task_id, t.limit_keys, c.waiting, clock_timestamp() AS now
           FROM tasks t JOIN contexts c ON c.owner = t.owner AND c.context_id = t.context_id
-         WHERE t.state = 'submitted' AND t.lease_token IS NULL AND t.due_at <= now() AND c.running_task IS NULL
-           AND NOT EXISTS (SELECT FROM tasks e WHERE e.owner = t.owner AND e.context_id = t.context_id
-                                                 AND e.position < t.position AND e.state = 'submitted')
-           AND NOT EXISTS (SELECT FROM mine)
-         ORDER BY t.due_at, t.task_id LIMIT 1
+         WHERE {_CLAIMABLE} AND NOT EXISTS (SELECT FROM mine)
+         ORDER BY t.priority DESC, t.rank, t.due_at, t.task_id LIMIT 1
            FOR NO KEY UPDATE OF t, c SKIP LOCKED),
+    limits AS (
+        SELECT l.limit_key FROM concurrency_limits l, best
+         WHERE l.limit_key = ANY (best.limit_keys) AND l.running < l.max_running
+         ORDER BY l.limit_key FOR NO KEY UPDATE OF l SKIP LOCKED),
+    allowed AS (
+        SELECT * FROM best WHERE cardinality(best.limit_keys) = (SELECT count(*) FROM limits)),
+    counted AS (
+        UPDATE concurrency_limits l SET running = l.running + 1 FROM allowed WHERE l.limit_key = ANY (allowed.limit_keys)),
     claimed AS (
         UPDATE tasks t
            SET state = 'working', attempt = t.attempt + 1, write_no = 0, read_seq = t.message_seq,
-               lease_holder = $1, lease_token = $2, lease_until = best.now + make_interval(secs => $3),
+               lease_holder = $1, lease_token = $2, lease_until = allowed.now + make_interval(secs => $3),
                last_seq = t.last_seq + 1, status_seq = t.last_seq + 1, status_message = NULL,
-               status_timestamp = best.now, updated_at = best.now
-          FROM best WHERE t.task_id = best.task_id
+               status_timestamp = allowed.now, updated_at = allowed.now
+          FROM allowed WHERE t.task_id = allowed.task_id
         RETURNING t.*),
     slot AS (
         UPDATE contexts c SET running_task = claimed.task_id, waiting = best.waiting - 1
-          FROM claimed, best WHERE c.owner = claimed.owner AND c.context_id = claimed.context_id),
+          FROM claimed, best WHERE c.owner = claimed.owner AND c.context_id = claimed.context_id AND NOT claimed.parallel),
     event AS (
         INSERT INTO task_events (task_id, seq, first_seq, kind, attempt, payload, created_at)
         SELECT task_id, last_seq, last_seq, 'status', attempt,
                jsonb_build_object('status', jsonb_build_object('state', 'TASK_STATE_WORKING')), updated_at FROM claimed)
-SELECT task_id, owner, context_id, attempt, position, last_seq FROM claimed
-UNION ALL SELECT task_id, owner, context_id, attempt, position, last_seq FROM mine
+SELECT task_id, owner, context_id, attempt, position, last_seq, turns FROM claimed
+UNION ALL SELECT task_id, owner, context_id, attempt, position, last_seq, turns FROM mine
+UNION ALL SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL FROM best WHERE NOT EXISTS (SELECT FROM allowed)
 """
 
 # What was said in a context up to a turn, newest pieces first until there are enough.
@@ -319,13 +419,15 @@ WITH line AS (
          WHERE {_HELD} FOR NO KEY UPDATE OF t),
     settled AS (
         UPDATE tasks t
-           SET state = CASE WHEN held.again THEN 'submitted' ELSE $9 END, write_no = $4,
+           SET state = CASE WHEN held.again THEN 'submitted' ELSE $9 END, write_no = $4, turns = t.turns + 1,
                last_seq = t.last_seq + cardinality($7::text[]) + 1, status_seq = t.last_seq + cardinality($7::text[]) + 1,
                status_message = $11::jsonb, status_timestamp = held.now, {_METADATA},
                lease_holder = NULL, lease_token = NULL, lease_until = NULL,
                due_at = held.now, dispatch = t.dispatch + held.again::int, dispatched_at = held.now, updated_at = held.now
           FROM held WHERE t.task_id = held.task_id
-        RETURNING t.task_id, t.owner, t.context_id, t.attempt, t.state, t.last_seq, t.dispatch, t.updated_at, held.again),
+        RETURNING t.task_id, t.owner, t.context_id, t.attempt, t.state, t.last_seq, t.dispatch, t.updated_at, t.parallel,
+                  t.limit_keys, held.again),
+    let_go AS (SELECT * FROM settled),{_UNCOUNT},{_UNLIMITED},
     events AS (
         INSERT INTO task_events (task_id, seq, first_seq, kind, attempt, payload, created_at)
         SELECT s.task_id, s.last_seq - 1 - cardinality($7) + e.ord, s.last_seq - 1 - cardinality($7) + e.ord, e.kind, s.attempt,
@@ -337,15 +439,16 @@ WITH line AS (
                s.updated_at
           FROM settled s),
     slot AS (
-        UPDATE contexts c SET running_task = NULL, waiting = line.waiting + s.again::int
+        UPDATE contexts c SET running_task = NULLIF(c.running_task, s.task_id),
+               waiting = line.waiting + (s.again AND NOT s.parallel)::int
           FROM settled s, line WHERE c.owner = line.owner AND c.context_id = line.context_id
         RETURNING c.waiting),
     freed AS (
-        SELECT * FROM settled WHERE NOT again),
+        SELECT * FROM settled WHERE NOT again AND NOT parallel),
     {_NEXT}
 SELECT s.state, s.last_seq, s.dispatch, s.again, slot.waiting, next.task_id AS next_id, next.dispatch AS next_dispatch,
-       {_seen("s")}
-  FROM settled s LEFT JOIN slot ON true LEFT JOIN next ON true
+       unlimited.task_id AS unlimited_id, unlimited.dispatch AS unlimited_dispatch, {_seen("s")}
+  FROM settled s LEFT JOIN slot ON true LEFT JOIN next ON true LEFT JOIN unlimited ON true
 """
 
 # $1 task_id: why a write was refused, or that it was kept before
@@ -372,21 +475,22 @@ WITH line AS (
                due_at = held.now + make_interval(secs => $8),
                dispatch = t.dispatch + held.again::int, dispatched_at = held.now, updated_at = held.now
           FROM held WHERE t.task_id = held.task_id
-        RETURNING t.task_id, t.owner, t.context_id, t.last_seq, t.dispatch, t.updated_at, held.again),
+        RETURNING t.task_id, t.owner, t.context_id, t.last_seq, t.dispatch, t.updated_at, t.parallel, t.limit_keys, held.again),
+    let_go AS (SELECT * FROM released),{_UNCOUNT},{_UNLIMITED},
     event AS (
         INSERT INTO task_events (task_id, seq, first_seq, kind, attempt, payload, created_at)
         SELECT task_id, last_seq, last_seq, 'status', 0, $6::jsonb, updated_at FROM released WHERE again),
     slot AS (
         UPDATE contexts c SET running_task = NULL, waiting = line.waiting + r.again::int
           FROM released r, line
-         WHERE c.owner = line.owner AND c.context_id = line.context_id AND c.running_task = r.task_id
+         WHERE c.owner = line.owner AND c.context_id = line.context_id AND c.running_task = r.task_id AND NOT r.parallel
         RETURNING c.waiting),
     freed AS (
-        SELECT * FROM released WHERE NOT again),
+        SELECT * FROM released WHERE NOT again AND NOT parallel),
     {_NEXT}
 SELECT r.task_id, r.dispatch, r.again, slot.waiting, next.task_id AS next_id, next.dispatch AS next_dispatch,
-       {_seen("r")}
-  FROM released r LEFT JOIN slot ON true LEFT JOIN next ON true
+       unlimited.task_id AS unlimited_id, unlimited.dispatch AS unlimited_dispatch, {_seen("r")}
+  FROM released r LEFT JOIN slot ON true LEFT JOIN next ON true LEFT JOIN unlimited ON true
 """
 
 # $1 grace in seconds, $2 max crashes, $3 limit, $4 status payload (crash), $5 status payload (failed), $6 its message
@@ -422,7 +526,8 @@ WITH lapsed AS (
                due_at = held.now, dispatch = t.dispatch + held.again::int, dispatched_at = held.now, updated_at = held.now
           FROM held WHERE t.task_id = held.task_id
         RETURNING t.task_id, t.owner, t.context_id, t.state, t.attempt, t.last_seq, t.dispatch,
-                  t.status_message, t.updated_at, held.again, held.worked),
+                  t.status_message, t.updated_at, t.parallel, t.limit_keys, held.again, held.worked),
+    let_go AS (SELECT * FROM rescued),{_UNCOUNT},{_UNLIMITED},
     event AS (
         INSERT INTO task_events (task_id, seq, first_seq, kind, attempt, payload, created_at)
         SELECT task_id, last_seq, last_seq, 'status', 0,
@@ -431,16 +536,61 @@ WITH lapsed AS (
     slot AS (
         UPDATE contexts c SET running_task = NULL, waiting = line.waiting + r.again::int
           FROM rescued r JOIN line ON line.owner = r.owner AND line.context_id = r.context_id
-         WHERE c.owner = r.owner AND c.context_id = r.context_id AND c.running_task = r.task_id),
+         WHERE c.owner = r.owner AND c.context_id = r.context_id AND c.running_task = r.task_id AND NOT r.parallel),
     freed AS (
-        SELECT * FROM rescued WHERE NOT again),
+        SELECT * FROM rescued WHERE NOT again AND NOT parallel),
     {_NEXT}
-SELECT task_id, dispatch FROM rescued WHERE again UNION ALL SELECT task_id, dispatch FROM next
+SELECT task_id, dispatch FROM rescued WHERE again UNION SELECT task_id, dispatch FROM next
+UNION SELECT task_id, dispatch FROM unlimited
 """
 
-_CLAIMABLE = """t.state = 'submitted' AND t.lease_token IS NULL AND t.due_at <= now() AND c.running_task IS NULL
-   AND NOT EXISTS (SELECT FROM tasks e WHERE e.owner = t.owner AND e.context_id = t.context_id
-                                         AND e.position < t.position AND e.state = 'submitted')"""
+# $1 limit, $2 status payload, $3 its message: what has not started or not ended in time, and is not running
+EXPIRE = """
+WITH late AS (
+        SELECT t.task_id, t.owner, t.context_id FROM tasks t
+         WHERE t.state = 'submitted' AND LEAST(t.expires_at, t.deadline_at) <= clock_timestamp()
+           AND (t.deadline_at <= clock_timestamp() OR t.attempt = 0)
+         ORDER BY LEAST(t.expires_at, t.deadline_at) LIMIT $1),
+    line AS (
+        SELECT c.owner, c.context_id, c.waiting FROM contexts c
+         WHERE (c.owner, c.context_id) IN (SELECT owner, context_id FROM late)
+         ORDER BY c.owner, c.context_id FOR NO KEY UPDATE SKIP LOCKED),
+    held AS (
+        SELECT t.task_id, clock_timestamp() AS now
+          FROM tasks t JOIN line ON t.owner = line.owner AND t.context_id = line.context_id
+          JOIN late ON late.task_id = t.task_id
+         WHERE t.state = 'submitted' ORDER BY t.task_id FOR NO KEY UPDATE OF t SKIP LOCKED),
+    ended AS (
+        UPDATE tasks t
+           SET state = 'failed', last_seq = t.last_seq + 1, status_seq = t.last_seq + 1,
+               status_message = $3::jsonb || jsonb_build_object('contextId', t.context_id, 'taskId', t.task_id),
+               status_timestamp = held.now, updated_at = held.now
+          FROM held WHERE t.task_id = held.task_id
+        RETURNING t.task_id, t.owner, t.context_id, t.last_seq, t.status_message, t.updated_at, t.parallel),
+    event AS (
+        INSERT INTO task_events (task_id, seq, first_seq, kind, attempt, payload, created_at)
+        SELECT task_id, last_seq, last_seq, 'status', 0, jsonb_set($2::jsonb, '{status,message}', status_message), updated_at
+          FROM ended),
+    waits AS (
+        UPDATE contexts c SET waiting = line.waiting - gone.tasks
+          FROM (SELECT owner, context_id, count(*) AS tasks FROM ended WHERE NOT parallel GROUP BY 1, 2) gone
+          JOIN line USING (owner, context_id)
+         WHERE c.owner = gone.owner AND c.context_id = gone.context_id)
+SELECT task_id, last_seq FROM ended
+"""
+
+# The fence of a checkpoint, and its result. $1 task_id, $2 attempt, $3 token, $4 name, $5 occurrence, $6 result
+STORE_STEP = """
+WITH held AS (
+        SELECT t.task_id, t.turns FROM tasks t
+         WHERE t.task_id = $1 AND t.attempt = $2 AND t.lease_token = $3 AND t.state = 'working' FOR NO KEY UPDATE),
+    kept AS (
+        INSERT INTO task_steps (task_id, turn, name, occurrence, result, attempt)
+        SELECT task_id, turns, $4, $5, $6::jsonb, $2 FROM held ON CONFLICT DO NOTHING)
+SELECT true FROM held
+"""
+# $1 task_id, $2 turn
+STEPS = "SELECT name, occurrence, result FROM task_steps WHERE task_id = $1 AND turn = $2"
 
 # $1 idle in seconds, $2 limit
 STRANDED = f"""
@@ -500,7 +650,12 @@ RETURNING context_id, owner, metadata, created_at, updated_at, '{}'::uuid[] AS t
 
 # $1 owner, $2 context_id; in one transaction, the context's row first
 LOCK_CONTEXT = "SELECT FROM contexts WHERE owner = $1 AND context_id = $2 FOR UPDATE"
-CLEAR_TASKS = "DELETE FROM tasks WHERE owner = $1 AND context_id = $2 RETURNING task_id, last_seq"
+CLEAR_TASKS = f"""
+WITH gone AS (
+        DELETE FROM tasks WHERE owner = $1 AND context_id = $2 RETURNING task_id, last_seq, limit_keys, lease_token),
+    let_go AS (SELECT * FROM gone WHERE lease_token IS NOT NULL),{_UNCOUNT}
+SELECT task_id, last_seq FROM gone
+"""
 CLEAR_CONTEXT = "DELETE FROM contexts WHERE owner = $1 AND context_id = $2"
 
 # $1 feedback_id, $2 task_id, $3 owner, $4 text, $5 rating or null, $6 metadata

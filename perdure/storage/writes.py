@@ -47,3 +47,10 @@ def crashed(*, again: bool, message_id: str = "") -> StatusChange:
     text = "The agent stopped unexpectedly each time it worked on this task. It will not be tried again."
     message = Message(parts=(TextPart(text),), message_id=message_id or str(new_token()))
     return StatusChange(TaskState.FAILED, message, {"reason": "crash"})
+
+
+def expired() -> StatusChange:
+    """A task that was not begun or not done in time."""
+    text = "The task was not done in time."
+    message = Message(parts=(TextPart(text),), message_id=str(new_token()))
+    return StatusChange(TaskState.FAILED, message, {"reason": "expired"})

@@ -118,7 +118,7 @@ def test_autogenerate_writes_a_numbered_file(database_url: str, tmp_path: Path) 
     assert end.returncode == 0, end.stderr
     written = [path.name for path in (copy / "versions").glob("*nothing_new.py")]
     assert len(written) == 1
-    assert written[0].endswith("_0003_nothing_new.py")
+    assert written[0].endswith(f"_{int(migrate.head()) + 1:04d}_nothing_new.py")
 
 
 def test_sql_for_those_who_run_it_themselves() -> None:

@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from heapq import heappush
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -96,8 +95,9 @@ class MemoryClock:
         await self._due(task_id, time)
 
     async def _due(self, task_id: UUID, time: datetime) -> None:
-        self._ledger.tasks[task_id].due_at = time
-        heappush(self._ledger._ready, (time, task_id))
+        row = self._ledger.tasks[task_id]
+        row.due_at = time
+        self._ledger.offer(row)
 
     async def set_status_time(self, task_ids: Collection[UUID], time: datetime) -> None:
         for task_id in task_ids:
