@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from perdure.agent import Agent, Turn, bindufy
-    from perdure.errors import AgentError, AuthRequired, InputRequired, Rejected
+    from perdure.errors import AgentError, AuthRequired, InputRequired, Rejected, Retry
     from perdure.tasks import (
         Artifact,
         DataPart,
@@ -36,6 +36,7 @@ __all__ = [
     "Part",
     "RawPart",
     "Rejected",
+    "Retry",
     "TaskState",
     "TextPart",
     "Turn",
@@ -46,7 +47,7 @@ __all__ = [
 
 _HOMES = {
     "perdure.agent": {"Agent", "Turn", "bindufy"},
-    "perdure.errors": {"AgentError", "AuthRequired", "InputRequired", "Rejected"},
+    "perdure.errors": {"AgentError", "AuthRequired", "InputRequired", "Rejected", "Retry"},
     "perdure.tasks": {
         "Artifact",
         "DataPart",

@@ -59,6 +59,14 @@ class Capabilities(_Config):
     extended_agent_card: bool = False
 
 
+class Limit(_Config):
+    """At most `max_running` turns at once: of the whole agent, or (`per`) of each value of a member of the task's metadata."""
+
+    max_running: int = Field(ge=1, le=1_000_000)
+    per: str | None = Field(default=None, pattern=r"^metadata(\.[^.\x00]+)+$")
+    """A path as `metadata.tenant`. Tasks without that member are not limited by it."""
+
+
 class AgentConfig(_Config):
     """The config of an agent. Only `name` must be given; unknown members are an error, since they are typing errors."""
 
@@ -74,6 +82,15 @@ class AgentConfig(_Config):
     provider: Provider | None = None
     documentation_url: str = ""
     icon_url: str = ""
+    conversation_policy: Literal["enqueue", "reject", "interrupt", "parallel"] = "enqueue"
+    """What a new task does while its conversation has one that waits or runs."""
+    priority: int = Field(default=0, ge=-100, le=100)
+    """Of a message that names none; higher ones go first."""
+    turn_timeout: float | None = Field(default=None, gt=0)
+    """Seconds; None: TURNS__TIMEOUT."""
+    limits: Sequence[Limit] = ()
+    retry_on: Sequence[type[Exception]] = ()
+    """Exceptions that are tried again, besides lost connections, timeouts and the HTTP statuses 429, 502, 503 and 504."""
 
     @field_validator("name", "author", "description")
     @classmethod

@@ -22,7 +22,8 @@ PerdureError
     ├── InputRequired               asks the caller for more
     ├── AuthRequired                asks the caller to authenticate
     ├── Rejected                    refuses the task
-    └── AgentError                  fails the task with a text for the caller
+    ├── AgentError                  fails the task with a text for the caller
+    └── Retry                       tries the turn again later
 """
 
 from __future__ import annotations
@@ -162,3 +163,14 @@ class AgentError(TurnOutcome):
     """The task fails, with a text that is meant for the caller."""
 
     state = TaskState.FAILED
+
+
+class Retry(TurnOutcome):
+    """The turn is run again: after `after` seconds, or when None with the usual growing pause. It costs one of
+    TURNS__MAX_FAILURES; when none is left the task fails, with `reason` as its text for the caller."""
+
+    state = TaskState.FAILED
+
+    def __init__(self, after: float | None = None, reason: str | Message = "") -> None:
+        super().__init__(reason)
+        self.after = after

@@ -55,6 +55,9 @@ class WorkerSettings(_Group):
     """`WORKER__...`: who runs turns. Times are seconds."""
 
     slots: int = Field(50, ge=1, le=10_000, description="Turns that one process runs at once")
+    max_stuck: int = Field(
+        5, ge=1, description="Handlers that do not end when told to; with so many of them the process exits"
+    )
     lease: float = Field(15.0, gt=0, description="How long a task stays with a worker that gives no sign")
     lease_grace: float = Field(
         2.0, ge=0, description="What a lapsed lease is given on top before it is taken over"
@@ -70,6 +73,18 @@ class WorkerSettings(_Group):
 class TurnSettings(_Group):
     """`TURNS__...`: one run of a handler."""
 
+    timeout: float = Field(
+        3600.0, gt=0, description="Seconds that a turn may take; an agent or a message may say less or more"
+    )
+    max_failures: int = Field(
+        3, ge=0, description="How often a task is tried again after a failure that may pass"
+    )
+    retry_base: float = Field(
+        1.0,
+        gt=0,
+        description="The first retry comes within so many seconds, each next one within twice as many",
+    )
+    retry_cap: float = Field(300.0, gt=0, description="The longest pause before a retry")
     max_crashes: int = Field(3, ge=1, description="A task that was held by so many dying workers fails")
     history: int = Field(
         200, ge=1, le=10_000, description="How many messages of the conversation a handler gets"
@@ -85,6 +100,10 @@ class ServerSettings(_Group):
     max_parts: int = Field(100, ge=1, description="Parts of one message")
     wait_timeout: float = Field(
         600.0, gt=0, description="Seconds that a blocking send waits; then the task as it stands"
+    )
+    idempotency_ttl: float = Field(86400.0, gt=0, description="Seconds that an idempotency key is kept")
+    idempotent_message_ids: bool = Field(
+        False, description="Take a message's id for its idempotency key, where it brings none"
     )
     refresh: float = Field(
         5.0, gt=0, description="Seconds between two looks for changes whose notice was lost"

@@ -20,6 +20,7 @@ NAMES = [
     "Part",
     "RawPart",
     "Rejected",
+    "Retry",
     "TaskState",
     "TextPart",
     "Turn",
