@@ -13,7 +13,7 @@ from perdure.errors import QueueUnavailable, StorageUnavailable
 from perdure.storage import WorkerBeat
 
 from .slots import Slots
-from .worker import Worker, ring
+from .worker import Worker, announce, ring
 
 log = structlog.get_logger(__name__)
 
@@ -85,6 +85,7 @@ async def swept(worker: Worker, slots: Slots, contact: Contact) -> None:
     contact.made()
     if contact.steady:
         await _rescue(worker)
+    await _expire(worker)
     if worker.queue.shared:
         await _ring_again(worker)
     if slots.free and (slots.silence >= _interval(worker) or not worker.queue.shared):
@@ -94,12 +95,22 @@ async def swept(worker: Worker, slots: Slots, contact: Contact) -> None:
 
 
 async def _rescue(worker: Worker) -> None:
-    rings = await worker.storage.rescue_tasks(
+    rescued = await worker.storage.rescue_tasks(
         grace=worker.settings.worker.lease_grace, max_crashes=worker.settings.turns.max_crashes
     )
-    if rings:
-        log.warning("sweep.rescued", tasks=[str(each.task_id) for each in rings])
-        await ring(worker.queue, rings)
+    if rescued.notices:
+        log.warning("sweep.rescued", tasks=[str(notice.task_id) for notice in rescued.notices])
+    await ring(worker.queue, rescued.rings)
+    await announce(worker.queue, rescued.notices)
+
+
+async def _expire(worker: Worker) -> None:
+    """What nobody began or ended in time; and the idempotency keys that are over."""
+    late = await worker.storage.expire_tasks()
+    if late:
+        log.info("sweep.expired", tasks=[str(notice.task_id) for notice in late])
+        await announce(worker.queue, late)
+    await worker.storage.forget_keys(older_than=worker.settings.server.idempotency_ttl)
 
 
 async def _ring_again(worker: Worker) -> None:

@@ -83,7 +83,8 @@ class IdempotencyKey:
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """What a caller's act led to: the task as it stands now and, where a turn of it could be claimed now, the ring for it.
+    """What a caller's act led to: the task as it stands now and, where a turn of it could be claimed now, the ring for it (also
+    where a limit is reached: that may change before the ring is heard).
 
     The task's `history` is only the message that this call stored, its `artifacts` are left out: an append costs the same
     however much the task holds.
@@ -134,6 +135,14 @@ class Written:
     state: TaskState
     seq: int
     rings: Sequence[Ring] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """What a sweep changed: what became claimable, and where the tasks that it touched stand now."""
+
+    rings: Sequence[Ring] = ()
+    notices: Sequence[Notice] = ()
 
 
 class Held(Enum):
@@ -378,17 +387,18 @@ class Storage(Protocol):
 
     # ------------------------------------------------------------------ sweeps
 
-    async def rescue_tasks(self, *, grace: float, max_crashes: int, limit: int = 100) -> Sequence[Ring]:
+    async def rescue_tasks(self, *, grace: float, max_crashes: int, limit: int = 100) -> Swept:
         """Take tasks away from holders whose lease has been over for more than `grace` seconds.
 
         `working`: `crashes` + 1 and back to `submitted` (status event, reason `crash`), or `failed` with a message for the caller
         once `crashes` reaches `max_crashes`. Ended ones: the lease and the context's slot are freed. Nothing while the
         database itself has been up for less than `grace` (it may be back from an outage in which nobody could renew).
-        Locked rows are skipped. Returns what became claimable.
+        Locked rows are skipped.
         """
 
     async def expire_tasks(self, *, limit: int = 100) -> Sequence[Notice]:
-        """Fail the tasks that wait and are over their time, with a message for the caller; which."""
+        """Fail the tasks that wait and are over their time, with a message for the caller; which. What comes next in their
+        contexts is found by `stranded`."""
 
     async def forget_keys(self, *, older_than: float, limit: int = 1000) -> int:
         """Drop idempotency keys that were used more than `older_than` seconds ago; how many."""

@@ -234,7 +234,7 @@ class Ledger:
     def _call(self, row: TaskRow) -> Sequence[Ring]:
         self.offer(row)
         now = self.now()
-        return (self.dispatched(row, now),) if self.claimable(row, now) else ()
+        return (self.dispatched(row, now),) if self._may_run(row, now) else ()
 
     def offer(self, row: TaskRow) -> None:
         """It may be claimed, from its due time on."""
@@ -247,8 +247,8 @@ class Ledger:
         return Ring(row.task_id, row.dispatch)
 
     def ring(self, row: TaskRow | None) -> Ring | None:
-        """The ring that was given for it, given again while it can be claimed."""
-        return Ring(row.task_id, row.dispatch) if row and self.claimable(row, self.now()) else None
+        """The ring that was given for it, given again while it may run."""
+        return Ring(row.task_id, row.dispatch) if row and self._may_run(row, self.now()) else None
 
     # ------------------------------------------------------------------ the end of a turn, and of a task
 

@@ -38,6 +38,7 @@ from perdure.storage import (
     Keeper,
     NewTask,
     Policy,
+    Swept,
     TaskPage,
     TaskQuery,
     WebhookConfig,
@@ -307,13 +308,15 @@ class MemoryStorage:
 
     # ------------------------------------------------------------------ sweeps
 
-    async def rescue_tasks(self, *, grace: float, max_crashes: int, limit: int = 100) -> Sequence[Ring]:
+    async def rescue_tasks(self, *, grace: float, max_crashes: int, limit: int = 100) -> Swept:
         with self._lock:
             now = self._ledger.now()
             leases = ((row.lease_until, row.task_id) for row in self._ledger.held.values() if row.lease_until)
             lapsed = sorted(entry for entry in leases if entry[0] + timedelta(seconds=grace) < now)
             rows = [self._ledger.tasks[task_id] for _, task_id in lapsed[:limit]]
-            return [ring for row in rows for ring in self._rescue(row, max_crashes)]
+            worked = [row for row in rows if row.state is TaskState.WORKING]
+            rings = tuple(ring for row in rows for ring in self._rescue(row, max_crashes))
+            return Swept(rings, tuple(Notice(row.task_id, row.last_seq, row.state) for row in worked))
 
     def _rescue(self, row: TaskRow, max_crashes: int) -> Sequence[Ring]:
         now = self._ledger.now()

@@ -44,6 +44,7 @@ from perdure.storage import (
     Keeper,
     NewTask,
     Policy,
+    Swept,
     TaskPage,
     TaskQuery,
     WebhookConfig,
@@ -148,9 +149,11 @@ class PostgresStorage:
             [limit for _, limit in limits],
         )
 
-        async def insert(connection: Any, again: bool) -> Submitted:
+        async def insert(connection: Any, again: bool) -> Submitted | UUID:
             row = await connection.fetchrow(sql.SUBMIT, *arguments)
-            if row is None:
+            if row is None:  # busy, maybe with this very task: the answer to an earlier try was lost
+                if await connection.fetchrow(sql.OWNS, new.task_id, new.owner) is not None:
+                    return new.task_id
                 raise ContextBusy(new.context_id)
             if new.policy is not Policy.INTERRUPT:
                 return Submitted(row)
@@ -184,14 +187,16 @@ class PostgresStorage:
             updated_at=found.row["created_at"],
             last_seq=1,
         )
-        ring = Ring(new.task_id, 1) if found.due(new.delay) else None
+        over = 0.0 in (new.expires, new.deadline)
+        ring = Ring(new.task_id, 1) if found.due(new.delay) and not over else None
         return Accepted(task, ring, canceled=found.canceled)
 
     async def _submitted_before(self, owner: str, task_id: UUID) -> Accepted:
         task = await self._bare(owner, task_id)
         events = await self.events_since(owner, task_id, 0, limit=1)
         history = tuple(event.body for event in events if isinstance(event.body, Message))
-        return Accepted(replace(task, history=history), Ring(task_id, 1))
+        ring = Ring(task_id, 1) if task.state is TaskState.SUBMITTED else None
+        return Accepted(replace(task, history=history), ring)
 
     async def continue_task(
         self, owner: str, task_id: UUID, message: Message, *, key: IdempotencyKey | None = None
@@ -421,14 +426,21 @@ class PostgresStorage:
 
     # ------------------------------------------------------------------ sweeps
 
-    async def rescue_tasks(self, *, grace: float, max_crashes: int, limit: int = 100) -> Sequence[Ring]:
+    async def rescue_tasks(self, *, grace: float, max_crashes: int, limit: int = 100) -> Swept:
         _, again = dump_body(crashed(again=True))
         poison = crashed(again=False)
         _, failed = dump_body(poison)
         rows = await self._rows(
             sql.RESCUE, grace, max_crashes, limit, dumps(again), dumps(failed), message_json(poison.message)
         )
-        return [Ring(row["task_id"], row["dispatch"]) for row in rows]
+        return Swept(
+            rings=tuple(Ring(row["task_id"], row["dispatch"]) for row in rows if row["rings"]),
+            notices=tuple(
+                Notice(row["task_id"], row["last_seq"], TaskState(row["state"]))
+                for row in rows
+                if row["state"]
+            ),
+        )
 
     async def expire_tasks(self, *, limit: int = 100) -> Sequence[Notice]:
         late = expired()

@@ -84,9 +84,10 @@ WITH place AS (
         RETURNING last_position, waiting, running_task, updated_at AS now),
     limits AS (
         INSERT INTO concurrency_limits AS l (limit_key, max_running)
-        SELECT key, max FROM place, unnest($11::text[], $12::int[]) AS asked(key, max) ORDER BY key
-        ON CONFLICT (limit_key) DO UPDATE SET max_running = excluded.max_running
-         WHERE l.max_running <> excluded.max_running),
+        SELECT key, max FROM place, unnest($11::text[], $12::int[]) AS asked(key, max)
+         WHERE NOT EXISTS (SELECT FROM concurrency_limits known WHERE known.limit_key = key AND known.max_running = max)
+         ORDER BY key
+        ON CONFLICT (limit_key) DO UPDATE SET max_running = excluded.max_running),
     task AS (
         INSERT INTO tasks (task_id, owner, context_id, position, metadata, last_seq, message_seq, dispatch,
                            due_at, dispatched_at, status_timestamp, created_at, updated_at,
@@ -493,7 +494,8 @@ SELECT r.task_id, r.dispatch, r.again, slot.waiting, next.task_id AS next_id, ne
   FROM released r LEFT JOIN slot ON true LEFT JOIN next ON true LEFT JOIN unlimited ON true
 """
 
-# $1 grace in seconds, $2 max crashes, $3 limit, $4 status payload (crash), $5 status payload (failed), $6 its message
+# $1 grace in seconds, $2 max crashes, $3 limit, $4 status payload (crash), $5 status payload (failed), $6 its message.
+# The tasks rescued, those of them that worked with their state; and what else became claimable.
 RESCUE = f"""
 WITH lapsed AS (
         SELECT t.task_id, t.owner, t.context_id FROM tasks t
@@ -540,8 +542,9 @@ WITH lapsed AS (
     freed AS (
         SELECT * FROM rescued WHERE NOT again AND NOT parallel),
     {_NEXT}
-SELECT task_id, dispatch FROM rescued WHERE again UNION SELECT task_id, dispatch FROM next
-UNION SELECT task_id, dispatch FROM unlimited
+SELECT task_id, dispatch, last_seq, CASE WHEN worked THEN state END AS state, again AS rings FROM rescued
+UNION ALL SELECT task_id, dispatch, 0, NULL, true FROM next
+UNION ALL SELECT DISTINCT task_id, dispatch, 0, NULL, true FROM unlimited
 """
 
 # $1 limit, $2 status payload, $3 its message: what has not started or not ended in time, and is not running
@@ -559,7 +562,8 @@ WITH late AS (
         SELECT t.task_id, clock_timestamp() AS now
           FROM tasks t JOIN line ON t.owner = line.owner AND t.context_id = line.context_id
           JOIN late ON late.task_id = t.task_id
-         WHERE t.state = 'submitted' ORDER BY t.task_id FOR NO KEY UPDATE OF t SKIP LOCKED),
+         WHERE t.state = 'submitted' AND (t.deadline_at <= clock_timestamp() OR t.attempt = 0)
+         ORDER BY t.task_id FOR NO KEY UPDATE OF t SKIP LOCKED),
     ended AS (
         UPDATE tasks t
            SET state = 'failed', last_seq = t.last_seq + 1, status_seq = t.last_seq + 1,

@@ -8,7 +8,7 @@ import pytest
 
 from perdure.errors import LeaseLost
 from perdure.ids import new_task_id, new_token
-from perdure.storage import Held, Storage
+from perdure.storage import Held, Storage, Swept
 from perdure.tasks import Role, StatusChange, TaskState
 from tests.support.storages import Clock
 from tests.support.stories import (
@@ -189,7 +189,7 @@ async def test_a_renewal_extends_the_lease(storage: Storage, clock: Clock) -> No
     await clock.expire_lease(id_of(turn), ago=1.0)
     assert await storage.renew_claims([turn.claim], 120.0) == {turn.claim: Held.YES}
     assert 100.0 < await clock.lease_left(id_of(turn)) <= 120.0
-    assert list(await storage.rescue_tasks(grace=0.0, max_crashes=3)) == []
+    assert await storage.rescue_tasks(grace=0.0, max_crashes=3) == Swept()
 
 
 async def test_a_renewal_tells_each_claim_how_it_stands(storage: Storage, clock: Clock) -> None:
@@ -243,6 +243,6 @@ async def test_a_turn_that_has_ended_holds_nothing(storage: Storage, state: Task
     assert lost.value.canceled is (state is TaskState.CANCELED)
     assert list(await storage.release_task(turn.claim, reason="late")) == []
     assert await storage.renew_claims([turn.claim], 60.0) == {turn.claim: Held.LOST}
-    assert list(await storage.rescue_tasks(grace=0.0, max_crashes=1)) == []
+    assert await storage.rescue_tasks(grace=0.0, max_crashes=1) == Swept()
     assert await idle(storage)
     assert await load(storage, turn) == before

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from perdure.errors import ContextNotFound, LeaseLost, TaskNotFound
-from perdure.storage import Held, Storage, TaskQuery
+from perdure.storage import Held, Storage, Swept, TaskQuery
 from perdure.tasks import TaskState
 from tests.support.stories import (
     ME,
@@ -147,7 +147,7 @@ async def test_clearing_while_a_turn_runs_takes_its_lease(storage: Storage) -> N
     assert not lost.value.canceled
     assert await storage.renew_claims([turn.claim], 60.0) == {turn.claim: Held.LOST}
     assert list(await storage.release_task(turn.claim, reason="late")) == []
-    assert list(await storage.rescue_tasks(grace=0.0, max_crashes=1)) == []
+    assert await storage.rescue_tasks(grace=0.0, max_crashes=1) == Swept()
 
 
 async def test_a_cleared_context_can_begin_anew(storage: Storage) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from perdure.storage import Storage
-from perdure.tasks import Role, StatusChange, TaskState
+from perdure.storage import Storage, Swept
+from perdure.tasks import Notice, Role, StatusChange, TaskState
 from tests.support.storages import Clock
 from tests.support.stories import (
     ME,
@@ -132,11 +132,12 @@ async def test_what_a_canceled_turn_wrote_stays(storage: Storage) -> None:
 
 async def test_a_dead_holders_task_is_due_again(storage: Storage, clock: Clock) -> None:
     turn = await started(storage)
-    assert list(await storage.rescue_tasks(grace=0.0, max_crashes=3)) == []
+    assert await storage.rescue_tasks(grace=0.0, max_crashes=3) == Swept()
     await clock.expire_lease(id_of(turn))
-    (ring,) = await storage.rescue_tasks(grace=0.0, max_crashes=3)
-    assert ring.task_id == id_of(turn)
+    swept = await storage.rescue_tasks(grace=0.0, max_crashes=3)
+    assert [ring.task_id for ring in swept.rings] == [id_of(turn)]
     task = await load(storage, turn)
+    assert swept.notices == (Notice(id_of(turn), task.last_seq, TaskState.SUBMITTED),)
     assert (task.state, task.crashes, task.failures) == (TaskState.SUBMITTED, 1, 0)
     event = (await log(storage, turn))[-1]
     assert event.body == StatusChange(TaskState.SUBMITTED, metadata={"reason": "crash"})
@@ -147,7 +148,7 @@ async def test_a_dead_holders_task_is_due_again(storage: Storage, clock: Clock) 
 async def test_a_lease_is_left_alone_within_the_grace(storage: Storage, clock: Clock) -> None:
     turn = await started(storage)
     await clock.expire_lease(id_of(turn), ago=5.0)
-    assert list(await storage.rescue_tasks(grace=3600.0, max_crashes=3)) == []
+    assert await storage.rescue_tasks(grace=3600.0, max_crashes=3) == Swept()
     assert (await load(storage, turn)).state is TaskState.WORKING
 
 
@@ -158,10 +159,11 @@ async def test_a_task_that_kills_its_workers_fails_with_a_reason(storage: Storag
         turn = await claim(storage)
         await storage.update_task(turn.claim, 1, new_messages=[answers("lost")])
         await clock.expire_lease(id_of(turn))
-        rings = await storage.rescue_tasks(grace=0.0, max_crashes=3)
+        swept = await storage.rescue_tasks(grace=0.0, max_crashes=3)
         assert (await load(storage, first)).crashes == crashes
-    assert [ring.task_id for ring in rings] == [id_of(second)]
+    assert [ring.task_id for ring in swept.rings] == [id_of(second)]
     task = await load(storage, first)
+    assert swept.notices == (Notice(id_of(first), task.last_seq, TaskState.FAILED),)
     assert task.state is TaskState.FAILED
     assert task.status_message is not None
     assert task.status_message.text
@@ -179,8 +181,9 @@ async def test_the_slot_of_a_canceled_turn_frees_with_its_lease(storage: Storage
     await storage.cancel_task(ME, id_of(turn))
     before = await load(storage, turn)
     await clock.expire_lease(id_of(turn))
-    (ring,) = await storage.rescue_tasks(grace=0.0, max_crashes=1)
-    assert ring.task_id == id_of(second)
+    swept = await storage.rescue_tasks(grace=0.0, max_crashes=1)
+    assert [ring.task_id for ring in swept.rings] == [id_of(second)]
+    assert swept.notices == ()
     after = await load(storage, turn)
     assert (after.state, after.crashes, after.last_seq) == (TaskState.CANCELED, 0, before.last_seq)
 
@@ -189,7 +192,8 @@ async def test_a_rescue_takes_no_more_than_its_limit(storage: Storage, clock: Cl
     turns = [await started(storage, context=f"talk {number}") for number in range(5)]
     for turn in turns:
         await clock.expire_lease(id_of(turn))
-    rings = [await storage.rescue_tasks(grace=0.0, max_crashes=3, limit=2) for _ in range(4)]
+    sweeps = [await storage.rescue_tasks(grace=0.0, max_crashes=3, limit=2) for _ in range(4)]
+    rings = [swept.rings for swept in sweeps]
     assert [len(some) for some in rings] == [2, 2, 1, 0]
     assert {ring.task_id for some in rings for ring in some} == {id_of(turn) for turn in turns}
 

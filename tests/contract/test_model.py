@@ -30,7 +30,16 @@ from hypothesis.stateful import (
 
 from perdure.errors import PerdureError
 from perdure.ids import new_task_id, new_token
-from perdure.storage import Accepted, Claim, NewTask, Storage, TaskQuery, WebhookConfig
+from perdure.storage import (
+    Accepted,
+    Claim,
+    IdempotencyKey,
+    NewTask,
+    Policy,
+    Storage,
+    TaskQuery,
+    WebhookConfig,
+)
 from perdure.tasks import Message, Notice, Ring, TaskState
 from tests.support.storages import Opened, opened_memory, opened_postgres
 from tests.support.stories import artifact, chunk, says
@@ -42,6 +51,15 @@ TURN_ENDS = sorted(set(TaskState) - {TaskState.SUBMITTED, TaskState.WORKING})
 
 # Few values, so that they meet: most acts should be about a task that something else has happened to.
 some = st.integers(min_value=0, max_value=7)
+keys = st.none() | st.builds(IdempotencyKey, st.sampled_from("kl"), st.sampled_from("xy"))
+scheduling = st.fixed_dictionaries(
+    {
+        "policy": st.sampled_from([Policy.ENQUEUE, *Policy]),
+        "priority": st.sampled_from([0, 0, 7]),
+        "expires": st.sampled_from([None, None, None, 0.0]),
+        "limits": st.sampled_from([{}, {}, {"l": 1}, {"l": 1, "m": 2}]),
+    }
+)
 metadata = st.dictionaries(st.sampled_from("abc"), st.none() | st.booleans() | st.integers(0, 3), max_size=2)
 
 
@@ -151,20 +169,37 @@ class Storages(RuleBasedStateMachine):
 
     # ------------------------------------------------------------------ callers
 
-    @rule(owner=st.integers(0, 1), context=st.sampled_from(CONTEXTS), metadata=metadata)
-    def submit(self, owner: int, context: str, metadata: dict[str, Any]) -> None:
+    @rule(
+        owner=st.integers(0, 1),
+        context=st.sampled_from(CONTEXTS),
+        metadata=metadata,
+        key=keys,
+        scheduling=scheduling,
+    )
+    def submit(
+        self,
+        owner: int,
+        context: str,
+        metadata: dict[str, Any],
+        key: IdempotencyKey | None,
+        scheduling: dict[str, Any],
+    ) -> None:
         task = NewTask(
             task_id=new_task_id(),
             owner=self.owners[owner],
             context_id=context,
             message=self.message(),
             metadata=metadata,
+            **scheduling,
         )
-        self.tasks.append(task)
-        answers = self.each(lambda to: to.storage.submit_task(task))
+        answers = self.each(lambda to: _in_short(to.storage.submit_task(task, key=key)))
+        if isinstance(answers[0], str):
+            return
         for rings, accepted in zip(self.rings, answers, strict=True):
             rings.extend([accepted.ring] if accepted.ring else [])
-        self.look_at(task)
+        if not answers[0].repeated:
+            self.tasks.append(task)
+            self.look_at(task)
         self.look_at_context(task.owner, context)
 
     @precondition(lambda self: self.tasks)
@@ -177,10 +212,12 @@ class Storages(RuleBasedStateMachine):
             self.look_at(task)
 
     @precondition(lambda self: self.tasks)
-    @rule(index=some, context=st.sampled_from(["", *CONTEXTS]))
-    def say_more(self, index: int, context: str) -> None:
+    @rule(index=some, context=st.sampled_from(["", *CONTEXTS]), key=keys)
+    def say_more(self, index: int, context: str, key: IdempotencyKey | None) -> None:
         task, message = self.task(index), replace(self.message(), context_id=context)
-        self.both(lambda to: _without_ring(to.storage.continue_task(task.owner, task.task_id, message)))
+        self.both(
+            lambda to: _without_ring(to.storage.continue_task(task.owner, task.task_id, message, key=key))
+        )
         self.look_at(task)
         self.both(lambda to: to.storage.list_contexts(task.owner))
 
@@ -304,7 +341,21 @@ class Storages(RuleBasedStateMachine):
         claims = self.claims[-5:]
         self.both(lambda to: _held(to.storage, claims))
 
+    @precondition(lambda self: self.claims)
+    @rule(index=some, name=st.sampled_from("ab"), occurrence=st.integers(1, 2))
+    def checkpoint(self, index: int, name: str, occurrence: int) -> None:
+        claim, result = self.claim(index), next(self.pair.numbers)
+        self.both(lambda to: to.storage.store_step(claim, name, occurrence, result))
+
     # ------------------------------------------------------------------ time and sweeps
+
+    @rule()
+    def expire(self) -> None:
+        self.both(lambda to: _by_task(to.storage.expire_tasks()))
+
+    @rule()
+    def forget(self) -> None:
+        self.both(lambda to: to.storage.forget_keys(older_than=0.0))
 
     @precondition(lambda self: self.tasks)
     @rule(index=some)
@@ -359,6 +410,13 @@ class Storages(RuleBasedStateMachine):
                 self.look_at_context(owner, context)
         for task in self.tasks:
             self.look_at(task)
+
+
+async def _in_short(answer: Awaitable[Accepted]) -> Accepted:
+    """Which of those that it canceled was canceled first is open, and whether a repeat rings again."""
+    accepted = await answer
+    canceled = sorted(accepted.canceled, key=lambda notice: notice.task_id)
+    return replace(accepted, canceled=canceled, ring=None if accepted.repeated else accepted.ring)
 
 
 async def _without_ring(answer: Awaitable[Accepted]) -> Any:

@@ -12,7 +12,7 @@ import pytest
 
 from perdure.errors import LeaseLost, TaskNotCancelable, TaskNotFound, UnsupportedOperation
 from perdure.ids import new_task_id, new_token
-from perdure.storage import Accepted, ClaimedTurn, Held, Storage, Written
+from perdure.storage import Accepted, ClaimedTurn, Held, Storage, Swept, Written
 from perdure.tasks import TaskState
 from tests.support.storages import Clock
 from tests.support.stories import (
@@ -237,15 +237,15 @@ async def test_settle_and_rescue(storage: Storage, clock: Clock, last_first: boo
     for number in ROUNDS:
         turn = await started(storage, context=f"talk {number}")
         await clock.expire_lease(id_of(turn))
-        written, rings = await race(
+        written, swept = await race(
             settle(storage, turn), storage.rescue_tasks(grace=0.0, max_crashes=3), last_first=last_first
         )
         task = await load(storage, turn)
         if isinstance(written, Written):
-            assert (task.state, task.crashes, list(rings)) == (TaskState.COMPLETED, 0, [])
+            assert (task.state, task.crashes, swept) == (TaskState.COMPLETED, 0, Swept())
         else:
             assert isinstance(written, LeaseLost)
-            assert (task.state, task.crashes, len(rings)) == (TaskState.SUBMITTED, 1, 1)
+            assert (task.state, task.crashes, len(swept.rings)) == (TaskState.SUBMITTED, 1, 1)
             await settle(storage, await claim(storage))
 
 
@@ -254,14 +254,14 @@ async def test_renew_and_rescue(storage: Storage, clock: Clock, last_first: bool
     for number in ROUNDS:
         turn = await started(storage, context=f"talk {number}")
         await clock.expire_lease(id_of(turn))
-        found, rings = await race(
+        found, swept = await race(
             storage.renew_claims([turn.claim], 60.0),
             storage.rescue_tasks(grace=0.0, max_crashes=3),
             last_first=last_first,
         )
         # Absent: it was locked, which is to be asked again.
         held = found.get(turn.claim) or (await storage.renew_claims([turn.claim], 60.0))[turn.claim]
-        rings = list(rings) or list(await storage.rescue_tasks(grace=0.0, max_crashes=3))
+        rings = swept.rings or (await storage.rescue_tasks(grace=0.0, max_crashes=3)).rings
         assert (held, len(rings)) in [(Held.YES, 0), (Held.LOST, 1)]
         if held is Held.LOST:
             turn = await claim(storage)
@@ -273,8 +273,8 @@ async def test_rescues_at_once_count_one_crash(storage: Storage, clock: Clock) -
     for turn in turns:
         await clock.expire_lease(id_of(turn))
     sweeps = [storage.rescue_tasks(grace=0.0, max_crashes=3) for _ in range(4)]
-    rings = [ring for some in await asyncio.gather(*sweeps) for ring in some]
-    rings += await storage.rescue_tasks(grace=0.0, max_crashes=3)
+    rings = [ring for swept in await asyncio.gather(*sweeps) for ring in swept.rings]
+    rings += (await storage.rescue_tasks(grace=0.0, max_crashes=3)).rings
     assert sorted(ring.task_id for ring in rings) == sorted(id_of(turn) for turn in turns)
     assert [(await load(storage, turn)).crashes for turn in turns] == [1] * 5
 

@@ -29,6 +29,9 @@ class Clock(Protocol):
     async def make_due(self, task_id: UUID) -> None:
         """Its due time is now."""
 
+    async def pass_times(self, task_id: UUID) -> None:
+        """Its expiry and its deadline, if it has them, have just passed."""
+
     async def age_ring(self, task_id: UUID, ago: float) -> None:
         """It became due and was rung for `ago` seconds ago."""
 
@@ -62,7 +65,7 @@ async def opened_postgres(database_url: str) -> AsyncIterator[Opened]:
     storage = PostgresStorage(database_url, settings=StorageSettings(run_migrations_on_startup=False))
     connection = await asyncpg.connect(database_url)
     try:
-        await connection.execute("DELETE FROM contexts; DELETE FROM workers")
+        await connection.execute("DELETE FROM contexts; DELETE FROM workers; DELETE FROM concurrency_limits")
         await storage.open()
         yield Opened(storage, PostgresClock(connection))
     finally:
@@ -88,6 +91,10 @@ class MemoryClock:
 
     async def make_due(self, task_id: UUID) -> None:
         await self._due(task_id, self._ledger.now())
+
+    async def pass_times(self, task_id: UUID) -> None:
+        row, now = self._ledger.tasks[task_id], self._ledger.now()
+        row.expires_at, row.deadline_at = row.expires_at and now, row.deadline_at and now
 
     async def age_ring(self, task_id: UUID, ago: float) -> None:
         time = self._ledger.now() - timedelta(seconds=ago)
@@ -122,6 +129,13 @@ class PostgresClock:
 
     async def make_due(self, task_id: UUID) -> None:
         await self._set("due_at = clock_timestamp()", task_id)
+
+    async def pass_times(self, task_id: UUID) -> None:
+        await self._set(
+            "expires_at = CASE WHEN expires_at IS NOT NULL THEN clock_timestamp() END, "
+            "deadline_at = CASE WHEN deadline_at IS NOT NULL THEN clock_timestamp() END",
+            task_id,
+        )
 
     async def age_ring(self, task_id: UUID, ago: float) -> None:
         past = "clock_timestamp() - make_interval(secs => $2)"
