@@ -64,7 +64,8 @@ class Limit(_Config):
 
     max_running: int = Field(ge=1, le=1_000_000)
     per: str | None = Field(default=None, pattern=r"^metadata(\.[^.\x00]+)+$")
-    """A path as `metadata.tenant`. Tasks without that member are not limited by it."""
+    """A path as `metadata.tenant`, in the metadata of the message, else of the request. Tasks without that member are not limited
+    by it."""
 
 
 class AgentConfig(_Config):
@@ -91,6 +92,13 @@ class AgentConfig(_Config):
     limits: Sequence[Limit] = ()
     retry_on: Sequence[type[Exception]] = ()
     """Exceptions that are tried again, besides lost connections, timeouts and the HTTP statuses 429, 502, 503 and 504."""
+
+    @field_validator("limits")
+    @classmethod
+    def _one_each(cls, limits: Sequence[Limit]) -> Sequence[Limit]:
+        if len({limit.per for limit in limits}) < len(limits):
+            raise ValueError("has two limits per the same")
+        return limits
 
     @field_validator("name", "author", "description")
     @classmethod

@@ -222,7 +222,7 @@ async def test_without_its_queue_the_front_door_still_takes_messages(front: Fron
 async def test_without_its_storage_the_front_door_says_when_to_try_again(
     front: Front, monkeypatch: Any
 ) -> None:
-    async def away(*_: Any) -> None:
+    async def away(*_: Any, **__: Any) -> None:
         raise StorageUnavailable("connection to 10.0.0.1:5432 refused")
 
     monkeypatch.setattr(front.storage, "submit_task", away)
