@@ -242,7 +242,8 @@ async def test_a_stream_repeats_a_follow_up_too(stored_front: Front) -> None:
 )
 async def test_the_same_key_with_something_else_is_refused(front: Front, binding: str, other: Json) -> None:
     first, _ = await sent(front, "hi", "k", binding=binding)
-    response = await posted(front, **({"words": "hi", "key": "k", "binding": binding} | other))
+    members = dict(other)
+    response = await posted(front, members.pop("words", "hi"), "k", binding=binding, **members)
     error = response.json()["error"]
     if binding == "REST":
         assert response.status_code == 409
