@@ -146,7 +146,7 @@ async def test_a_turn_knows_the_deadline_of_its_task(stored_front: Front) -> Non
         ({"expires": -1}, "expires"),
         ({"deadline": 1e12}, "deadline"),
         ({"turnTimeout": 0}, "turnTimeout"),
-        ({"priorty": 1}, "priorty"),
+        ({"prio": 1}, "prio"),
         ({"notBefore": 60, "expires": 60}, "expires"),
         ({"notBefore": 60, "deadline": 59}, "deadline"),
     ],
