@@ -167,9 +167,8 @@ class TaskManager:
         else:
             new = new_task(self._config, caller.owner, task_id, send, now)
             accepted = await self._storage.submit_task(new, key=send.key)
-        if (
-            send.callback is not None
-        ):  # also when repeated: the first one's process may have died before it came to this
+        if send.callback is not None:
+            # Also of a repeated send: the first one's process may have died before it came to this.
             await self._storage.save_webhook_config(
                 caller.owner, _config(accepted.task.task_id, send.callback, send.key)
             )
