@@ -13,7 +13,8 @@ import pytest
 from starlette.requests import Request
 
 from api.auth import Caller
-from api.idempotency import LONGEST
+from api.idempotency import LONGEST, fingerprint
+from api.wire import v1
 from perdure.errors import StorageUnavailable
 from perdure.tasks import ANONYMOUS, Message, Role
 from tests.api.front import (
@@ -224,6 +225,22 @@ async def test_a_stream_repeats_a_follow_up_too(stored_front: Front) -> None:
         await front.ends(turn, **answer("rain"))
         await stream.rest()
     assert said_by_callers(await front.log(asked["id"])) == ["weather", "Oslo"]
+
+
+def test_a_fingerprint_is_the_same_in_every_process_and_version() -> None:
+    """A constant: a send must be known again by the front doors of the next release."""
+    said = v1.read_send(
+        {
+            "message": {
+                "messageId": "m1",
+                "role": "ROLE_USER",
+                "parts": [{"text": "ü"}, {"data": {"b": 1.5, "a": [None]}}, {"raw": "-_8"}],
+                "metadata": {"z": 1, "a": {}},
+            },
+            "configuration": {"taskPushNotificationConfig": {"url": "https://hook.test"}},
+        }
+    )
+    assert fingerprint(said) == "9df48d460e4f4e536f6dc509771b07d2fac2f4d680b00bdeee3472267cfa640a"
 
 
 # ---------------------------------------------------------------------- something else
