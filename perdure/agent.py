@@ -60,7 +60,7 @@ class Capabilities(_Config):
 
 
 class Limit(_Config):
-    """At most `max_running` turns at once: of the whole agent, or (`per`) of each value of a member of the task's metadata."""
+    """At most `max_running` turns at once: of the whole agent, or (`per`) of each value of a member of the metadata."""
 
     max_running: int = Field(ge=1, le=1_000_000)
     per: str | None = Field(default=None, pattern=r"^metadata(\.[^.\x00]+)+$")
