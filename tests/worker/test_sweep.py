@@ -15,7 +15,7 @@ from perdure.tasks import Ring, TaskState
 from tests.support.storages import MemoryClock
 from worker.lease import Reins
 from worker.slots import Slots
-from worker.sweep import Contact, swept
+from worker.sweep import Contact, rung_again, swept
 from worker.turn import claim_turn, run_turn
 from worker.worker import Worker
 
@@ -139,34 +139,32 @@ async def test_who_was_cut_off_does_not_judge(shop: Shop, steady: Contact) -> No
     assert (await shop.load(task_id)).state is TaskState.WORKING
 
 
-async def test_what_the_bell_forgot_is_rung_again_once(
-    shop: Shop, steady: Contact, shared: SharedQueue
-) -> None:
+async def test_what_the_bell_forgot_is_rung_again_once(shop: Shop, shared: SharedQueue) -> None:
     worker = worker_of(shop, shared)
     task_id = await shop.submit()
-    await swept(worker, Slots(worker), steady)
+    await rung_again(worker)
     assert shared.known == []  # it was dispatched a moment ago
     await clock_of(shop.storage).age_ring(task_id, 3601)
     for _ in range(3):
-        await swept(worker, Slots(worker), steady)
+        await rung_again(worker)
     (rung,) = shared.known
     assert rung.task_id == task_id
-    await clock_of(shop.storage).age_ring(task_id, 3601)
-    await swept(worker, Slots(worker), steady)
+    await clock_of(shop.storage).age_ring(task_id, 2 * 3600 + 1)
+    await rung_again(worker)
     assert shared.known == [rung]  # it is old, but the bell still knows it
     shared.known.clear()
-    await swept(worker, Slots(worker), steady)
+    await rung_again(worker)
     assert [ring.dispatch for ring in shared.known] == [rung.dispatch + 1]
 
 
-async def test_without_a_bell_nothing_is_dispatched(shop: Shop, steady: Contact, shared: SharedQueue) -> None:
+async def test_without_a_bell_nothing_is_dispatched(shop: Shop, shared: SharedQueue) -> None:
     worker = worker_of(shop, shared)
     task_id = await shop.submit()
     await clock_of(shop.storage).age_ring(task_id, 3601)
     shared.away = True
-    await swept(worker, Slots(worker), steady)
+    await rung_again(worker)
     shared.away = False
-    await swept(worker, Slots(worker), steady)
+    await rung_again(worker)
     assert len(shared.known) == 1
 
 
