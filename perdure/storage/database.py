@@ -163,7 +163,8 @@ def _passing(error: BaseException) -> bool:
 
 def _tell(state: RetryCallState) -> None:
     error = state.outcome.exception() if state.outcome else None
-    log.warning("storage.retry", attempt=state.attempt_number, error=_brief(error))
+    said = log.warning if state.attempt_number == 1 else log.debug  # an outage would fill the log
+    said("storage.retry", attempt=state.attempt_number, error=_brief(error))
 
 
 def _brief(error: BaseException | None) -> str:

@@ -102,10 +102,12 @@ class ThreadKeeper:
                     while True:
                         next_round = self._loop.time() + self._lease / 3
                         await self._round(renew)
+                        if failures:
+                            log.info("keeper.recovered", claims=len(self._kept))
                         failures = 0
                         await asyncio.sleep(max(next_round - self._loop.time(), 0))
             except Exception as error:  # whatever it is: a keeper that ends loses every turn of its worker
-                log.warning(
+                (log.debug if failures else log.warning)(
                     "keeper.renewal_failed", claims=len(self._kept), error=repr(error), exc_info=not failures
                 )
             await asyncio.sleep(min(_FIRST_PAUSE * 2**failures, _LONGEST_PAUSE, self._lease / 6))
