@@ -75,7 +75,7 @@ async def sweep(worker: Worker, slots: Slots) -> None:
 
     await asyncio.gather(
         _for_ever(look_after_leases, lambda: min(_interval(worker), lease / _TICKS_PER_LEASE)),
-        _for_ever(lambda: rung_again(worker), lambda: worker.settings.worker.sweep_interval),
+        _for_ever(lambda: rung_again(worker, slots), lambda: worker.settings.worker.sweep_interval),
     )
 
 
@@ -125,8 +125,12 @@ async def _rescue(worker: Worker, now: datetime) -> None:
         await ring(worker.queue, rings)
 
 
-async def rung_again(worker: Worker) -> None:
-    """Ring for tasks that the bell has forgotten: at most 100 a tick, each ever more rarely (`Storage.stranded`; DESIGN 4.9)."""
+async def rung_again(worker: Worker, slots: Slots) -> None:
+    """Ring for tasks that the bell has forgotten: at most 100 a tick, each ever more rarely (`Storage.stranded`; DESIGN 4.9).
+
+    Where it forgot one it forgot more, and a hundred rings a tick would be all that a fleet with many free slots does: who
+    finds it out claims what is due unasked.
+    """
     if not worker.queue.shared:
         return
     waiting = await worker.storage.stranded(idle=worker.settings.worker.sweep_interval)
@@ -137,6 +141,7 @@ async def rung_again(worker: Worker) -> None:
     if forgotten:
         rings = await worker.storage.redispatch(forgotten)
         log.info("sweep.rung_again", tasks=len(rings))
+        slots.look()
         await ring(worker.queue, rings)
 
 

@@ -409,9 +409,9 @@ class Storage(Protocol):
         """Drop idempotency keys that were used more than `older_than` seconds ago; how many."""
 
     async def stranded(self, *, idle: float, limit: int = 100) -> Sequence[Ring]:
-        """Tasks that could be claimed and were last dispatched more than `idle` * 2^n seconds ago, longest due first. n: how many
-        rings the task has had beyond one for each turn, at most `MOST_BACKOFF`; what is rung for in vain is rung for
-        ever more rarely."""
+        """Tasks that could be claimed and were last dispatched more than `idle` * 2^n seconds ago, in the order of `claim_task`.
+        n: how many rings the task has had beyond one for each turn, at most `MOST_BACKOFF`; what is rung for in vain is rung
+        for ever more rarely."""
 
     async def redispatch(self, rings: Sequence[Ring]) -> Sequence[Ring]:
         """Raise `dispatch` of those that still have the number given and can be claimed; the new rings."""

@@ -181,11 +181,11 @@ class Ledger:
         return any(limit.running >= limit.most for limit in limits)
 
     def claimable_rows(self, now: datetime) -> list[TaskRow]:
-        """All of them, longest due first."""
+        """All of them, the best first."""
         offered = {entry[-1] for entry in self._later} | {entry[-1] for entry in self._ready}
         rows = [self.tasks[task_id] for task_id in offered if task_id in self.tasks]
         claimable = (row for row in rows if self.claimable(row, now))
-        return sorted(claimable, key=lambda row: (row.due_at, row.task_id))
+        return sorted(claimable, key=TaskRow.order)
 
     def best(self, now: datetime) -> TaskRow | None:
         """The task to claim; it is no longer offered."""

@@ -602,7 +602,7 @@ STRANDED = f"""
 SELECT t.task_id, t.dispatch FROM tasks t JOIN contexts c ON c.owner = t.owner AND c.context_id = t.context_id
  WHERE {_CLAIMABLE}
    AND t.dispatched_at < now() - make_interval(secs => $1 * 2 ^ LEAST(GREATEST(t.dispatch - t.attempt - 1, 0), {MOST_BACKOFF}))
- ORDER BY t.due_at, t.task_id LIMIT $2
+ ORDER BY t.priority DESC, t.rank, t.due_at, t.task_id LIMIT $2
 """
 
 # $1 task_ids, $2 dispatches

@@ -221,8 +221,8 @@ async def test_stranded_are_those_that_could_be_claimed(storage: Storage, clock:
     for task in (first, old, working):
         await clock.age_ring(id_of(task), 100.0)
     await clock.age_ring(id_of(old), 200.0)
-    assert [ring.task_id for ring in await storage.stranded(idle=50.0)] == [id_of(old), id_of(first)]
-    assert [ring.task_id for ring in await storage.stranded(idle=50.0, limit=1)] == [id_of(old)]
+    assert [ring.task_id for ring in await storage.stranded(idle=50.0)] == [id_of(first), id_of(old)]
+    assert [ring.task_id for ring in await storage.stranded(idle=50.0, limit=1)] == [id_of(first)]
     assert [ring.task_id for ring in await storage.stranded(idle=150.0)] == [id_of(old)]
     assert list(await storage.stranded(idle=3600.0)) == []
 

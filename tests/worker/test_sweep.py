@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
@@ -142,19 +143,33 @@ async def test_who_was_cut_off_does_not_judge(shop: Shop, steady: Contact) -> No
 async def test_what_the_bell_forgot_is_rung_again_once(shop: Shop, shared: SharedQueue) -> None:
     worker = worker_of(shop, shared)
     task_id = await shop.submit()
-    await rung_again(worker)
+    await rung_again(worker, Slots(worker))
     assert shared.known == []  # it was dispatched a moment ago
     await clock_of(shop.storage).age_ring(task_id, 3601)
     for _ in range(3):
-        await rung_again(worker)
+        await rung_again(worker, Slots(worker))
     (rung,) = shared.known
     assert rung.task_id == task_id
     await clock_of(shop.storage).age_ring(task_id, 2 * 3600 + 1)
-    await rung_again(worker)
+    await rung_again(worker, Slots(worker))
     assert shared.known == [rung]  # it is old, but the bell still knows it
     shared.known.clear()
-    await rung_again(worker)
+    await rung_again(worker, Slots(worker))
     assert [ring.dispatch for ring in shared.known] == [rung.dispatch + 1]
+
+
+async def test_who_finds_that_the_bell_forgot_something_works_off_all_that_is_due(
+    shop: Shop, shared: SharedQueue
+) -> None:
+    worker = worker_of(shop, shared)
+    slots = Slots(worker)
+    forgotten, known = await shop.submit(), await shop.submit()
+    await clock_of(shop.storage).age_ring(forgotten, 3601)
+    working = asyncio.create_task(slots.start_turns())
+    await rung_again(worker, slots)
+    for task_id in (forgotten, known):
+        await shop.reaches(task_id, TaskState.COMPLETED)
+    working.cancel()
 
 
 async def test_without_a_bell_nothing_is_dispatched(shop: Shop, shared: SharedQueue) -> None:
@@ -162,9 +177,9 @@ async def test_without_a_bell_nothing_is_dispatched(shop: Shop, shared: SharedQu
     task_id = await shop.submit()
     await clock_of(shop.storage).age_ring(task_id, 3601)
     shared.away = True
-    await rung_again(worker)
+    await rung_again(worker, Slots(worker))
     shared.away = False
-    await rung_again(worker)
+    await rung_again(worker, Slots(worker))
     assert len(shared.known) == 1
 
 
