@@ -87,6 +87,32 @@ def test_turns_outlive_an_outage_of_many_leases(stack: Stack, network: Proxy, ki
     assert server.send("no process was started again")["status"]["state"] == "completed"
 
 
+FULL = """
+CREATE FUNCTION is_full() RETURNS trigger LANGUAGE plpgsql AS
+$$ BEGIN RAISE EXCEPTION 'could not extend file' USING ERRCODE = 'disk_full'; END $$;
+CREATE TRIGGER is_full BEFORE INSERT ON task_events FOR EACH STATEMENT EXECUTE FUNCTION is_full();
+"""
+
+
+def test_a_full_disk_fails_no_task(stack: Stack) -> None:
+    """Postgres says so itself. A send is refused, a turn's result waits until there is space."""
+    server, _ = stack.front_door()
+    worker, gate = stack.worker(), stack.gate("gate")
+    task_id = server.send(str(gate.path), blocking=False)["id"]
+    gate.begun()
+    until(lambda: len(stack.artifact_events(task_id)) == 1)
+    stack.run(FULL)
+    answer = server.post("message/send", sending("refused"))
+    assert (answer.status_code, "retry-after" in answer.headers) == (503, True)
+    gate.open()
+    until(lambda: worker.said("turn.write_waits") == 1)
+    stack.run("DROP FUNCTION is_full CASCADE")
+    until(lambda: at(server, task_id, "completed"))
+    assert stack.task(task_id)["attempt"] == 1
+    assert stack.rows("SELECT count(*) FROM tasks")[0][0] == 1
+    stack.log_is_whole(task_id)
+
+
 def test_who_is_cut_off_for_longer_than_the_others_is_fenced(stack: Stack, network: Proxy) -> None:
     """Its handler goes on all the same; its result is dropped, and the task completes elsewhere."""
     alone, gate = stack.worker(), stack.gate("gate")
