@@ -17,8 +17,9 @@ class Proxy:
         self._target = (host, port)
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
-        self._flowing = threading.Event()
-        self._flowing.set()
+        self._open = threading.Event()
+        self._open.set()
+        self._flowing = [self._open]  # the last one is that of new connections
         self._pairs: set[tuple[socket.socket, socket.socket]] = set()
         self._lock = threading.Lock()
         self._accept()
@@ -38,18 +39,22 @@ class Proxy:
 
     def freeze(self) -> None:
         """Let nothing through; nobody is told."""
-        self._flowing.clear()
+        self._open.clear()
 
-    def heal(self) -> None:
-        """As before."""
-        self._flowing.set()
+    def heal(self, *, forgetting: bool = False) -> None:
+        """As before; `forgetting` the connections there were, as a firewall does that was started again: they stay silent."""
+        if forgetting:
+            self._flowing.append(threading.Event())
+            self._open = self._flowing[-1]
+        self._open.set()
         if self._listener.fileno() == -1:
             self._listener = socket.create_server(("127.0.0.1", self.port))
             self._accept()
 
     def close(self) -> None:
         """For good."""
-        self._flowing.set()
+        for flowing in self._flowing:
+            flowing.set()
         self.cut()
 
     def _accept(self) -> None:
@@ -62,7 +67,8 @@ class Proxy:
                 threading.Thread(target=self._connect, args=(client,), daemon=True).start()
 
     def _connect(self, client: socket.socket) -> None:
-        self._flowing.wait()
+        while not (flowing := self._open).wait(0.02):
+            pass
         try:
             server = socket.create_connection(self._target, timeout=5)
         except OSError:
@@ -71,17 +77,17 @@ class Proxy:
         server.settimeout(None)
         with self._lock:
             self._pairs.add((client, server))
-        threading.Thread(target=self._pump, args=(server, client), daemon=True).start()
-        self._pump(client, server)
+        threading.Thread(target=self._pump, args=(server, client, flowing), daemon=True).start()
+        self._pump(client, server, flowing)
         with self._lock:
             self._pairs.discard((client, server))
 
-    def _pump(self, source: socket.socket, sink: socket.socket) -> None:
+    def _pump(self, source: socket.socket, sink: socket.socket, flowing: threading.Event) -> None:
         with suppress(OSError):
             while data := source.recv(65536):
-                self._flowing.wait()
+                flowing.wait()
                 sink.sendall(data)
-        self._flowing.wait()  # an end is not seen either
+        flowing.wait()  # an end is not seen either
         _close(source, sink)
 
 

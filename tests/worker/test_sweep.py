@@ -20,7 +20,7 @@ from worker.sweep import Contact, rung_again, swept
 from worker.turn import claim_turn, run_turn
 from worker.worker import Worker
 
-from .conftest import SETTINGS, Shop
+from .conftest import SETTINGS, Shop, meddled
 
 STEADY = SETTINGS.worker.lease
 
@@ -138,6 +138,26 @@ async def test_who_was_cut_off_does_not_judge(shop: Shop, steady: Contact) -> No
     steady.lost()
     await swept(worker, Slots(worker), steady)
     assert (await shop.load(task_id)).state is TaskState.WORKING
+
+
+async def test_a_rescue_that_is_held_up_judges_by_the_time_before(shop: Shop, steady: Contact) -> None:
+    """The outage comes between the look at the storage and the rescue: leases ran out meanwhile."""
+    worker_settings = SETTINGS.worker.model_copy(update={"lease_grace": 0.0})
+    shop.settings = SETTINGS.model_copy(update={"worker": worker_settings})
+    storage, clock, task_id = shop.storage, clock_of(shop.storage), await shop.submit()
+
+    async def held_up(rescue: Any, **arguments: Any) -> Any:
+        await clock.expire_lease(task_id, ago=0)
+        return await rescue(**arguments)
+
+    shop.storage = meddled(storage, rescue_tasks=held_up)
+    worker = worker_of(shop)
+    await claim_turn(worker)
+    await swept(worker, Slots(worker), steady)
+    assert (await shop.load(task_id)).state is TaskState.WORKING
+    shop.storage = storage
+    await swept(worker_of(shop), Slots(worker), steady)
+    assert (await shop.load(task_id)).state is TaskState.SUBMITTED
 
 
 async def test_what_the_bell_forgot_is_rung_again_once(shop: Shop, shared: SharedQueue) -> None:
