@@ -17,6 +17,7 @@ from perdure.settings import Settings
 from perdure.storage import Storage
 from perdure.watch import Watch
 
+from .pulse import Pulse
 from .slots import Slots
 from .sweep import beat, give_signs_of_life, sweep
 from .worker import Worker
@@ -57,6 +58,7 @@ async def at_work(
         settings=settings,
     )
     slots = Slots(worker)
+    pulse = Pulse(slots)
     loops = [
         asyncio.create_task(loop)
         for loop in (slots.start_turns(), sweep(worker, slots), give_signs_of_life(worker, slots))
@@ -75,6 +77,7 @@ async def at_work(
             for loop in loops:
                 loop.cancel()
             await asyncio.gather(*loops, return_exceptions=True)
+            await asyncio.to_thread(pulse.close)
             await asyncio.to_thread(keeper.close)
             with suppress(StorageUnavailable):
                 await storage.forget_worker(worker.worker_id)
