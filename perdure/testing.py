@@ -84,7 +84,7 @@ async def run(
     *,
     metadata: Mapping[str, Any] | None = None,
     attempt: int = 1,
-    steps: Mapping[str | tuple[str, int], Any] | None = None,
+    steps: Mapping[tuple[str, int], Any] | Mapping[str, Any] | None = None,
 ) -> Result:
     """Run one turn to its end.
 
@@ -126,7 +126,7 @@ def run_sync(
     *,
     metadata: Mapping[str, Any] | None = None,
     attempt: int = 1,
-    steps: Mapping[str | tuple[str, int], Any] | None = None,
+    steps: Mapping[tuple[str, int], Any] | Mapping[str, Any] | None = None,
 ) -> Result:
     """`run` for a test that is no coroutine."""
     return asyncio.run(run(agent, messages, metadata=metadata, attempt=attempt, steps=steps))
