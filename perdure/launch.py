@@ -295,9 +295,8 @@ def run(main: Coroutine[Any, Any, T]) -> T:
     try:
         return runner.run(main)
     finally:
-        if (
-            not left_behind
-        ):  # closing waits for what does not end; the process ends without (`ending_for_sure`)
+        # Closing waits for what does not end; the process ends without it (`ending_for_sure`).
+        if not left_behind:
             runner.close()
 
 

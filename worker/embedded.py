@@ -20,7 +20,7 @@ from perdure.watch import Watch
 from .pulse import Pulse
 from .slots import Slots
 from .sweep import beat, give_signs_of_life, sweep
-from .worker import Worker
+from .worker import Worker, ask_to_end
 
 log = structlog.get_logger(__name__)
 
@@ -48,6 +48,11 @@ async def at_work(
 ) -> AsyncIterator[Slots]:
     """Turns, sweep and signs of life while inside. On leaving turns may finish within the grace, then they are released."""
     keeper = storage.keeper(lease=settings.worker.lease)
+
+    def end() -> None:
+        if not slots.stopping:  # a second signal would end the grace of the turns
+            ask_to_end()
+
     worker = Worker(
         worker_id=str(new_token()),
         agent=agent,
@@ -56,6 +61,7 @@ async def at_work(
         watch=watch,
         keeper=keeper,
         settings=settings,
+        end=end,
     )
     slots = Slots(worker)
     pulse = Pulse(slots)

@@ -14,7 +14,7 @@ from perdure.agent import Agent
 from perdure.ids import new_task_id
 from perdure.queue.inline import InlineQueue
 from perdure.settings import Settings
-from perdure.storage import Keeper, NewTask, Storage
+from perdure.storage import Claim, Held, Keeper, NewTask, Storage
 from perdure.tasks import ANONYMOUS, Event, Message, Role, Task, TaskState, TextPart
 from perdure.watch import Watch
 from tests.support.storages import Opened, opened_memory, opened_postgres
@@ -122,6 +122,26 @@ async def any_shop(any_database: str | None) -> AsyncIterator[Shop]:
         shop_over(opened) as shop,
     ):
         yield shop
+
+
+class DeafKeeper:
+    """Renews nothing and tells nobody; remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.limits: dict[Claim, float | None] = {}
+        self.settled: list[Claim] = []
+        self.dropped: list[Claim] = []
+
+    def keep(self, claim: Claim, lost: Callable[[Held], None], *, limit: float | None = None) -> None:
+        self.limits[claim] = limit
+
+    def settling(self, claim: Claim) -> None:
+        self.settled.append(claim)
+
+    def drop(self, claim: Claim) -> None:
+        self.dropped.append(claim)
+
+    def close(self) -> None: ...
 
 
 def turns(**changes: Any) -> Settings:

@@ -56,7 +56,7 @@ async def run_out(shop: Shop, handler: Any, **config: Any) -> Task:
 
 async def test_a_retry_waits_for_its_time_and_says_why(any_shop: Shop) -> None:
     def handler(messages: Any, turn: Turn) -> str:
-        turn.emit("half of an ans")
+        turn.emit("half of an")
         if turn.attempt == 1:
             raise Retry(after=3600, reason="The model is busy.")
         return "done"

@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 import threading
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
@@ -19,7 +20,7 @@ from perdure.testing import run, run_sync
 from worker.lease import Reins, Stop
 from worker.turn import run_turn
 
-from .conftest import Shop, meddled, turns
+from .conftest import DeafKeeper, Shop, meddled, turns
 
 
 class Paid:
@@ -172,7 +173,7 @@ async def test_a_refused_commit_raises_and_stops_the_handler(any_shop: Shop, how
 
     reins = Reins()
     await any_shop.submit()
-    await run_turn(any_shop.worker(handler), reins)
+    await run_turn(replace(any_shop.worker(handler), keeper=DeafKeeper()), reins)
     assert raised == [how == "canceled"]
     assert after.is_set()
     assert reins.why is (Stop.CANCELED if how == "canceled" else Stop.LOST)
@@ -196,7 +197,9 @@ async def test_an_outage_is_waited_for(shop: Shop) -> None:
     assert ((await shop.load(task_id)).artifacts[0].text, tries) == ("found", 4)
 
 
-async def test_an_outage_is_not_waited_for_once_the_turn_is_stopped(shop: Shop) -> None:
+@pytest.mark.parametrize("why", [Stop.DEPLOY, Stop.TIMEOUT])
+async def test_an_outage_is_not_waited_for_once_the_turn_is_stopped(shop: Shop, why: Stop) -> None:
+    """Or the handler would be taken for stuck."""
     tried = asyncio.Event()
 
     async def gone(real: Any, *args: Any) -> Any:
@@ -210,9 +213,10 @@ async def test_an_outage_is_not_waited_for_once_the_turn_is_stopped(shop: Shop) 
     storage = meddled(shop.storage, store_step=gone)
     running = asyncio.create_task(run_turn(shop.worker(handler, storage=storage), reins))
     await tried.wait()
-    reins.pull(Stop.DEPLOY)
+    reins.pull(why)
     await running
-    assert (await shop.load(task_id)).state is TaskState.SUBMITTED
+    task = await shop.load(task_id)
+    assert (task.state, task.failures) == (TaskState.SUBMITTED, int(why is Stop.TIMEOUT))
 
 
 @pytest.mark.parametrize("sync", [False, True])

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from queue import Queue
@@ -16,18 +16,19 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from perdure import Turn
-from perdure.storage import Held
+from perdure import Agent, Turn
 from perdure.stuck import left_behind, stack_of
 from perdure.tasks import ANONYMOUS, TaskState
 from tests.support.processes import ROOT
+from worker import embedded as embedded_module
 from worker import pulse as pulse_module
+from worker.embedded import at_work
 from worker.lease import Reins, Stop
 from worker.pulse import Pulse
 from worker.slots import Slots
 from worker.turn import run_turn
 
-from .conftest import Shop, turns
+from .conftest import SETTINGS, DeafKeeper, Shop, turns
 
 QUICK = turns(timeout=0.05, patience=0.05)
 
@@ -100,22 +101,9 @@ async def test_a_stuck_turn_is_fenced_and_runs_again_once_its_lease_is_over(
 
 
 async def test_a_stuck_turn_is_renewed_no_more(shop: Shop, stubborn: Stubborn) -> None:
-    dropped: list[Any] = []
-
-    class Keeper:
-        def keep(self, claim: Any, lost: Callable[[Held], None], *, limit: float | None = None) -> None: ...
-
-        def settling(self, claim: Any) -> None: ...
-
-        def drop(self, claim: Any) -> None:
-            dropped.append(claim.task_id)
-
-        def close(self) -> None: ...
-
-    task_id = await shop.submit()
-    worker = replace(shop.worker(stubborn.coroutine, settings=QUICK), keeper=Keeper())
-    await run_turn(worker, Reins())
-    assert dropped == [task_id]
+    task_id, keeper = await shop.submit(), DeafKeeper()
+    await run_turn(replace(shop.worker(stubborn.coroutine, settings=QUICK), keeper=keeper), Reins())
+    assert [claim.task_id for claim in keeper.dropped] == [task_id]
 
 
 @pytest.mark.parametrize("kind", ["coroutine", "function"])
@@ -181,6 +169,24 @@ async def test_a_deploy_waits_for_a_stuck_one_only_a_moment(shop: Shop, stubborn
     await running
     task = await shop.load(task_id)
     assert (task.state, task.failures, task.crashes) == (TaskState.SUBMITTED, 0, 0)
+
+
+async def test_a_process_that_stops_already_is_not_asked_again(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second signal would end the grace of its turns."""
+    asked: list[bool] = []
+    monkeypatch.setattr(embedded_module, "ask_to_end", lambda: asked.append(True))
+    settings = SETTINGS.model_copy(
+        update={"worker": SETTINGS.worker.model_copy(update={"max_stuck": 1, "grace": 0.0})}
+    )
+    agent = Agent.of({"name": "test"}, lambda messages: "done")
+    async with at_work(agent, shop.storage, shop.queue, shop.watch, settings) as slots:
+        slots.worker.end()
+        assert asked == [True]
+        slots.stop()
+        slots.worker.end()
+        assert asked == [True]
 
 
 async def test_where_a_suspended_handler_stands() -> None:

@@ -15,7 +15,7 @@ from worker.lease import Reins, Stop
 from worker.limits import Limit, limit_of
 from worker.turn import OVERDUE, claim_turn, run_turn
 
-from .conftest import Shop, turns
+from .conftest import DeafKeeper, Shop, turns
 
 SHORT = 0.1
 
@@ -187,23 +187,10 @@ async def test_a_message_that_asks_for_nonsense_is_not_heard(shop: Shop) -> None
 
 async def test_the_keeper_learns_how_long_the_loop_may_take(shop: Shop) -> None:
     """A turn's limit, what its handler is given to end, and the grace of a lease."""
-    seen: dict[str, Any] = {}
-
-    class Keeper:
-        def keep(self, claim: Any, lost: Any, *, limit: float | None = None) -> None:
-            seen.update(claim=claim, limit=limit)
-
-        def settling(self, claim: Any) -> None:
-            seen.update(settling=claim)
-
-        def drop(self, claim: Any) -> None:
-            seen.update(dropped=claim)
-
-        def close(self) -> None: ...
-
-    task_id = await shop.submit(asks={"turnTimeout": 30})
-    worker = replace(shop.worker(lambda messages: "done", settings=turns(patience=4.0)), keeper=Keeper())
+    task_id, keeper = await shop.submit(asks={"turnTimeout": 30}), DeafKeeper()
+    worker = replace(shop.worker(lambda messages: "done", settings=turns(patience=4.0)), keeper=keeper)
     await run_turn(worker, Reins())
-    assert seen["claim"].task_id == task_id
-    assert seen["limit"] == 30 + 4 + worker.settings.worker.lease_grace
-    assert seen["settling"] == seen["dropped"] == seen["claim"]
+    [(claim, limit)] = keeper.limits.items()
+    assert claim.task_id == task_id
+    assert limit == 30 + 4 + worker.settings.worker.lease_grace
+    assert keeper.settled == keeper.dropped == [claim]
