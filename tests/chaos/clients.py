@@ -185,8 +185,8 @@ class Client:
         """A message with a tag of its own."""
         self._tags += 1
         given = {
-            "pause": round(self._rng.uniform(0.01, 0.15), 3),
-            "chunks": self._rng.randint(1, 4),
+            "pause": round(self._rng.uniform(0.01, 0.3), 3),
+            "chunks": self._rng.randint(1, 8),
             **members,
         }
         return Order(f"t{self.number}.{self._tags}", context or f"talk-{uuid4().hex}", **given)

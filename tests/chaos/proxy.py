@@ -6,7 +6,6 @@ Every process has its own lines to Postgres and Redis, so that one of them can b
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import Coroutine
 from contextlib import suppress
 from threading import Thread
@@ -29,12 +28,13 @@ class Line:
         self._open = asyncio.Event()
         self._open.set()
         self._writers: set[asyncio.StreamWriter] = set()
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port: int = self._listener.getsockname()[1]
+        self._server: asyncio.Server
+        self.port = 0
 
     async def listen(self) -> None:
-        """Accept from now on."""
-        await asyncio.start_server(self._accepted, sock=self._listener)
+        """Accept from now on, at `port`."""
+        self._server = await asyncio.start_server(self._accepted, "127.0.0.1", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
 
     def cut(self) -> None:
         """Break every connection."""
@@ -49,6 +49,11 @@ class Line:
     def hold(self) -> None:
         """Let nothing through; nobody is told. What is sent meanwhile comes later."""
         self._open.clear()
+
+    def end(self) -> None:
+        """Break every connection and take no more."""
+        self._server.close()
+        self.cut()
 
     def heal(self) -> None:
         """As new."""
@@ -96,10 +101,15 @@ class Proxy:
     """The lines, and the thread in which they run."""
 
     def __init__(self) -> None:
-        self._loop = uvloop.new_event_loop()
         self._lines: list[Line] = []
-        self._thread = Thread(target=self._loop.run_forever, name="chaos-proxy", daemon=True)
+        self._runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
+        self._loop = self._runner.get_loop()
+        self._thread = Thread(target=self._run, name="chaos-proxy", daemon=True)
         self._thread.start()
+
+    def _run(self) -> None:
+        with self._runner:
+            self._loop.run_forever()
 
     def line(self, target: int) -> Line:
         """A new one to this port."""
@@ -113,7 +123,7 @@ class Proxy:
         return line
 
     def act(self, verb: str, lines: list[Line]) -> None:
-        """`cut`, `close`, `hold` or `heal` them."""
+        """`cut`, `close`, `hold`, `heal` or `end` them."""
 
         async def all_of_them() -> None:
             for line in lines:
@@ -127,7 +137,7 @@ class Proxy:
 
     def stop(self) -> None:
         """Break everything and end the thread."""
-        self.act("cut", self._lines)
+        self.act("end", self._lines)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(5)
 
