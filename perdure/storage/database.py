@@ -44,6 +44,8 @@ _TRANSIENT = (
     asyncpg.TooManyConnectionsError,
     asyncpg.InvalidCachedStatementError,  # a migration changed a table beneath a prepared statement
     asyncpg.InterfaceError,
+    # The server has said goodbye and not hung up yet: asyncpg then cannot send anything, and calls that an error of its own.
+    asyncpg.InternalClientError,
     OSError,
     TimeoutError,
 )
@@ -137,6 +139,9 @@ class Database:
                 connection: Any = raw.driver_connection
                 try:
                     yield connection
+                except asyncpg.InternalClientError:
+                    connection.terminate()
+                    raise
                 finally:
                     if connection.is_closed():
                         await pooled.invalidate()
