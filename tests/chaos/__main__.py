@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from tests.chaos.checker import check
-from tests.chaos.fleet import MissingTool
+from tests.chaos.fleet import MissingTool, faketime
 from tests.chaos.history import load
 from tests.chaos.run import Plan, run
 
@@ -37,16 +37,17 @@ def main() -> int:
         settling=60.0,
         keys=wanted.keys == "on",
     )
+    try:
+        faketime()
+    except MissingTool as missing:
+        print(f"make chaos: {missing}", file=sys.stderr)
+        return 2
     folder = (wanted.folder / f"{time.strftime('%Y%m%d-%H%M%S')}-{seed}").absolute()
     folder.mkdir(parents=True)
     print(
         f"seed {seed}: {plan.tasks} tasks, {plan.faults} faults, about {plan.seconds / 60:.0f} minutes; {folder}"
     )
-    try:
-        report = asyncio.run(run(plan, folder, say=True))
-    except MissingTool as missing:
-        print(f"make chaos: {missing}", file=sys.stderr)
-        return 2
+    report = asyncio.run(run(plan, folder, say=True))
     (folder / "report.txt").write_text(f"{report}\n")
     print(report)
     return 1 if report.verdict.violations else 0

@@ -55,7 +55,8 @@ async def read(fleet: Fleet, *, patience: float) -> None:
         held, keys = await _rest(fleet)
     rows = await _rows(fleet, TASKS)
     keep(fleet.folder, "tasks.jsonl", map(_task, rows))
-    views = [*map(_view, rows), *await _asked(fleet, [row["task"] for row in rows][-SAMPLE:])]
+    sample = [row["task"] for row in rows[:: max(1, len(rows) // SAMPLE)]]
+    views = [*map(_view, rows), *await _asked(fleet, sample)]
     keep(fleet.folder, "views.jsonl", views)
     (fleet.folder / "rest.json").write_text(json.dumps({"redis": keys, "held": held}))
 

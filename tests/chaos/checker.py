@@ -365,9 +365,9 @@ def nothing_is_held(history: History) -> Found:
 
 
 def no_process_gives_up(history: History) -> Found:
-    """No process ends that nobody told to end."""
+    """No process ends that nobody told to end, and none with an error."""
     for name in history.unasked:
-        yield "", f"ended by itself: {name}"
+        yield "", f"ended by itself, or with an error: {name}"
 
 
 RULES: Mapping[str, Callable[[History], Found]] = {

@@ -103,7 +103,8 @@ class Member:
         if pid:
             if how in (signal.SIGKILL, signal.SIGTERM):
                 self.asked_to_end = True
-            os.kill(pid, how)
+            with suppress(ProcessLookupError):  # it has just ended
+                os.kill(pid, how)
         return pid
 
     async def supervised(self) -> None:

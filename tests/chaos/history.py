@@ -136,7 +136,7 @@ class History:
     held: Sequence[str] = ()
     deaths: Mapping[int, float] = field(default_factory=dict)
     unasked: Sequence[str] = ()
-    """Processes that ended though nobody had told them to."""
+    """Processes that ended though nobody had told them to, or with an error."""
 
 
 class Recorder:
@@ -191,7 +191,9 @@ def load(folder: Path) -> History:
         redis=rest["redis"],
         held=rest["held"],
         deaths={line["pid"]: line["at"] for line in ends},
-        unasked=[f"{line['name']} (code {line['code']})" for line in ends if not line["asked"]],
+        unasked=[
+            f"{line['name']} (code {line['code']})" for line in ends if not line["asked"] or line["code"] > 0
+        ],
     )
 
 
