@@ -35,7 +35,7 @@ class Budget:
     keys: bool
     begun: float = field(default_factory=time.monotonic)
     tags: set[str] = field(default_factory=set)
-    """Of the messages that made a task, or may have made one."""
+    """Of the messages that are known to have made a task."""
 
     @property
     def spent(self) -> bool:
@@ -58,6 +58,7 @@ class Answer:
     context: str = ""
     frames: list[Frame] = field(default_factory=list)
     error: str = ""
+    nobody: bool = False  # was at the door
 
     @property
     def known(self) -> bool:
@@ -240,12 +241,14 @@ class Client:
 
     async def _noted(self, number: int, work: Awaitable[Answer], tag: str = "") -> Answer:
         answer = await work
-        if tag and answer.outcome != "fail":
+        if tag and answer.outcome == "ok":
             self._budget.tags.add(tag)
         frames = {"frames": [asdict(frame) for frame in answer.frames]} if answer.frames else {}
         self._recorder.end(
             number, answer.outcome, task=answer.task, state=answer.state, error=answer.error, **frames
         )
+        if answer.nobody:
+            await asyncio.sleep(self._rng.uniform(0.2, 1.0))
         return answer
 
     # ------------------------------------------------------------------ the wire
@@ -257,7 +260,7 @@ class Client:
                 url or self._rng.choice(self._urls), json=_request(method, params), headers=headers
             )
         except httpx.ConnectError as error:
-            return Answer("fail", error=repr(error))  # it was never sent
+            return Answer("fail", error=repr(error), nobody=True)  # it was never sent
         except httpx.HTTPError as error:
             return Answer("unknown", error=repr(error))
         if response.status_code >= 500:
@@ -284,7 +287,7 @@ class Client:
                     frames.append(_frame(number, body["result"]))
                     task = task or body["result"]["task"]["id"]
         except httpx.ConnectError as refused:
-            return Answer("fail", task, error=repr(refused))
+            return Answer("fail", task, error=repr(refused), nobody=True)
         except httpx.HTTPError as broken:
             error = repr(broken)
         states = [frame.said for frame in frames if frame.kind in ("status", "snapshot")]
