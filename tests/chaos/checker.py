@@ -87,6 +87,9 @@ def one_task_for_each_send(history: History) -> Found:
             yield tasks[tag][1], f"is a second task of the message {tag}: {tasks[tag]}"
         if tasks[tag] and all(op.outcome == "fail" for op in sends):
             yield tasks[tag][0], f"exists although its message {tag} was refused"
+        for told in {op.task for op in sends if op.outcome == "ok"} & history.tasks.keys():
+            if history.tasks[told].tag != tag:
+                yield told, f"was given for the message {tag} and is the task of {history.tasks[told].tag}"
 
 
 def one_task_for_each_key(history: History) -> Found:

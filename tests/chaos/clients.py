@@ -23,6 +23,8 @@ from tests.chaos.history import TERMINAL, Frame, Recorder
 TRIES = 30
 PATIENCE = 20.0
 """Seconds that a client waits for an answer: longer than a front door waits for a task."""
+IMPATIENCE = 0.3
+"""Of one that sends again while the first send is under way."""
 
 
 @dataclass
@@ -132,12 +134,13 @@ class Client:
         await self.send(self.order(fail=True))
 
     async def repeated(self) -> None:
-        """The same send several times at once, by all front doors, and then again."""
+        """The same send several times at once, by all front doors, and then again; and something else under its key."""
         if not self._budget.keys:
             return
         order, key = self.order(), uuid4().hex
         await asyncio.gather(*(self.send(order, wait=False, key=key, url=url) for url in self._urls))
         await self.send(order, wait=False, key=key)
+        await self.send(self.order(), wait=False, key=key)
 
     async def streaming(self) -> None:
         """Send and listen; whenever the stream breaks, take it up again behind the last event."""
@@ -193,16 +196,19 @@ class Client:
         return Order(f"t{self.number}.{self._tags}", context or f"talk-{uuid4().hex}", **given)
 
     async def send(self, order: Order, *, wait: bool = True, key: str = "", url: str = "") -> Answer:
-        """Until it is known what came of it, where it has a key; else once."""
+        """Until it is known what came of it, where it has a key (and then some do not wait long); else once."""
         if self._budget.keys and not key and self._rng.random() < 0.5:
             key = uuid4().hex
         params = {"message": order.message(), "configuration": {"returnImmediately": not wait}}
+        patience = self._rng.choice([PATIENCE, IMPATIENCE]) if key else PATIENCE
         for _ in range(TRIES):
             number = self._recorder.invoke(self.number, "send", tag=order.tag, key=key)
-            answer = await self._noted(number, self._call("SendMessage", params, key=key, url=url), order.tag)
-            if answer.known or not key:
+            call = self._call("SendMessage", params, key=key, url=url, patience=patience)
+            answer = await self._noted(number, call, order.tag)
+            if not key or (answer.known and not answer.nobody):
                 return answer
             await asyncio.sleep(self._rng.uniform(0.1, 1.0))
+            patience, url = PATIENCE, ""
         return answer
 
     async def answer(self, task: str) -> Answer:
@@ -253,11 +259,22 @@ class Client:
 
     # ------------------------------------------------------------------ the wire
 
-    async def _call(self, method: str, params: dict[str, Any], *, key: str = "", url: str = "") -> Answer:
+    async def _call(
+        self,
+        method: str,
+        params: dict[str, Any],
+        *,
+        key: str = "",
+        url: str = "",
+        patience: float = PATIENCE,
+    ) -> Answer:
         headers = {"Idempotency-Key": key} if key else {}
         try:
             response = await self._http.post(
-                url or self._rng.choice(self._urls), json=_request(method, params), headers=headers
+                url or self._rng.choice(self._urls),
+                json=_request(method, params),
+                headers=headers,
+                timeout=patience,
             )
         except httpx.ConnectError as error:
             return Answer("fail", error=repr(error), nobody=True)  # it was never sent

@@ -225,6 +225,7 @@ PLANTS: dict[str, tuple[str, Callable[[History], History]]] = {
         ),
     ),
     "refused and there": ("one task for each send", lambda h: again(h, "one", tag="t4")),
+    "another message's task": ("one task for each send", lambda h: op(h, 4, task="one", key="")),
     "another task for the key": ("one task for each key", lambda h: op(h, 3, outcome="ok", task="three")),
     "an answer twice": (
         "answers arrive once",
