@@ -18,6 +18,7 @@ from perdure.storage import Storage
 from perdure.watch import Watch
 
 from . import card, health, jsonrpc, rest
+from .connection import SlowReaders
 from .limits import BodyLimit
 from .operations import Door
 from .task_manager import TaskManager
@@ -52,7 +53,10 @@ def create_app(
             Route("/readyz", partial(health.readyz, storage, queue, settings)),
             *rest.routes(door),
         ],
-        middleware=[Middleware(BodyLimit, max_bytes=settings.server.max_body_bytes)],
+        middleware=[
+            Middleware(SlowReaders, seconds=settings.server.slow_reader),
+            Middleware(BodyLimit, max_bytes=settings.server.max_body_bytes),
+        ],
         exception_handlers={HTTPException: rest.no_route},
         lifespan=lifespan,
     )

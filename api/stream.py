@@ -6,12 +6,13 @@ Frames are made of bytes. The three line separators that JSON leaves unescaped a
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import aclosing, contextmanager
 from typing import Any
 
 import orjson
 from sse_starlette import EventSourceResponse, ServerSentEvent
+from sse_starlette.sse import AppStatus
 from starlette.responses import Response
 
 from perdure.tasks import Task
@@ -19,6 +20,18 @@ from perdure.tasks import Task
 from .wire.asked import Update
 
 _SEPARATORS = {b"\xc2\x85": b"\\u0085", b"\xe2\x80\xa8": b"\\u2028", b"\xe2\x80\xa9": b"\\u2029"}
+
+
+@contextmanager
+def ending_in_order() -> Iterator[None]:
+    """While inside, open streams are ended by `Watch.dismiss` alone, with the last chunk of their body: what the client got is
+    whole and it resumes elsewhere. Else sse-starlette ends every stream of the process in the middle, as soon as it finds that
+    uvicorn stops (docs/decisions/011)."""
+    AppStatus.disable_automatic_graceful_drain()
+    try:
+        yield
+    finally:
+        AppStatus.enable_automatic_graceful_drain_mode()
 
 
 async def event_stream(

@@ -44,7 +44,8 @@ from .wire.asked import Callback, Send, Update
 
 log = structlog.get_logger(__name__)
 
-EVENTS_PER_READ = 500
+EVENTS_PER_READ = 100
+"""What a stream holds at most, beside the buffers of its connection."""
 OUTAGE_PAUSE = 1.0
 """Seconds until an answer that was already accepted asks again for a database that is away."""
 
@@ -200,7 +201,7 @@ class TaskManager:
     async def _updates(self, task: Task, cursor: int, waiter: Waiter) -> AsyncIterator[Update]:
         """Every update after `cursor`, for as long as the task exists and the server does not stop."""
         heard = task.last_seq
-        while True:
+        while not waiter.dismissed:
             if cursor >= heard:
                 try:
                     notice = await waiter.beyond(cursor)
@@ -209,7 +210,7 @@ class TaskManager:
                 if notice.state is None:
                     return
                 heard = notice.seq
-            events = await self._read(task, cursor)
+            events = await self._read(task, cursor, waiter)
             for event in events:
                 cursor = event.seq
                 if (body := _shown(event)) is not None:
@@ -223,14 +224,15 @@ class TaskManager:
             if not events:  # announced, but not there: cleared meanwhile, or lost in a failover
                 cursor = heard
 
-    async def _read(self, task: Task, cursor: int) -> Sequence[Event]:
-        while True:
+    async def _read(self, task: Task, cursor: int, waiter: Waiter) -> Sequence[Event]:
+        while not waiter.dismissed:
             try:
                 return await self._storage.events_since(
                     task.owner, task.task_id, cursor, limit=EVENTS_PER_READ
                 )
             except StorageUnavailable:  # an open stream outlives an outage
                 await asyncio.sleep(OUTAGE_PAUSE)
+        return ()
 
     # ------------------------------------------------------------------ tasks
 

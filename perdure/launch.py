@@ -118,7 +118,8 @@ async def _serve(agent: Agent, settings: Settings, ready: Callable[[str], None] 
 
     # Not uvicorn's way through the lifespan: that logs a failed start as a traceback and ends with 3. And bound before anything
     # is opened, listening only when all is: who connects too early is refused and not kept waiting.
-    with _bound(settings.host, port_of(agent, settings)) as listener:
+    orderly = ours("api.stream").ending_in_order()
+    with _bound(settings.host, port_of(agent, settings)) as listener, orderly:
         async with app.router.lifespan_context(app):
             server = _server(app, settings, lambda: listening(_url(listener)))
             await server.serve(sockets=[listener])
@@ -203,7 +204,7 @@ def _server(app: Application, settings: Settings, listening: Callable[[], None])
         uvicorn.Config(
             app,
             lifespan="off",
-            http="httptools",
+            http=ours("api.connection").Connection,
             ws="none",
             log_config=None,
             access_log=settings.log.level == "debug",

@@ -109,6 +109,9 @@ class ServerSettings(_Group):
         5.0, gt=0, description="Seconds between two looks for changes whose notice was lost"
     )
     keep_alive: float = Field(15.0, gt=0, description="Seconds between two keep-alives of a stream")
+    slow_reader: float = Field(
+        30.0, gt=0, description="Seconds that a client may leave unread what it is sent; then it is cut off"
+    )
     stop_timeout: float = Field(
         10.0, ge=0, description="Seconds that open requests get when the server stops"
     )
