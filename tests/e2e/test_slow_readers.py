@@ -34,7 +34,9 @@ def deaf(server: Server, text: str) -> Iterator[socket.socket]:
     """A client that asks for a stream and does not read it."""
     body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "message/stream", "params": sending(text)})
     address = urlsplit(server.url)
-    head = f"POST / HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    head = (
+        f"POST / HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
     with socket.socket() as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
         client.settimeout(20)

@@ -81,9 +81,13 @@ def test_chunks_are_coalesced_and_none_is_lost(stack: Stack) -> None:
     assert client.text == words(2000)
     chunks = stack.artifact_events(client.task_id)
     took = (chunks[-1]["created_at"] - chunks[0]["created_at"]).total_seconds()
-    assert 2 < len(chunks) <= 20 * took + 3  # the first one, what was left at the end, and the one at the edge
+    assert (
+        2 < len(chunks) <= 20 * took + 3
+    )  # the first one, what was left at the end, and the one at the edge
     assert chunks[0]["payload"]["artifact"]["parts"] == [{"text": "0 "}]
-    assert [chunk["payload"].get("lastChunk", False) for chunk in chunks] == [False] * (len(chunks) - 1) + [True]
+    assert [chunk["payload"].get("lastChunk", False) for chunk in chunks] == [False] * (len(chunks) - 1) + [
+        True
+    ]
 
 
 def test_a_client_that_leaves_does_not_touch_its_task(stack: Stack) -> None:
