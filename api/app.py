@@ -20,6 +20,7 @@ from perdure.watch import Watch
 from . import card, health, jsonrpc, rest
 from .connection import SlowReaders
 from .limits import BodyLimit
+from .media_types import Modes
 from .operations import Door
 from .task_manager import TaskManager
 
@@ -42,7 +43,13 @@ def create_app(
     """The front door of an agent. `lifespan` opens storage, queue and watch, and closes them."""
     capabilities = agent.config.capabilities
     manager = TaskManager(storage, queue, watch, settings.server, capabilities)
-    door = Door(manager, settings.server, extended_card=capabilities.extended_agent_card)
+    door = Door(
+        manager,
+        settings.server,
+        Modes(agent),
+        extended_card=capabilities.extended_agent_card,
+        direct_replies=agent.config.direct_replies,
+    )
     show_card = partial(card.endpoint, card.build_card(agent))
     return Starlette(
         routes=[

@@ -11,13 +11,15 @@ from typing import Any
 
 from perdure.errors import InvalidParams, UnsupportedOperation
 from perdure.settings import ServerSettings
-from perdure.tasks import Task
+from perdure.tasks import Message, Task
 
+from . import replies
 from .auth import Caller
 from .codes import ExtendedCardNotConfigured
+from .media_types import Modes
 from .task_manager import TaskManager
 from .wire import Dialect, reading, writing
-from .wire.asked import Update
+from .wire.asked import Send, Update
 from .wire.writing import Json
 
 
@@ -27,7 +29,9 @@ class Door:
 
     manager: TaskManager
     settings: ServerSettings
+    modes: Modes
     extended_card: bool = False
+    direct_replies: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +50,7 @@ class Call:
 
 
 Answer = Callable[[Call], Awaitable[Any]]
-Stream = Callable[[Call], AsyncIterator[Task | Update | None]]
+Stream = Callable[[Call], AsyncIterator[Task | Update | Message | None]]
 
 
 # ------------------------------------------------------------------ messages
@@ -54,13 +58,19 @@ Stream = Callable[[Call], AsyncIterator[Task | Update | None]]
 
 async def send_message(call: Call) -> Json:
     """SendMessage."""
-    send = call.dialect.read_send(call.params)
-    return call.dialect.sent(await call.manager.send_message(call.caller, send))
+    send = _send(call)
+    return call.dialect.sent(replies.shown(send, await call.manager.send_message(call.caller, send)))
 
 
-def stream_message(call: Call) -> AsyncIterator[Task | Update]:
+def stream_message(call: Call) -> AsyncIterator[Task | Update | Message | None]:
     """SendStreamingMessage."""
-    return call.manager.stream_message(call.caller, call.dialect.read_send(call.params))
+    send = _send(call)
+    items = call.manager.stream_message(call.caller, send)
+    return replies.held_back(items) if call.door.direct_replies and not send.message.task_id else items
+
+
+def _send(call: Call) -> Send:
+    return call.door.modes.check(call.dialect.read_send(call.params))
 
 
 def subscribe(call: Call) -> AsyncIterator[Task | Update | None]:

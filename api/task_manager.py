@@ -130,6 +130,10 @@ class TaskManager:
             )
         if len(message.parts) > self._settings.max_parts:
             raise InvalidParams("message.parts", f"must have at most {self._settings.max_parts} items")
+        if len(message.reference_task_ids) > self._settings.max_parts:
+            raise InvalidParams(
+                "message.referenceTaskIds", f"must have at most {self._settings.max_parts} items"
+            )
         if send.callback is not None:
             self._need_push_notifications()
         return _known(message.task_id) if message.task_id else new_task_id()

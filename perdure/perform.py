@@ -13,7 +13,7 @@ import json
 import threading
 from collections.abc import AsyncIterator, Callable, Generator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import structlog
@@ -52,7 +52,7 @@ async def perform(agent: Agent, turn: Turn, answer: Answer) -> Outcome:
     for, since it cannot be interrupted (`turn.canceled` tells it). Cancelled a second time it is waited for no longer.
     """
     try:
-        return _ended(answer, await _value_of(agent, turn))
+        return _replied(turn, answer, _ended(answer, await _value_of(agent, turn)))
     except TurnOutcome as ending:
         return _ended(answer, ending)
     except asyncio.CancelledError as error:
@@ -78,6 +78,16 @@ def _ended(answer: Answer, value: Any) -> Outcome:
                 )
             case _:
                 return Outcome(state=TaskState.COMPLETED, chunks=answer.closing(value))
+    except BadOutput as error:
+        return _crashed(answer, error)
+
+
+def _replied(turn: Turn, answer: Answer, outcome: Outcome) -> Outcome:
+    """A turn that went well and has no message yet ends with its reply."""
+    if turn.replied is None or outcome.state is not TaskState.COMPLETED or outcome.status_message:
+        return outcome
+    try:
+        return replace(outcome, status_message=answer.message(turn.replied))
     except BadOutput as error:
         return _crashed(answer, error)
 

@@ -97,7 +97,7 @@ class ServerSettings(_Group):
 
     max_body_bytes: int = Field(4 * 1024 * 1024, ge=1024, description="Larger requests get 413")
     max_depth: int = Field(64, ge=8, le=100, description="How deep JSON may nest")
-    max_parts: int = Field(100, ge=1, description="Parts of one message")
+    max_parts: int = Field(100, ge=1, description="Parts of one message, and tasks that it may refer to")
     wait_timeout: float = Field(
         600.0, gt=0, description="Seconds that a blocking send waits; then the task as it stands"
     )

@@ -23,7 +23,7 @@ from perdure import ids
 from perdure.agent import Agent, Progress, Turn
 from perdure.answer import Answer, Piece
 from perdure.perform import Outcome, perform
-from perdure.tasks import Artifact, ArtifactChunk, Message, Role, TaskState, TextPart, fold_chunks
+from perdure.tasks import Artifact, ArtifactChunk, Message, Role, Task, TaskState, TextPart, fold_chunks
 
 __all__ = ["Result", "Said", "run", "run_sync"]
 
@@ -78,11 +78,13 @@ async def run(
     *,
     metadata: Mapping[str, Any] | None = None,
     attempt: int = 1,
+    referenced_tasks: Sequence[Task] = (),
 ) -> Result:
     """Run one turn to its end.
 
-    `metadata` is that of the task; `attempt` is above 1 for a turn that is run again. Raises ConfigError for a handler with wrong
-    parameters and ValueError for a conversation in which the caller says nothing; whatever the handler raises is in the result.
+    `metadata` is that of the task; `attempt` is above 1 for a turn that is run again; `referenced_tasks` are those that the newest
+    message refers to. Raises ConfigError for a handler with wrong parameters and ValueError for a conversation in which the
+    caller says nothing; whatever the handler raises is in the result.
     Cancel it (`asyncio.timeout`) as a caller's cancel would.
     """
     if not isinstance(agent, Agent):
@@ -101,6 +103,7 @@ async def run(
         messages=conversation,
         task_metadata=metadata or {},
         emit=answer.emit,
+        referenced_tasks=referenced_tasks,
     )
     return _result(await perform(agent, turn, answer), pieces)
 
@@ -111,9 +114,12 @@ def run_sync(
     *,
     metadata: Mapping[str, Any] | None = None,
     attempt: int = 1,
+    referenced_tasks: Sequence[Task] = (),
 ) -> Result:
     """`run` for a test that is no coroutine."""
-    return asyncio.run(run(agent, messages, metadata=metadata, attempt=attempt))
+    return asyncio.run(
+        run(agent, messages, metadata=metadata, attempt=attempt, referenced_tasks=referenced_tasks)
+    )
 
 
 def _message(said: Said) -> Message:

@@ -21,10 +21,11 @@ from perdure.errors import LeaseLost, StorageUnavailable
 from perdure.ids import message_id, new_token
 from perdure.perform import BAD_OUTPUT, Outcome, perform
 from perdure.storage import Claim, ClaimedTurn, Written
-from perdure.tasks import Message, Notice, Ring, TaskState, TextPart
+from perdure.tasks import Message, Notice, Ring, Task, TaskState, TextPart
 
 from .lease import Reins, Stop, kept
 from .outbox import Outbox
+from .references import referenced_tasks
 from .worker import Worker, announce, ring
 
 log = structlog.get_logger(__name__)
@@ -102,7 +103,7 @@ async def _performed(
     worker: Worker, claimed: ClaimedTurn, outbox: Outbox, reins: Reins
 ) -> Outcome | _Stuck | None:
     """How the handler ended; None when it was stopped before."""
-    turn, answer = _stage(claimed, outbox)
+    turn, answer = _stage(claimed, outbox, await referenced_tasks(worker, claimed, reins))
     started = time.monotonic()
     log.info("turn.started", context_id=claimed.claim.context_id)
     handler = asyncio.create_task(perform(worker.agent, turn, answer), name=f"turn {turn.task_id}")
@@ -117,7 +118,7 @@ async def _performed(
     return await _stopped(handler, PATIENCE_AT_EXIT if reins.why is Stop.DEPLOY else PATIENCE)
 
 
-def _stage(claimed: ClaimedTurn, outbox: Outbox) -> tuple[Turn, Answer]:
+def _stage(claimed: ClaimedTurn, outbox: Outbox, referenced: Sequence[Task]) -> tuple[Turn, Answer]:
     claim, task = claimed.claim, claimed.task
     answer = Answer(
         claim.task_id,
@@ -133,6 +134,7 @@ def _stage(claimed: ClaimedTurn, outbox: Outbox) -> tuple[Turn, Answer]:
         messages=claimed.conversation,
         task_metadata=task.metadata,
         emit=answer.emit,
+        referenced_tasks=referenced,
     )
     return turn, answer
 

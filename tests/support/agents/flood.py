@@ -1,4 +1,4 @@
-"""Streams many megabytes: the number that it is told, one each chunk. More than all buffers between a server and a client hold."""
+"""Streams the number of megabytes that it is told: more than all buffers between a server and a client hold."""
 
 from collections.abc import AsyncIterator
 
