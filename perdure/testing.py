@@ -82,9 +82,9 @@ async def run(
 ) -> Result:
     """Run one turn to its end.
 
-    `metadata` is that of the task; `attempt` is above 1 for a turn that is run again; `referenced_tasks` are those that the newest
-    message refers to. Raises ConfigError for a handler with wrong parameters and ValueError for a conversation in which the
-    caller says nothing; whatever the handler raises is in the result.
+    `metadata` is that of the task; `attempt` is above 1 for a turn that is run again; `referenced_tasks` are those that the
+    newest message refers to. Raises ConfigError for a handler with wrong parameters and ValueError for a conversation in which
+    the caller says nothing; whatever the handler raises is in the result.
     Cancel it (`asyncio.timeout`) as a caller's cancel would.
     """
     if not isinstance(agent, Agent):

@@ -150,7 +150,7 @@ async def test_the_handler_is_told_what_its_caller_accepts(front: Front, method:
 
 async def test_files_and_data_go_in_and_out() -> None:
     """Addresses are passed through, never fetched."""
-    parts = [
+    parts: list[Json] = [
         {"raw": PNG, "filename": "a.png", "mediaType": "image/png"},
         {"url": "https://files.test/b.pdf", "mediaType": "application/pdf"},
         {"data": [1, {"two": None}]},

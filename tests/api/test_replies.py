@@ -1,4 +1,4 @@
-"""Direct replies: a message instead of a task for whoever waited for the answer to a new message; the task is there all the same."""
+"""Direct replies: a message for whoever waited for the answer to a new message; the task is there all the same."""
 
 from __future__ import annotations
 

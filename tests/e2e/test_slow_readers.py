@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import psutil
+import psutil  # type: ignore[import-untyped]
 import pytest
 
 from tests.support.processes import PERDURE, Server, heard, sending, serving, surroundings

@@ -40,7 +40,7 @@ async def test_a_handler_gets_the_tasks_that_its_message_refers_to(shop: Shop) -
     def handler(messages: Any, turn: Turn) -> str:
         tasks = turn.referenced_tasks
         seen.append((turn.reference_task_ids, [(task.state, task.artifacts[0].text) for task in tasks]))
-        return messages[-1]["content"]
+        return str(messages[-1]["content"])
 
     one = (await shop.run(handler, await shop.submit("one"))).task_id
     two = (await shop.run(handler, await shop.submit("two"))).task_id
