@@ -41,13 +41,12 @@ def create_app(
     lifespan: Lifespan | None = None,
 ) -> Starlette:
     """The front door of an agent. `lifespan` opens storage, queue and watch, and closes them."""
-    capabilities = agent.config.capabilities
-    manager = TaskManager(storage, queue, watch, settings.server, capabilities)
+    manager = TaskManager(storage, queue, watch, settings.server, agent.config)
     door = Door(
         manager,
         settings.server,
         Modes(agent),
-        extended_card=capabilities.extended_agent_card,
+        extended_card=agent.config.capabilities.extended_agent_card,
         direct_replies=agent.config.direct_replies,
     )
     show_card = partial(card.endpoint, card.build_card(agent))

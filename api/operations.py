@@ -6,8 +6,10 @@ An operation that answers returns JSON; one that streams returns an iterator who
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
+
+from starlette.datastructures import Headers
 
 from perdure.errors import InvalidParams, UnsupportedOperation
 from perdure.settings import ServerSettings
@@ -16,6 +18,7 @@ from perdure.tasks import Message, Task
 from . import replies
 from .auth import Caller
 from .codes import ExtendedCardNotConfigured
+from .idempotency import HEADER, REPLAYED, key_of
 from .media_types import Modes
 from .task_manager import TaskManager
 from .wire import Dialect, reading, writing
@@ -42,7 +45,9 @@ class Call:
     caller: Caller
     dialect: Dialect
     params: Any
-    last_event_id: str | None = None
+    headers: Headers
+    said: dict[str, str] = field(default_factory=dict)
+    """Headers of the answer."""
 
     @property
     def manager(self) -> TaskManager:
@@ -59,18 +64,27 @@ Stream = Callable[[Call], AsyncIterator[Task | Update | Message | None]]
 async def send_message(call: Call) -> Json:
     """SendMessage."""
     send = _send(call)
-    return call.dialect.sent(replies.shown(send, await call.manager.send_message(call.caller, send)))
+    answer = await call.manager.send_message(call.caller, send, repeated=_replayed(call))
+    return call.dialect.sent(replies.shown(send, answer))
 
 
 def stream_message(call: Call) -> AsyncIterator[Task | Update | Message | None]:
     """SendStreamingMessage."""
     send = _send(call)
-    items = call.manager.stream_message(call.caller, send)
+    items = call.manager.stream_message(call.caller, send, repeated=_replayed(call))
     return replies.held_back(items) if call.door.direct_replies and not send.message.task_id else items
 
 
 def _send(call: Call) -> Send:
-    return call.door.modes.check(call.dialect.read_send(call.params))
+    """The key is of the send as it came, before it is noted in its message what the answer may be."""
+    send = call.dialect.read_send(call.params)
+    message_ids = call.door.settings.idempotent_message_ids
+    key = key_of(call.headers.getlist(HEADER), send, message_ids=message_ids)
+    return replace(call.door.modes.check(send), key=key)
+
+
+def _replayed(call: Call) -> Callable[[], None]:
+    return lambda: call.said.update({REPLAYED: "true"})
 
 
 def subscribe(call: Call) -> AsyncIterator[Task | Update | None]:
@@ -79,7 +93,7 @@ def subscribe(call: Call) -> AsyncIterator[Task | Update | None]:
     return call.manager.subscribe(
         call.caller,
         asked.id,
-        after=_event_number(call.last_event_id),
+        after=_event_number(call.headers.get("Last-Event-ID")),
         history_length=asked.history_length,
     )
 

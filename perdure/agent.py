@@ -68,11 +68,12 @@ class Capabilities(_Config):
 
 
 class Limit(_Config):
-    """At most `max_running` turns at once: of the whole agent, or (`per`) of each value of a member of the task's metadata."""
+    """At most `max_running` turns at once: of the whole agent, or (`per`) of each value of a member of the metadata."""
 
     max_running: int = Field(ge=1, le=1_000_000)
     per: str | None = Field(default=None, pattern=r"^metadata(\.[^.\x00]+)+$")
-    """A path as `metadata.tenant`. Tasks without that member are not limited by it."""
+    """A path as `metadata.tenant`, in the metadata of the message, else of the request. Tasks without that member are not limited
+    by it."""
 
 
 class AgentConfig(_Config):
@@ -101,6 +102,13 @@ class AgentConfig(_Config):
     """The handler may answer with `turn.reply`: streams begin once it is known whether it does."""
     retry_on: Sequence[type[Exception]] = ()
     """Exceptions that are tried again, besides lost connections, timeouts and the HTTP statuses 429, 502, 503 and 504."""
+
+    @field_validator("limits")
+    @classmethod
+    def _one_each(cls, limits: Sequence[Limit]) -> Sequence[Limit]:
+        if len({limit.per for limit in limits}) < len(limits):
+            raise ValueError("has two limits per the same")
+        return limits
 
     @field_validator("name", "author", "description")
     @classmethod

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from perdure.storage import IdempotencyKey
 from perdure.tasks import ArtifactChunk, Message, StatusChange
 
 
@@ -33,6 +34,8 @@ class Send:
     callback: Callback | None = None
     accepted_output_modes: Sequence[str] = ()
     """Media types that the caller can do something with; none: any."""
+    key: IdempotencyKey | None = None
+    """Of a send that may be repeated; it does not come from the body."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

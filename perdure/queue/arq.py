@@ -24,8 +24,10 @@ from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
 from redis.asyncio.connection import SSLConnection, parse_url
 from redis.asyncio.retry import Retry
-from redis.backoff import ExponentialBackoff
+from redis.backoff import ConstantBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from perdure.errors import QueueUnavailable
 from perdure.tasks import Notice, Ring, TaskState
@@ -67,9 +69,9 @@ def job_id(ring: Ring) -> str:
     return f"{ring.task_id}:{ring.dispatch}"
 
 
-def redis_settings(url: str, *, patience: int = 5, conn_retries: int = 1_000_000) -> RedisSettings:
-    """What arq connects with. A command is tried for about half a minute, since without that a restart of Redis that takes a
-    second kills the worker; a start waits `conn_retries` seconds for Redis (arq gives up after five)."""
+def redis_settings(url: str, *, patience: int = -1, conn_retries: int = 1_000_000) -> RedisSettings:
+    """What arq connects with. A command is tried again `patience` times, by default until Redis is back: arq ends with the first
+    one that fails. A start waits `conn_retries` seconds for Redis (arq gives up after five)."""
     given: dict[str, Any] = {**parse_url(url)}
     return RedisSettings(
         host=given.get("host", "localhost"),
@@ -86,9 +88,9 @@ def redis_settings(url: str, *, patience: int = 5, conn_retries: int = 1_000_000
         ssl_check_hostname=given.get("ssl_check_hostname") in (True, "true", "True", "1"),
         conn_timeout=5,
         conn_retries=conn_retries,
-        retry=Retry(ExponentialBackoff(cap=2.0, base=0.1), patience),
+        retry=Retry(ConstantBackoff(0.25), patience),
         retry_on_timeout=True,
-        retry_on_error=[ConnectionError, TimeoutError, OSError],
+        retry_on_error=[RedisConnectionError, RedisTimeoutError, OSError],  # not the built-in ones
     )
 
 
