@@ -1,4 +1,4 @@
-"""The limit on how long a client may leave unread what it is sent, without a network; with one: tests/e2e/test_slow_readers.py."""
+"""How long a client may leave unread what it is sent, without a network; with one: tests/e2e/test_slow_readers.py."""
 
 from __future__ import annotations
 
