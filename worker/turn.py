@@ -21,7 +21,7 @@ from perdure.errors import LeaseLost, StorageUnavailable
 from perdure.ids import message_id, new_token
 from perdure.perform import BAD_OUTPUT, Outcome, perform
 from perdure.storage import Claim, ClaimedTurn, Written
-from perdure.tasks import Message, Notice, Ring, Task, TaskState, TextPart
+from perdure.tasks import Message, Notice, Ring, TaskState, TextPart
 
 from .lease import Reins, Stop, kept
 from .outbox import Outbox
@@ -103,10 +103,10 @@ async def _performed(
     worker: Worker, claimed: ClaimedTurn, outbox: Outbox, reins: Reins
 ) -> Outcome | _Stuck | None:
     """How the handler ended; None when it was stopped before."""
-    turn, answer = _stage(claimed, outbox, await referenced_tasks(worker, claimed, reins))
+    turn, answer = _stage(claimed, outbox)
     started = time.monotonic()
     log.info("turn.started", context_id=claimed.claim.context_id)
-    handler = asyncio.create_task(perform(worker.agent, turn, answer), name=f"turn {turn.task_id}")
+    handler = asyncio.create_task(_handled(worker, claimed, turn, answer), name=f"turn {turn.task_id}")
     await _announce_start(worker, claimed)
     await _first_of(handler, reins)
     if handler.done():
@@ -118,7 +118,7 @@ async def _performed(
     return await _stopped(handler, PATIENCE_AT_EXIT if reins.why is Stop.DEPLOY else PATIENCE)
 
 
-def _stage(claimed: ClaimedTurn, outbox: Outbox, referenced: Sequence[Task]) -> tuple[Turn, Answer]:
+def _stage(claimed: ClaimedTurn, outbox: Outbox) -> tuple[Turn, Answer]:
     claim, task = claimed.claim, claimed.task
     answer = Answer(
         claim.task_id,
@@ -134,9 +134,14 @@ def _stage(claimed: ClaimedTurn, outbox: Outbox, referenced: Sequence[Task]) -> 
         messages=claimed.conversation,
         task_metadata=task.metadata,
         emit=answer.emit,
-        referenced_tasks=referenced,
     )
     return turn, answer
+
+
+async def _handled(worker: Worker, claimed: ClaimedTurn, turn: Turn, answer: Answer) -> Outcome:
+    """What is loaded for a handler takes of its time, and is stopped with it."""
+    turn.referenced_tasks = await referenced_tasks(worker.storage, claimed)
+    return await perform(worker.agent, turn, answer)
 
 
 async def _announce_start(worker: Worker, claimed: ClaimedTurn) -> None:

@@ -14,7 +14,7 @@ from perdure.ids import new_task_id
 from perdure.storage import NewTask
 from perdure.tasks import ANONYMOUS, DataPart, Message, Role, Task, TaskState, TextPart
 from tests.worker.conftest import Shop, meddled
-from worker.lease import Reins
+from worker.lease import Reins, Stop
 from worker.turn import run_turn
 
 Handler = Callable[[Any, Turn], Any]
@@ -81,6 +81,19 @@ async def test_references_wait_for_a_database_that_is_away(shop: Shop, monkeypat
     )
     assert await run_turn(worker, Reins())
     assert (await shop.load(task_id)).artifacts[0].text == "one"
+
+
+async def test_a_turn_that_still_waits_for_its_references_is_stopped_like_any_other(shop: Shop) -> None:
+    reins = Reins()
+
+    async def away(load: Any, *arguments: Any, **options: Any) -> Any:
+        reins.pull(Stop.DEPLOY)
+        raise StorageUnavailable("away")
+
+    task_id = await refer(shop, new_task_id())
+    worker = shop.worker(lambda messages: "never", storage=meddled(shop.storage, load_task=away))
+    assert await run_turn(worker, reins)
+    assert (await shop.load(task_id)).state is TaskState.SUBMITTED
 
 
 # ---------------------------------------------------------------------- replies
