@@ -13,22 +13,26 @@ its turn otherwise by raising or returning `InputRequired`, `AuthRequired`, `Rej
 
 from __future__ import annotations
 
+import functools
 import inspect
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, ParamSpec, TypeVar, overload
 
 from pydantic import BaseModel, ConfigDict, Field, HttpUrl, ValidationError, field_validator
 
-from perdure.errors import ConfigError
+from perdure.errors import ConfigError, LeaseLost
 from perdure.output import parts_in
 from perdure.skills import Skill, read_skill
+from perdure.steps import Steps
 from perdure.tasks import Artifact, Message, Part, Task
 
 Handler = Callable[..., Any]
+P = ParamSpec("P")
+T = TypeVar("T")
 
 ACCEPTED_OUTPUT_MODES = "perdure.acceptedOutputModes"
 """The member of a message's metadata that has the media types its caller accepts: a list of texts."""
@@ -96,7 +100,7 @@ class AgentConfig(_Config):
     priority: int = Field(default=0, ge=-100, le=100)
     """Of a message that names none; higher ones go first."""
     turn_timeout: float | None = Field(default=None, gt=0)
-    """Seconds; None: TURNS__TIMEOUT."""
+    """Seconds that a turn may take, where its message does not say; at most TURNS__TIMEOUT, which None stands for."""
     limits: Sequence[Limit] = ()
     direct_replies: bool = False
     """The handler may answer with `turn.reply`: streams begin once it is known whether it does."""
@@ -130,7 +134,8 @@ Emission = Progress | Artifact | Part | str | dict[str, Any] | list[Any]
 
 
 class Turn:
-    """What a handler may know of its turn, and say before it ends. All methods are plain calls and safe from any thread."""
+    """What a handler may know of its turn, and say before it ends. All methods but `step` are plain calls and safe from any
+    thread."""
 
     def __init__(
         self,
@@ -142,6 +147,7 @@ class Turn:
         task_metadata: Mapping[str, Any],
         emit: Callable[[Emission], None],
         referenced_tasks: Sequence[Task] = (),
+        steps: Steps | None = None,
     ) -> None:
         self.task_id = task_id
         self.context_id = context_id
@@ -156,6 +162,7 @@ class Turn:
         self.replied: Message | None = None
         """What `reply` was told."""
         self._emit = emit
+        self._steps = steps or Steps({}, _unkept)
         self._canceled = threading.Event()
 
     @property
@@ -200,6 +207,34 @@ class Turn:
         message = answer if isinstance(answer, Message) else Message(parts=parts_in(answer))
         self.replied = replace(message, metadata={**message.metadata, REPLY: True})
 
+    @overload
+    async def step(
+        self, name: str, func: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> T: ...
+    @overload
+    async def step(self, name: str, func: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T: ...
+    async def step(self, name: str, func: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """Call `func(*args, **kwargs)` and store its result with the task, at once; when the turn runs again, after a retry, a
+        crash or a deploy, return what was stored and call nothing.
+
+        A coroutine function is awaited; a plain one runs in a thread, so that it does not block the event loop. The result is
+        JSON (`TypeError` names the step otherwise) and is given as JSON has it: a tuple as a list. Steps are told apart by
+        `name` and by how many of that name came before. What `func` raises is raised, and nothing is stored. `LeaseLost` when
+        the task is not this turn's any more, or the turn was told to stop: let it pass.
+        """
+        self._require_going_on()
+        return await self._steps.run(name, functools.partial(func, *args, **kwargs))
+
+    def step_sync(self, name: str, func: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """`step` for a handler that is a plain function or a generator."""
+        self._require_going_on()
+        value: T = self._steps.run_here(name, functools.partial(func, *args, **kwargs))
+        return value
+
+    def _require_going_on(self) -> None:
+        if self.canceled:  # what would be paid for now might be lost
+            raise LeaseLost(canceled=False)
+
     @property
     def canceled(self) -> bool:
         """Whether the turn should end: its caller canceled the task, or another worker has it. For plain functions, which cannot
@@ -238,6 +273,10 @@ class Agent:
 
 declared: list[Agent] = []
 """Every agent that `bindufy` made in this process, in order: how a loader finds one whose result was not assigned."""
+
+
+async def _unkept(name: str, occurrence: int, result: Any) -> None:
+    """A turn that is not stored anywhere."""
 
 
 def bindufy(config: Mapping[str, Any], handler: Handler) -> Agent:

@@ -256,12 +256,14 @@ class WorkerBeat:
 class Keeper(Protocol):
     """Renews leases from its own thread over its own connection, so that a handler that blocks the event loop keeps its task."""
 
-    def keep(self, claim: Claim, lost: Callable[[Held], None]) -> None:
+    def keep(self, claim: Claim, lost: Callable[[Held], None], *, limit: float | None = None) -> None:
         """Renew `claim` until `drop`. `lost` is called once, from the keeper's thread, when a renewal finds CANCELED or LOST;
-        after LOST it is dropped, after CANCELED it is still renewed. Returns at once."""
+        after LOST it is dropped, after CANCELED it is still renewed. After `limit` seconds without `settling` it is dropped
+        without a word: its event loop must be hung, and may not keep the task for ever. Returns at once."""
 
     def settling(self, claim: Claim) -> None:
-        """The settle is being sent: from now on `lost` is not called, since a renewal that finds nothing means nothing."""
+        """The handler has ended and the settle or release is being sent: from now on `lost` is not called, since a renewal that
+        finds nothing means nothing, and there is no limit."""
 
     def drop(self, claim: Claim) -> None:
         """Stop renewing. Unknown claims are ignored."""
@@ -376,13 +378,20 @@ class Storage(Protocol):
         `ClaimedTurn.steps`. What is there already stays. `LeaseLost`."""
 
     async def release_task(
-        self, claim: Claim, *, reason: str, failed: bool = False, delay: float = 0.0
+        self,
+        claim: Claim,
+        *,
+        reason: str,
+        failed: bool = False,
+        delay: float = 0.0,
+        metadata: Mapping[str, Any] | None = None,
     ) -> Sequence[Ring]:
         """The turn will not be finished here, and its handler has ended.
 
-        `working`: back to `submitted` (a status event of attempt 0, so not lost itself, whose metadata has `{"reason": reason}`),
-        due in `delay` seconds, its output lost; `failed` counts one failure, else no budget is touched. Ended (canceled): the
-        lease and the context's slot are freed. A claim that is no longer held: nothing. Returns what became claimable.
+        `working`: back to `submitted` (a status event of attempt 0, so not lost itself, whose metadata has `{"reason": reason}`
+        and `metadata`), due in `delay` seconds, its output lost; `failed` counts one failure, else no budget is touched;
+        `metadata` is merged into the task's as well, so that who reads it sees why it waits. Ended (canceled): the lease and the
+        context's slot are freed. A claim that is no longer held: nothing. Returns what became claimable.
         """
 
     # ------------------------------------------------------------------ sweeps

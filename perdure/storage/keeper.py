@@ -2,13 +2,15 @@
 
 One round every third of a lease renews all kept claims with one call, so two rounds may fail before a lease is in danger.
 Whatever goes wrong in a round (no connection, a renewal that hangs) is logged and tried again within the lease: the thread
-ends only with `close`.
+ends only with `close`. A claim whose event loop has not reacted by its limit is renewed no more.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
@@ -30,6 +32,7 @@ log = structlog.get_logger(__name__)
 @dataclass(slots=True)
 class _Kept:
     lost: Callable[[Held], None]
+    until: float = math.inf  # on the monotonic clock
     settling: bool = False
     told: set[Held] = field(default_factory=set)
 
@@ -54,10 +57,11 @@ class ThreadKeeper:
 
     # ------------------------------------------------------------------ any thread
 
-    def keep(self, claim: Claim, lost: Callable[[Held], None]) -> None:
+    def keep(self, claim: Claim, lost: Callable[[Held], None], *, limit: float | None = None) -> None:
         """See `Keeper`."""
+        until = math.inf if limit is None else time.monotonic() + limit
         with self._lock:
-            self._kept[claim] = _Kept(lost)
+            self._kept[claim] = _Kept(lost, until)
 
     def settling(self, claim: Claim) -> None:
         """See `Keeper`."""
@@ -113,6 +117,7 @@ class ThreadKeeper:
 
     async def _round(self, renew: Renew) -> None:
         with self._lock:
+            self._drop_overdue()
             claims = list(self._kept)
         if not claims:
             return
@@ -120,6 +125,13 @@ class ThreadKeeper:
             answer = await renew(claims, self._lease)
         for claim, held in answer.items():
             self._heard(claim, held)
+
+    def _drop_overdue(self) -> None:
+        now = time.monotonic()
+        for claim, kept in list(self._kept.items()):
+            if kept.until <= now and not kept.settling:
+                del self._kept[claim]
+                log.error("keeper.overdue", task_id=str(claim.task_id), attempt=claim.attempt)
 
     def _heard(self, claim: Claim, held: Held) -> None:
         if held is Held.YES:

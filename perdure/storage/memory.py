@@ -284,16 +284,25 @@ class MemoryStorage:
         return Written(row.state, row.last_seq, (ring,) if ring else ())
 
     async def release_task(
-        self, claim: Claim, *, reason: str, failed: bool = False, delay: float = 0.0
+        self,
+        claim: Claim,
+        *,
+        reason: str,
+        failed: bool = False,
+        delay: float = 0.0,
+        metadata: Mapping[str, object] | None = None,
     ) -> Sequence[Ring]:
+        told = {"reason": reason, **(metadata or {})}
         with self._lock:
             row = self._ledger.tasks.get(claim.task_id)
             if row is None or row.standing(claim) is Held.LOST:
                 return ()
             now = self._ledger.now()
             if row.state is TaskState.WORKING:
-                status = StatusChange(TaskState.SUBMITTED, metadata={"reason": reason})
+                changed_metadata = merged(row.metadata, metadata)
+                status = StatusChange(TaskState.SUBMITTED, metadata=told)
                 self._ledger.append(row, draft(status), 0, now)
+                row.metadata = changed_metadata
                 row.lost_attempts.add(row.attempt)
                 row.failures += failed
             return self._ledger.let_go(row, now + timedelta(seconds=delay))

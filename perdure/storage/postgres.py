@@ -328,9 +328,16 @@ class PostgresStorage:
         return Written(TaskState(row["state"]), row["last_seq"], (*own, *_rings(claim.task_id, row)))
 
     async def release_task(
-        self, claim: Claim, *, reason: str, failed: bool = False, delay: float = 0.0
+        self,
+        claim: Claim,
+        *,
+        reason: str,
+        failed: bool = False,
+        delay: float = 0.0,
+        metadata: Mapping[str, Any] | None = None,
     ) -> Sequence[Ring]:
-        _, payload = dump_body(StatusChange(TaskState.SUBMITTED, metadata={"reason": reason}))
+        told = {"reason": reason, **(metadata or {})}
+        _, payload = dump_body(StatusChange(TaskState.SUBMITTED, metadata=told))
         row = await self._row(
             sql.RELEASE,
             claim.task_id,
@@ -341,6 +348,7 @@ class PostgresStorage:
             dumps(payload),
             failed,
             delay,
+            dumps(dict(metadata)) if metadata else None,
         )
         if row is None:
             return ()

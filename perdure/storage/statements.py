@@ -455,7 +455,8 @@ SELECT s.state, s.last_seq, s.dispatch, s.again, slot.waiting, next.task_id AS n
 # $1 task_id: why a write was refused, or that it was kept before
 DIAGNOSE = "SELECT state, attempt, write_no, last_seq FROM tasks WHERE task_id = $1"
 
-# $1 task_id, $2 attempt, $3 token, $4 owner, $5 context_id, $6 status payload, $7 failed, $8 delay in seconds
+# $1 task_id, $2 attempt, $3 token, $4 owner, $5 context_id, $6 status payload, $7 failed, $8 delay in seconds,
+# $9 metadata or null
 RELEASE = f"""
 WITH line AS (
         SELECT c.owner, c.context_id, c.waiting FROM contexts c WHERE c.owner = $4 AND c.context_id = $5 FOR NO KEY UPDATE),
@@ -469,6 +470,7 @@ WITH line AS (
                state = CASE WHEN held.again THEN 'submitted' ELSE held.state END,
                lost_attempts = CASE WHEN held.again THEN t.lost_attempts || t.attempt ELSE t.lost_attempts END,
                failures = t.failures + (held.again AND $7)::int,
+               metadata = CASE WHEN held.again AND $9::jsonb IS NOT NULL THEN t.metadata || $9 ELSE t.metadata END,
                last_seq = t.last_seq + held.again::int,
                status_seq = CASE WHEN held.again THEN t.last_seq + 1 ELSE t.status_seq END,
                status_message = CASE WHEN held.again THEN NULL ELSE t.status_message END,

@@ -61,6 +61,35 @@ async def test_a_failed_release_counts_a_failure_and_waits(storage: Storage, clo
     assert (await load(storage, turn)).failures == 2
 
 
+async def test_a_release_can_say_why_the_task_waits(storage: Storage) -> None:
+    turn = await started(storage, metadata={"kept": 1, "retry": "old"})
+    told = {"retry": {"number": 1, "note": "The model is busy."}}
+    await storage.release_task(turn.claim, reason="retry", failed=True, delay=3600.0, metadata=told)
+    assert (await load(storage, turn)).metadata == {"kept": 1, **told}
+    event = (await log(storage, turn))[-1]
+    assert event.body == StatusChange(TaskState.SUBMITTED, metadata={"reason": "retry", **told})
+
+
+async def test_a_release_that_comes_too_late_says_nothing(storage: Storage) -> None:
+    turn = await started(storage)
+    await storage.cancel_task(ME, id_of(turn))
+    before = await load(storage, turn)
+    await storage.release_task(turn.claim, reason="retry", failed=True, metadata={"retry": 1})
+    after = await load(storage, turn)
+    assert (after.metadata, after.failures, after.last_seq) == ({}, 0, before.last_seq)
+
+
+@pytest.mark.parametrize("metadata", [{"a": float("nan")}, {"a": "\x00"}])
+async def test_a_release_that_says_what_cannot_be_stored_is_refused(
+    storage: Storage, metadata: dict[str, object]
+) -> None:
+    turn = await started(storage)
+    before = await load(storage, turn)
+    with pytest.raises(ValueError, match="a "):
+        await storage.release_task(turn.claim, reason="retry", metadata=metadata)
+    assert await load(storage, turn) == before
+
+
 async def test_a_second_release_does_nothing(storage: Storage) -> None:
     turn = await started(storage)
     await storage.release_task(turn.claim, reason="deploy", failed=True)

@@ -152,6 +152,21 @@ def test_a_claim_that_is_missing_in_the_answer_is_asked_for_again(
     assert told.empty()
 
 
+def test_a_claim_whose_loop_has_not_reacted_by_its_limit_is_renewed_no_more(
+    keeper: ThreadKeeper, database: Database
+) -> None:
+    hung, settling, kept, told = a_claim(), a_claim(), a_claim(), Queue[Held]()
+    keeper.keep(kept, told.put)
+    keeper.keep(settling, told.put, limit=LEASE)
+    keeper.settling(settling)
+    keeper.keep(hung, told.put, limit=LEASE)
+    database.rounds(2)  # the second has begun with all three
+    database.next_with(settling, kept)
+    database.rounds(5)
+    database.next_with(settling, kept)
+    assert told.empty()
+
+
 def test_unknown_claims_can_be_dropped(keeper: ThreadKeeper) -> None:
     keeper.drop(a_claim())
 
