@@ -74,11 +74,15 @@ class TurnSettings(_Group):
     """`TURNS__...`: one run of a handler."""
 
     timeout: float = Field(
-        3600.0, gt=0, description="Seconds that a turn may take at most; an agent or a message may say less"
+        3600.0,
+        gt=0,
+        le=366 * 86400,
+        description="Seconds that a turn may take at most; an agent or a message may say less",
     )
     patience: float = Field(
         10.0,
         gt=0,
+        le=86400,
         description="Seconds that a handler which was told to stop is given; then it is left behind",
     )
     max_failures: int = Field(

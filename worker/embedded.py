@@ -70,6 +70,8 @@ async def at_work(
         for loop in (slots.start_turns(), sweep(worker, slots), give_signs_of_life(worker, slots))
     ]
     log.info("worker.started", worker=worker.worker_id, slots=slots.capacity)
+    if (asked := agent.config.turn_timeout or 0) > settings.turns.timeout:
+        log.warning("agent.turn_timeout_capped", asked=asked, seconds=settings.turns.timeout)
     grace = settings.worker.grace
     try:
         yield slots

@@ -25,8 +25,7 @@ def worker_of(stack: Stack, kind: str, **settings: str) -> Process:
     return stack.worker(**settings) if kind == "perdure" else stack.arq_worker(**settings)
 
 
-@pytest.mark.parametrize("kind", ["perdure", "arq"])
-@pytest.mark.parametrize("how", ["swallow", "sleep"])
+@pytest.mark.parametrize(("kind", "how"), [("perdure", "swallow"), ("arq", "swallow"), ("arq", "sleep")])
 def test_a_worker_with_too_many_stuck_handlers_ends_and_its_tasks_run_elsewhere(
     stubborn: Stack, kind: str, how: str
 ) -> None:

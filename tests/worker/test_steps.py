@@ -6,7 +6,6 @@ import asyncio
 import contextvars
 import threading
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
@@ -20,7 +19,7 @@ from perdure.testing import run, run_sync
 from worker.lease import Reins, Stop
 from worker.turn import run_turn
 
-from .conftest import DeafKeeper, Shop, meddled, turns
+from .conftest import Shop, meddled, turns
 
 
 class Paid:
@@ -151,13 +150,14 @@ async def test_the_next_turn_starts_anew(shop: Shop) -> None:
 # ---------------------------------------------------------------------- refused, away, stopped
 
 
-@pytest.mark.parametrize("how", ["canceled", "lost"])
-async def test_a_refused_commit_raises_and_stops_the_handler(any_shop: Shop, how: str) -> None:
+@pytest.mark.parametrize("how", [Stop.CANCELED, Stop.LOST])
+async def test_a_refused_commit_raises_and_stops_the_handler(any_shop: Shop, how: Stop) -> None:
     raised: list[bool] = []
-    after = asyncio.Event()
+    stopped_for: list[Stop | None] = []
+    after, reins = asyncio.Event(), Reins()
 
     async def handler(messages: Any, turn: Turn) -> str:
-        if how == "canceled":
+        if how is Stop.CANCELED:
             await any_shop.storage.cancel_task(ANONYMOUS, UUID(turn.task_id))
         else:
             await any_shop.storage.clear_context(ANONYMOUS, turn.context_id)
@@ -165,18 +165,18 @@ async def test_a_refused_commit_raises_and_stops_the_handler(any_shop: Shop, how
             await turn.step("search", lambda: 1)
         except LeaseLost as lost:  # a handler that catches everything is stopped all the same
             raised.append(lost.canceled)
+            stopped_for.append(reins.why)  # at once: nobody had to tell us
         try:
             await asyncio.Event().wait()
         finally:
             after.set()
         return "never"
 
-    reins = Reins()
     await any_shop.submit()
-    await run_turn(replace(any_shop.worker(handler), keeper=DeafKeeper()), reins)
-    assert raised == [how == "canceled"]
+    await run_turn(any_shop.worker(handler), reins)
+    assert raised == [how is Stop.CANCELED]
+    assert stopped_for == [how]
     assert after.is_set()
-    assert reins.why is (Stop.CANCELED if how == "canceled" else Stop.LOST)
 
 
 async def test_an_outage_is_waited_for(shop: Shop) -> None:

@@ -8,9 +8,11 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
-from perdure import Turn
+from perdure import Agent, Turn
 from perdure.tasks import ANONYMOUS, StatusChange, TaskState
+from worker.embedded import at_work
 from worker.lease import Reins, Stop
 from worker.limits import Limit, limit_of
 from worker.turn import OVERDUE, claim_turn, run_turn
@@ -171,6 +173,15 @@ async def test_the_narrowest_word_counts(
     assert limit_of(worker, taken.claimed) == Limit(seconds, Stop.TIMEOUT)
     assert limit_of(worker, replace(taken.claimed, deadline=1.0)) == Limit(1.0, Stop.DEADLINE)
     assert limit_of(worker, replace(taken.claimed, deadline=1e6)) == Limit(seconds, Stop.TIMEOUT)
+
+
+async def test_an_agent_that_asks_for_more_than_there_is_is_told_so(shop: Shop) -> None:
+    agent = Agent.of({"name": "test", "turn_timeout": 500}, lambda messages: "")
+    with capture_logs() as said:
+        async with at_work(agent, shop.storage, shop.queue, shop.watch, turns(timeout=100)):
+            pass
+    [capped] = [line for line in said if line["event"] == "agent.turn_timeout_capped"]
+    assert (capped["asked"], capped["seconds"]) == (500, 100)
 
 
 async def test_a_message_that_asks_for_nonsense_is_not_heard(shop: Shop) -> None:
