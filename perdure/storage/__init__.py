@@ -184,6 +184,10 @@ class TaskPage:
     total: int
 
 
+MOST_BACKOFF = 5
+"""A task that waits is rung for again at the latest after 2^5 = 32 times the idle time. Nothing waits for that: a worker with a
+free slot and a silent bell claims unasked."""
+
 TOTAL_CAP = 10_000
 """Counting stops here: an exact count of a million rows takes a quarter of a second and nobody pages through them."""
 
@@ -282,8 +286,8 @@ class Storage(Protocol):
     async def close(self) -> None:
         """Let go of every connection. Waits for nothing that runs."""
 
-    async def check(self) -> None:
-        """One round trip: returns, or raises `StorageUnavailable` or `SchemaOutdated`."""
+    async def check(self) -> datetime:
+        """One round trip: what time it is for the storage. `StorageUnavailable`, `SchemaOutdated`."""
 
     # ------------------------------------------------------------------ callers
 
@@ -396,12 +400,23 @@ class Storage(Protocol):
 
     # ------------------------------------------------------------------ sweeps
 
-    async def rescue_tasks(self, *, grace: float, max_crashes: int, limit: int = 100) -> Swept:
-        """Take tasks away from holders whose lease has been over for more than `grace` seconds.
+    async def rescue_tasks(
+        self,
+        *,
+        grace: float,
+        max_crashes: int,
+        limit: int = 100,
+        as_of: datetime | None = None,
+        up_for: float = 0.0,
+    ) -> Swept:
+        """Take tasks away from holders whose lease has been over for more than `grace` seconds at `as_of` (a time that `check`
+        gave; None: now). A call that an outage held up thus judges by the time before: whoever could not renew during
+        the outage is not judged for it.
 
         `working`: `crashes` + 1 and back to `submitted` (status event, reason `crash`), or `failed` with a message for the caller
         once `crashes` reaches `max_crashes`. Ended ones: the lease and the context's slot are freed. Nothing while the
-        database itself has been up for less than `grace` (it may be back from an outage in which nobody could renew).
+        database itself has been up for less than `grace` or `up_for` seconds (it may be back from an outage in which nobody
+        could renew).
         Locked rows are skipped.
         """
 
@@ -413,7 +428,9 @@ class Storage(Protocol):
         """Drop idempotency keys that were used more than `older_than` seconds ago; how many."""
 
     async def stranded(self, *, idle: float, limit: int = 100) -> Sequence[Ring]:
-        """Tasks that could be claimed and were last dispatched more than `idle` seconds ago, longest due first."""
+        """Tasks that could be claimed and were last dispatched more than `idle` * 2^n seconds ago, in the order of `claim_task`.
+        n: how many rings the task has had beyond one for each turn, at most `MOST_BACKOFF`; what is rung for in vain is rung
+        for ever more rarely."""
 
     async def redispatch(self, rings: Sequence[Ring]) -> Sequence[Ring]:
         """Raise `dispatch` of those that still have the number given and can be claimed; the new rings."""

@@ -41,7 +41,9 @@ _TRANSIENT = (
     asyncpg.CannotConnectNowError,
     asyncpg.AdminShutdownError,
     asyncpg.CrashShutdownError,
-    asyncpg.TooManyConnectionsError,
+    asyncpg.InsufficientResourcesError,  # too many connections, a full disk, no memory
+    asyncpg.PostgresSystemError,  # an I/O error
+    asyncpg.ReadOnlySQLTransactionError,  # a primary that has become a standby
     asyncpg.InvalidCachedStatementError,  # a migration changed a table beneath a prepared statement
     asyncpg.InterfaceError,
     OSError,
@@ -137,6 +139,9 @@ class Database:
                 connection: Any = raw.driver_connection
                 try:
                     yield connection
+                except asyncpg.ReadOnlySQLTransactionError:
+                    await pooled.invalidate()  # the new primary is another server, behind the same name
+                    raise
                 finally:
                     if connection.is_closed():
                         await pooled.invalidate()
@@ -163,7 +168,8 @@ def _passing(error: BaseException) -> bool:
 
 def _tell(state: RetryCallState) -> None:
     error = state.outcome.exception() if state.outcome else None
-    log.warning("storage.retry", attempt=state.attempt_number, error=_brief(error))
+    said = log.warning if state.attempt_number == 1 else log.debug  # an outage would fill the log
+    said("storage.retry", attempt=state.attempt_number, error=_brief(error))
 
 
 def _brief(error: BaseException | None) -> str:

@@ -25,6 +25,8 @@ Renew = Callable[[Sequence[Claim], float], Awaitable[Mapping[Claim, Held]]]
 _FIRST_PAUSE = 0.05
 _LONGEST_PAUSE = 1.0
 _CLOSE_PATIENCE = 5.0
+_SUSPICIOUS = 6
+"""So many failures in a row are told once more, with the traceback."""
 
 log = structlog.get_logger(__name__)
 
@@ -106,14 +108,25 @@ class ThreadKeeper:
                     while True:
                         next_round = self._loop.time() + self._lease / 3
                         await self._round(renew)
+                        if failures:
+                            log.info("keeper.recovered", claims=len(self._kept))
                         failures = 0
                         await asyncio.sleep(max(next_round - self._loop.time(), 0))
             except Exception as error:  # whatever it is: a keeper that ends loses every turn of its worker
-                log.warning(
-                    "keeper.renewal_failed", claims=len(self._kept), error=repr(error), exc_info=not failures
-                )
+                self._tell_failure(error, failures)
             await asyncio.sleep(min(_FIRST_PAUSE * 2**failures, _LONGEST_PAUSE, self._lease / 6))
             failures = min(failures + 1, 10)
+
+    def _tell_failure(self, error: Exception, before: int) -> None:
+        """Once an outage, in short: a traceback takes a second to write on a busy machine, which a short lease does not have.
+        Once more where it goes on: it may be a mistake of ours."""
+        said = log.warning if before in (0, _SUSPICIOUS) else log.debug
+        said(
+            "keeper.renewal_failed",
+            claims=len(self._kept),
+            error=repr(error),
+            exc_info=before == _SUSPICIOUS,
+        )
 
     async def _round(self, renew: Renew) -> None:
         with self._lock:

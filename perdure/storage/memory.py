@@ -77,8 +77,8 @@ class MemoryStorage:
     async def close(self) -> None:
         pass
 
-    async def check(self) -> None:
-        pass
+    async def check(self) -> datetime:
+        return self._ledger.now()
 
     # ------------------------------------------------------------------ callers
 
@@ -317,9 +317,17 @@ class MemoryStorage:
 
     # ------------------------------------------------------------------ sweeps
 
-    async def rescue_tasks(self, *, grace: float, max_crashes: int, limit: int = 100) -> Swept:
+    async def rescue_tasks(
+        self,
+        *,
+        grace: float,
+        max_crashes: int,
+        limit: int = 100,
+        as_of: datetime | None = None,
+        up_for: float = 0.0,
+    ) -> Swept:
         with self._lock:
-            now = self._ledger.now()
+            now = as_of or self._ledger.now()
             leases = ((row.lease_until, row.task_id) for row in self._ledger.held.values() if row.lease_until)
             lapsed = sorted(entry for entry in leases if entry[0] + timedelta(seconds=grace) < now)
             rows = [self._ledger.tasks[task_id] for _, task_id in lapsed[:limit]]
@@ -350,8 +358,7 @@ class MemoryStorage:
     async def stranded(self, *, idle: float, limit: int = 100) -> Sequence[Ring]:
         with self._lock:
             now = self._ledger.now()
-            before = now - timedelta(seconds=idle)
-            rows = [row for row in self._ledger.claimable_rows(now) if row.dispatched_at < before]
+            rows = [row for row in self._ledger.claimable_rows(now) if row.stranded(now, idle)]
             return [Ring(row.task_id, row.dispatch) for row in rows[:limit]]
 
     async def redispatch(self, rings: Sequence[Ring]) -> Sequence[Ring]:

@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -114,17 +115,19 @@ class PostgresStorage:
     async def close(self) -> None:
         await self._database.close()
 
-    async def check(self) -> None:
-        async def look(connection: Any, again: bool) -> str | None:
+    async def check(self) -> datetime:
+        async def look(connection: Any, again: bool) -> tuple[str | None, datetime]:
             try:
-                found: str | None = await connection.fetchval(
-                    f"SELECT version_num FROM {VERSION_TABLE}"  # noqa: S608 - our own constant
+                row = await connection.fetchrow(
+                    f"SELECT clock_timestamp(), (SELECT version_num FROM {VERSION_TABLE})"  # noqa: S608 - our own constant
                 )
             except asyncpg.UndefinedTableError:
-                return None
-            return found
+                return None, datetime.min.replace(tzinfo=UTC)  # of no use: it raises
+            return row[1], row[0]
 
-        migrate.require_current(await self._database.run(look))
+        version, now = await self._database.run(look)
+        migrate.require_current(version)
+        return now
 
     # ------------------------------------------------------------------ callers
 
@@ -374,12 +377,23 @@ class PostgresStorage:
 
     # ------------------------------------------------------------------ sweeps
 
-    async def rescue_tasks(self, *, grace: float, max_crashes: int, limit: int = 100) -> Swept:
+    async def rescue_tasks(
+        self,
+        *,
+        grace: float,
+        max_crashes: int,
+        limit: int = 100,
+        as_of: datetime | None = None,
+        up_for: float = 0.0,
+    ) -> Swept:
         _, again = dump_body(crashed(again=True))
         poison = crashed(again=False)
         _, failed = dump_body(poison)
         rows = await self._rows(
-            sql.RESCUE, grace, max_crashes, limit, dumps(again), dumps(failed), message_json(poison.message)
+            sql.RESCUE,
+            *(grace, max_crashes, limit),
+            *(dumps(again), dumps(failed), message_json(poison.message)),
+            *(as_of, up_for),
         )
         return Swept(
             rings=tuple(Ring(row["task_id"], row["dispatch"]) for row in rows if row["rings"]),
@@ -554,6 +568,11 @@ class PostgresStorage:
 
             try:
                 yield renew
+            except (
+                Exception
+            ):  # no goodbye to somebody who does not answer: it would take longer than the lease
+                connection.terminate()
+                raise
             finally:
                 await connection.close(timeout=1)
 

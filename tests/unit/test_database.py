@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -36,6 +38,75 @@ async def test_a_refused_connection_is_an_unavailable_storage(
         with pytest.raises(StorageUnavailable) as raised:
             await database.run(one)
         assert isinstance(raised.value.__cause__, refusal)
+    finally:
+        await database.close()
+
+
+async def write(connection: asyncpg.Connection, again: bool) -> Any:
+    return await connection.execute("CREATE TABLE IF NOT EXISTS written ()")
+
+
+async def test_a_server_with_no_connection_left_is_unavailable_until_there_is_one(
+    empty_database_url: str,
+) -> None:
+    await _as_admin(empty_database_url, "CREATE ROLE crowded LOGIN PASSWORD 'secret' CONNECTION LIMIT 1")
+    try:
+        url = urlsplit(empty_database_url)
+        crowded = url._replace(netloc=f"crowded:secret@{url.netloc.rpartition('@')[2]}").geturl()
+        taken = await asyncpg.connect(crowded)
+        async with opened(crowded) as database:
+            with pytest.raises(StorageUnavailable) as raised:
+                await database.run(one)
+            assert isinstance(raised.value.__cause__, asyncpg.TooManyConnectionsError)
+            await taken.close()
+            assert await database.run(one) == 1
+    finally:
+        await _as_admin(empty_database_url, "DROP ROLE crowded")
+
+
+async def test_a_primary_that_became_a_standby_is_left_for_the_new_one(empty_database_url: str) -> None:
+    """A standing connection to it would never take a write again."""
+    name = urlsplit(empty_database_url).path.strip("/")
+    async with opened(empty_database_url) as database:
+        await database.run(write)
+        before = await database.run(whose)
+        await _as_admin(empty_database_url, f'ALTER DATABASE "{name}" SET default_transaction_read_only = on')
+        await _as_admin(empty_database_url, TERMINATE_OTHERS)
+        with pytest.raises(StorageUnavailable) as raised:
+            await database.run(write)
+        assert isinstance(raised.value.__cause__, asyncpg.ReadOnlySQLTransactionError)
+        standby = await database.run(whose)
+        await _as_admin(
+            empty_database_url, f'ALTER DATABASE "{name}" SET default_transaction_read_only = off'
+        )
+        await database.run(write)  # a new connection, though the old one still stood
+        assert len({before, standby, await database.run(whose)}) == 3
+
+
+TERMINATE_OTHERS = """
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()
+"""
+
+
+async def whose(connection: asyncpg.Connection, again: bool) -> Any:
+    return await connection.fetchval("SELECT pg_backend_pid()")
+
+
+async def _as_admin(url: str, statement: str) -> None:
+    connection = await asyncpg.connect(url)
+    try:
+        await connection.execute("SET default_transaction_read_only = off")
+        await connection.execute(statement)
+    finally:
+        await connection.close()
+
+
+@asynccontextmanager
+async def opened(url: str) -> AsyncIterator[Database]:
+    database = Database(url, StorageSettings(pool_size=1, retry_timeout=0.3))
+    database.open()
+    try:
+        yield database
     finally:
         await database.close()
 
