@@ -13,9 +13,9 @@ PLAN = Plan(
     seed=20261123,
     tasks=200,
     faults=sum(times for times, _ in KINDS.values()),
-    seconds=25.0,
+    seconds=20.0,
     settling=20.0,
-    keys=False,  # front doors do not read Idempotency-Key yet
+    keys=True,
 )
 
 
