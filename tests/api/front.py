@@ -1,4 +1,6 @@
-"""A front door in memory, with an agent that is played by the test: turns are claimed and settled through the Storage port."""
+"""A front door with an agent that is played by the test: turns are claimed and settled through the Storage port.
+
+It stands over the memory, or over a storage that the test opened."""
 
 from __future__ import annotations
 
@@ -18,7 +20,7 @@ from perdure.agent import Agent
 from perdure.ids import new_token
 from perdure.queue.inline import InlineQueue
 from perdure.settings import ServerSettings, Settings
-from perdure.storage import ClaimedTurn, TaskQuery
+from perdure.storage import ClaimedTurn, Storage, TaskQuery
 from perdure.storage.memory import MemoryStorage
 from perdure.tasks import (
     ANONYMOUS,
@@ -74,7 +76,7 @@ def echo(turn: ClaimedTurn) -> End:
 class Front:
     """The front door, what is behind it, and the hands of the agent."""
 
-    storage: MemoryStorage
+    storage: Storage
     queue: InlineQueue
     watch: Watch
     app: Starlette
@@ -169,9 +171,11 @@ class Front:
 
 
 @asynccontextmanager
-async def opened_front(config: Json | None = None, **server: Any) -> AsyncIterator[Front]:
+async def opened_front(
+    config: Json | None = None, *, storage: Storage | None = None, **server: Any
+) -> AsyncIterator[Front]:
     """A front door for an agent with the given config and server settings."""
-    storage, queue = MemoryStorage(), InlineQueue()
+    storage, queue = storage or MemoryStorage(), InlineQueue()
     settings = Settings(server=ServerSettings(**server))
     watch = Watch(storage, queue, refresh=settings.server.refresh)
     agent = Agent.of({"name": "echo", "deployment": {"url": URL}} | (config or {}), lambda messages: messages)
