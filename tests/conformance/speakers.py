@@ -70,6 +70,11 @@ class Events:
         assert found is not None, "the stream has ended"
         return found
 
+    async def opened(self) -> Said:
+        """The first event of a stream that is left then."""
+        async with self:
+            return await self.first()
+
     async def rest(self) -> list[Said]:
         """All events until the end."""
         found = []
@@ -328,12 +333,6 @@ async def refused(asked: Awaitable[Any]) -> Refused:
     with pytest.raises(Refused) as caught:
         await asked
     return caught.value
-
-
-async def opening(events: Events) -> Said:
-    """The first event of a stream that is left then."""
-    async with events:
-        return await events.first()
 
 
 def state(said: Json) -> str:
