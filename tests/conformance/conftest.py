@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 import pytest
+import pytest_asyncio
 
 from perdure.storage import Storage
+from perdure.tasks import ANONYMOUS
 from tests.api.front import Front, echo, opened_front
+from tests.conftest import DatabaseServer
 from tests.support.storages import opened_memory, opened_postgres
 
 from .marks import Missing, Requirement
-from .speakers import SPEAKERS, Speaker
+from .speakers import SOMEBODY_ELSE, SPEAKERS, Speaker
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -50,18 +53,35 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.xfail(reason=missing.reason, strict=True))
 
 
+@pytest_asyncio.fixture(loop_scope="session", scope="session")
+async def durable(database_server: DatabaseServer) -> AsyncIterator[Storage]:
+    """One storage over Postgres for all tests, since to open one takes longer than most of them."""
+    for url in database_server.lend(template=database_server.migrated):
+        async with opened_postgres(url) as opened:
+            yield opened.storage
+
+
 @pytest.fixture
-async def storage(request: pytest.FixtureRequest, mode: str) -> AsyncIterator[Storage]:
+def shared(request: pytest.FixtureRequest, mode: str) -> Storage | None:
+    """The storage over Postgres, or None for one in memory, which starts no server."""
+    storage: Storage | None = request.getfixturevalue("durable") if mode == "durable" else None
+    return storage
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def storage(shared: Storage | None) -> AsyncIterator[Storage]:
     """An empty storage of this mode."""
-    if mode == "memory":
+    if shared is None:
         async with opened_memory() as opened:
             yield opened.storage
     else:
-        async with opened_postgres(request.getfixturevalue("module_database_url")) as opened:
-            yield opened.storage
+        yield shared
+        for owner in (ANONYMOUS, SOMEBODY_ELSE):
+            for context in (await shared.list_contexts(owner, page_size=100)).contexts:
+                await shared.clear_context(owner, context.context_id)
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="session")
 async def front(request: pytest.FixtureRequest, storage: Storage) -> AsyncIterator[Front]:
     """A front door whose agent does nothing by itself: the test plays it. Push notifications are on."""
     mark = request.node.get_closest_marker("agent")

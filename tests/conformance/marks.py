@@ -51,3 +51,7 @@ def not_yet(reason: str, *bindings: str) -> pytest.MarkDecorator:
 def agent(**config: object) -> pytest.MarkDecorator:
     """The config of the agent behind the front door."""
     return pytest.mark.agent(config)
+
+
+IN_ONE_LOOP = pytest.mark.asyncio(loop_scope="session")
+"""The tests of this folder share the connections to Postgres, and with them the event loop."""

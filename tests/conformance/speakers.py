@@ -18,6 +18,8 @@ from .errors import Refused, refused_by_rest, refused_by_rpc
 from .marks import OLD, REST, RPC
 
 Json = dict[str, Any]
+SOMEBODY_ELSE = "somebody else"
+"""The owner of what nobody here may see."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,10 @@ from perdure.storage import ClaimedTurn
 from perdure.tasks import TaskState
 from tests.api.front import End, answer, echo, question, texts
 
-from .marks import NEW, OLD, agent, must, not_yet, should
+from .marks import IN_ONE_LOOP, NEW, OLD, agent, must, not_yet, should
 from .speakers import Speaker, refused, role, state
+
+pytestmark = IN_ONE_LOOP
 
 ENDS = [TaskState.COMPLETED, TaskState.FAILED, TaskState.REJECTED, TaskState.CANCELED]
 INTERRUPTIONS = [TaskState.INPUT_REQUIRED, TaskState.AUTH_REQUIRED]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from .marks import NEW, must
+from .marks import IN_ONE_LOOP, NEW, must
 from .speakers import Speaker, refused
 from .test_messages import ENDS, at
 from .test_tasks import UNKNOWN
+
+pytestmark = IN_ONE_LOOP
 
 HOOK = "https://hook.test/a?b=c"
 FULL = {"url": HOOK, "token": "t", "authentication": {"scheme": "Bearer", "credentials": "c"}}

@@ -5,10 +5,12 @@ from __future__ import annotations
 from perdure.tasks import TaskState
 from tests.api.front import answer, chunk, echo, question, texts
 
-from .marks import NEW, OLD, must
+from .marks import IN_ONE_LOOP, NEW, OLD, must
 from .speakers import Said, Speaker, refused, state
 from .test_messages import ENDS, at
 from .test_tasks import UNKNOWN
+
+pytestmark = IN_ONE_LOOP
 
 
 def told(events: list[Said]) -> list[str]:

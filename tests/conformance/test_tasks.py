@@ -11,9 +11,11 @@ from perdure.storage import NewTask
 from perdure.tasks import Message, Role, TextPart
 from tests.api.front import Front, answer, texts
 
-from .marks import NEW, REST, must, should
-from .speakers import Speaker, refused, state
+from .marks import IN_ONE_LOOP, NEW, REST, must, should
+from .speakers import SOMEBODY_ELSE, Speaker, refused, state
 from .test_messages import ENDS, at
+
+pytestmark = IN_ONE_LOOP
 
 UNKNOWN = ["0198f7a5-7d3c-7000-8000-000000000000", "no-uuid", "x" * 200, "ü"]
 
@@ -22,7 +24,7 @@ async def of_somebody_else(front: Front) -> str:
     """The id of a task that another caller owns."""
     task_id = new_task_id()
     said = Message(parts=[TextPart("mine")], role=Role.USER, message_id="m")
-    new = NewTask(task_id=task_id, owner="somebody else", context_id="talk", message=said, metadata={})
+    new = NewTask(task_id=task_id, owner=SOMEBODY_ELSE, context_id="talk", message=said, metadata={})
     await front.storage.submit_task(new)
     return str(task_id)
 
