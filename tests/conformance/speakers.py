@@ -137,7 +137,7 @@ class Speaker:
     async def get(self, task_id: str, **more: Any) -> Json:
         return dict(await self.answer("get", {"id": task_id, **more}))
 
-    async def list(self, **filters: Any) -> Json:
+    async def tasks(self, **filters: Any) -> Json:
         return dict(await self.answer("list", filters))
 
     async def cancel(self, task_id: str) -> Json:

@@ -72,7 +72,7 @@ async def test_events_are_responses(speaker: Speaker) -> None:
         await events.live.starts()
         assert events.live.headers["content-type"].startswith("text/event-stream")
         await events.first()  # `raises` and `_result` hold each event against the envelope
-        await speaker.cancel((await speaker.front.takes()).claim.task_id.__str__())
+        await speaker.cancel(str((await speaker.front.takes()).claim.task_id))
         assert [said.short for said in await events.rest()] == ["WORKING", "CANCELED"]
 
 

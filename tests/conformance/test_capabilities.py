@@ -9,7 +9,7 @@ from .speakers import SPEAKERS, Speaker, refused
 
 pytestmark = IN_ONE_LOOP
 
-REQUIRED = {"uri": "https://ext.test/required", "required": True}
+REQUIRED = "https://ext.test/required"
 
 
 @must(
@@ -65,11 +65,11 @@ async def test_the_extended_card_is_not_configured(speaker: Speaker) -> None:
 @not_yet("extensions cannot be declared")
 async def test_a_required_extension(speaker: Speaker) -> None:
     # Not by a mark: an agent whose config is refused is to be a failure of the test and no error before it.
-    async with opened_front({"capabilities": {"extensions": [REQUIRED]}}) as front:
+    async with opened_front({"capabilities": {"extensions": [{"uri": REQUIRED, "required": True}]}}) as front:
         asking = SPEAKERS[speaker.binding](front)
         assert (await refused(asking.send())).name == "EXTENSION_SUPPORT_REQUIRED"
         assert await front.stored() == 0
-        assert await asking.answer("send", asking.sending(), A2A_Extensions=REQUIRED["uri"])
+        assert await asking.answer("send", asking.sending(), A2A_Extensions=REQUIRED)
 
 
 @must("3.2.6", "Extensions that the agent does not know are no error: A2A-Extensions")

@@ -53,7 +53,7 @@ async def test_a_body_that_is_no_json(speaker: Speaker) -> None:
 )
 async def test_input_is_checked(speaker: Speaker) -> None:
     good = speaker.message()
-    for wrong in (
+    wrongs: list[Json] = [
         {},
         {"message": None},
         {"message": "hello"},
@@ -70,7 +70,8 @@ async def test_input_is_checked(speaker: Speaker) -> None:
         {"message": {name: value for name, value in good.items() if name != "parts"}},
         {"message": good, "configuration": []},
         {"message": good, "configuration": {"historyLength": "many"}},
-    ):
+    ]
+    for wrong in wrongs:
         assert (await refused(speaker.answer("send", wrong))).name == "INVALID_PARAMS"
     assert await speaker.front.stored() == 0
 
@@ -188,7 +189,8 @@ async def test_an_unknown_method(speaker: Speaker) -> None:
 
 @must("9.5", "Params of the wrong type: invalid params, and no invalid request", *BOTH_RPC)
 async def test_wrong_params(speaker: Speaker) -> None:
-    for params in ([], "x", 1, {"id": 1}, {"id": None}, {"id": []}, {}, None):
+    wrongs: list[Any] = [[], "x", 1, {"id": 1}, {"id": None}, {"id": []}, {}, None]
+    for params in wrongs:
         error = await speaker.front.error(speaker.methods["get"], params)
         assert error["code"] == -32602
 

@@ -154,7 +154,7 @@ async def test_a_negative_length(speaker: Speaker) -> None:
     task_id = (await speaker.send())["id"]
     asked = [speaker.send(history=-1), speaker.get(task_id, historyLength=-1)]
     if speaker.binding != OLD:
-        asked.append(speaker.list(historyLength=-1))
+        asked.append(speaker.tasks(historyLength=-1))
     for each in asked:
         assert (await refused(each)).name == "INVALID_PARAMS"
     assert await speaker.front.stored() == 1

@@ -85,7 +85,7 @@ async def test_names_are_camel_case(speaker: Speaker) -> None:
         await speaker.front.ends(turn, number=2, **question("why?"))
         said += await events.rest()
     config = await speaker.create_config(said[0].body["id"], url="https://hook.test", token="t")
-    for json in (*(event.body for event in said), await speaker.list(includeArtifacts=True), config):
+    for json in (*(event.body for event in said), await speaker.tasks(includeArtifacts=True), config):
         assert [name for name in names(json) if "_" in name or not name[0].islower()] == []
 
 
@@ -118,7 +118,7 @@ async def test_snake_case_is_read(speaker: Speaker) -> None:
     task = (await speaker.answer("send", asked))["task"]
     assert task["contextId"] == "talk"
     assert task["history"][0]["parts"] == [{"raw": "AA==", "mediaType": "a/b"}]
-    assert (await speaker.list(page_size=1, context_id="talk"))["pageSize"] == 1
+    assert (await speaker.tasks(page_size=1, context_id="talk"))["pageSize"] == 1
 
 
 @must(

@@ -86,7 +86,7 @@ def ids(page: dict[str, Any]) -> list[str]:
 async def test_only_ones_own_tasks_are_listed(speaker: Speaker) -> None:
     mine = await made(speaker, 2)
     await of_somebody_else(speaker.front)
-    page = await speaker.list()
+    page = await speaker.tasks()
     assert (ids(page), page["totalSize"]) == (mine, 2)
 
 
@@ -97,34 +97,34 @@ async def test_only_ones_own_tasks_are_listed(speaker: Speaker) -> None:
 )
 async def test_pages(speaker: Speaker) -> None:
     known = await made(speaker, 5)
-    page = await speaker.list(pageSize=2)
+    page = await speaker.tasks(pageSize=2)
     seen = ids(page)
     await made(speaker, 2)
     while page["nextPageToken"]:
-        page = await speaker.list(pageSize=2, pageToken=page["nextPageToken"])
+        page = await speaker.tasks(pageSize=2, pageToken=page["nextPageToken"])
         seen += ids(page)
     assert seen == known
 
 
 @must("3.1.4", "All four members are always there; nextPageToken is empty on the last page", *NEW)
 async def test_the_members_of_a_page(speaker: Speaker) -> None:
-    assert await speaker.list() == {"tasks": [], "nextPageToken": "", "pageSize": 0, "totalSize": 0}
+    assert await speaker.tasks() == {"tasks": [], "nextPageToken": "", "pageSize": 0, "totalSize": 0}
     await made(speaker, 3)
-    page = await speaker.list(pageSize=2)
+    page = await speaker.tasks(pageSize=2)
     assert page["nextPageToken"]
     assert (page["pageSize"], page["totalSize"]) == (2, 3)
-    last = await speaker.list(pageSize=2, pageToken=page["nextPageToken"])
+    last = await speaker.tasks(pageSize=2, pageToken=page["nextPageToken"])
     assert (last["nextPageToken"], last["pageSize"], last["totalSize"]) == ("", 1, 3)
-    assert (await speaker.list(pageSize=3))["nextPageToken"] == ""
+    assert (await speaker.tasks(pageSize=3))["nextPageToken"] == ""
 
 
 @must("3.1.4", "The task whose state changed last comes first", *NEW)
 async def test_the_order(speaker: Speaker) -> None:
     newest, middle, oldest = await made(speaker, 3)
-    assert ids(await speaker.list()) == [newest, middle, oldest]
+    assert ids(await speaker.tasks()) == [newest, middle, oldest]
     await speaker.cancel(oldest)
-    assert ids(await speaker.list()) == [oldest, newest, middle]
-    stamps = [task["status"]["timestamp"] for task in (await speaker.list())["tasks"]]
+    assert ids(await speaker.tasks()) == [oldest, newest, middle]
+    stamps = [task["status"]["timestamp"] for task in (await speaker.tasks())["tasks"]]
     assert stamps == sorted(stamps, reverse=True)
 
 
@@ -132,14 +132,14 @@ async def test_the_order(speaker: Speaker) -> None:
 async def test_artifacts_are_left_out(echoing: Speaker) -> None:
     await echoing.send("hi", wait=True)
     for asked in ({}, {"includeArtifacts": False}):
-        (task,) = (await echoing.list(**asked))["tasks"]
+        (task,) = (await echoing.tasks(**asked))["tasks"]
         assert "artifacts" not in task
 
 
 @must("3.1.4", "With includeArtifacts they are there", *NEW)
 async def test_artifacts_are_there(echoing: Speaker) -> None:
     await echoing.send("hi", wait=True)
-    (task,) = (await echoing.list(includeArtifacts=True))["tasks"]
+    (task,) = (await echoing.tasks(includeArtifacts=True))["tasks"]
     assert texts(task["artifacts"]) == ["hi"]
 
 
@@ -152,17 +152,17 @@ async def test_filters(speaker: Speaker) -> None:
     old = await made(speaker, 2, contextId="old")
     new = await made(speaker, 2, contextId="new")
     await speaker.cancel(old[0])
-    page = await speaker.list(contextId="new", pageSize=1)
+    page = await speaker.tasks(contextId="new", pageSize=1)
     assert (ids(page), page["totalSize"]) == ([new[0]], 2)
-    assert ids(await speaker.list(status="TASK_STATE_CANCELED")) == [old[0]]
-    assert ids(await speaker.list(status="TASK_STATE_SUBMITTED", contextId="old")) == [old[1]]
-    assert ids(await speaker.list(contextId="nobody's")) == []
+    assert ids(await speaker.tasks(status="TASK_STATE_CANCELED")) == [old[0]]
+    assert ids(await speaker.tasks(status="TASK_STATE_SUBMITTED", contextId="old")) == [old[1]]
+    assert ids(await speaker.tasks(contextId="nobody's")) == []
     since = (await speaker.get(old[0]))["status"]["timestamp"]
-    found = (await speaker.list(statusTimestampAfter=since))["tasks"]
+    found = (await speaker.tasks(statusTimestampAfter=since))["tasks"]
     assert found[0]["id"] == old[0]  # others may have changed in the same millisecond
     assert all(task["status"]["timestamp"] >= since for task in found)
     later = datetime.fromisoformat(since) + timedelta(days=1)
-    assert ids(await speaker.list(statusTimestampAfter=later.isoformat().replace("+00:00", "Z"))) == []
+    assert ids(await speaker.tasks(statusTimestampAfter=later.isoformat().replace("+00:00", "Z"))) == []
 
 
 @must("3.1.4", "historyLength holds for each listed task", *NEW)
@@ -170,17 +170,17 @@ async def test_the_history_of_listed_tasks(speaker: Speaker) -> None:
     task = await speaker.send("one")
     await speaker.send("two", taskId=task["id"])
     for length, said in ((0, []), (1, ["two"]), (5, ["one", "two"])):
-        (found,) = (await speaker.list(historyLength=length))["tasks"]
+        (found,) = (await speaker.tasks(historyLength=length))["tasks"]
         assert texts(found.get("history", [])) == said
 
 
 @must("3.1.4", "A pageSize is 1 to 100, and 50 if it is not given", *NEW)
 async def test_page_sizes(speaker: Speaker) -> None:
     await asyncio.gather(*(speaker.send(str(n)) for n in range(51)))
-    assert (await speaker.list())["pageSize"] == 50
-    assert (await speaker.list(pageSize=100))["pageSize"] == 51
+    assert (await speaker.tasks())["pageSize"] == 50
+    assert (await speaker.tasks(pageSize=100))["pageSize"] == 51
     for size in (0, -1, 101):
-        error = await refused(speaker.list(pageSize=size))
+        error = await refused(speaker.tasks(pageSize=size))
         assert (error.name, error.fields) == ("INVALID_PARAMS", ["pageSize"])
 
 
@@ -193,7 +193,7 @@ async def test_wrong_filters(speaker: Speaker) -> None:
         {"statusTimestampAfter": "yesterday"},
         {"statusTimestampAfter": "2025-12-07T10:00:00"},
     ]:
-        error = await refused(speaker.list(**wrong))
+        error = await refused(speaker.tasks(**wrong))
         assert (error.name, error.fields) == ("INVALID_PARAMS", list(wrong))
 
 
@@ -201,7 +201,7 @@ async def test_wrong_filters(speaker: Speaker) -> None:
 async def test_a_timestamp_with_an_offset(speaker: Speaker) -> None:
     (task_id,) = await made(speaker, 1)
     past = (datetime.now(UTC) - timedelta(hours=1)).isoformat()
-    assert ids(await speaker.list(statusTimestampAfter=past)) == [task_id]
+    assert ids(await speaker.tasks(statusTimestampAfter=past)) == [task_id]
 
 
 # ---------------------------------------------------------------------- 3.1.5
@@ -243,4 +243,4 @@ async def test_reading_is_idempotent(speaker: Speaker) -> None:
     await speaker.front.ends(await speaker.front.takes(), **answer("done"))
     assert await speaker.get(task["id"]) == await speaker.get(task["id"])
     if "list" in speaker.methods:
-        assert await speaker.list() == await speaker.list()
+        assert await speaker.tasks() == await speaker.tasks()
