@@ -177,7 +177,9 @@ async def test_an_invalid_request(speaker: Speaker) -> None:
         response = await speaker.front.http.post(
             "/", content=body, headers={"Content-Type": "application/json"}
         )
-        assert (response.status_code, response.json()["error"]["code"]) == (200, -32600), wrong
+        reply = response.json()
+        assert (response.status_code, reply["error"]["code"]) == (200, -32600), wrong
+        assert reply["id"] == (7 if isinstance(wrong, dict) and wrong.get("id") == 7 else None)
 
 
 @must("9.5", "A method that does not exist: method not found", *BOTH_RPC)
