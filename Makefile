@@ -3,9 +3,13 @@ PYTHON ?= python3
 BIN := .venv/bin
 CODE := $(wildcard perdure api worker alembic tests bench examples)
 TESTS ?=
+CHAOS_TASKS ?= 5000
+CHAOS_FAULTS ?= 200
+CHAOS_SEED ?=
+CHAOS_KEYS ?= on
 
 .DEFAULT_GOAL := help
-.PHONY: help run test coverage check format constraints clean
+.PHONY: help run test chaos coverage check format constraints clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[.a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -15,6 +19,10 @@ run: .venv  ## Serve examples/echo.py on http://localhost:3773, everything in on
 
 test: .venv  ## Run the tests (TESTS="tests/unit -k lease" runs some)
 	@$(BIN)/pytest $(TESTS)
+
+chaos: .venv  ## Break a fleet at random for a quarter of an hour, and check (CHAOS_TASKS, CHAOS_FAULTS, CHAOS_SEED)
+	@$(BIN)/python -m tests.chaos --tasks $(CHAOS_TASKS) --faults $(CHAOS_FAULTS) --keys $(CHAOS_KEYS) \
+	  $(if $(CHAOS_SEED),--seed $(CHAOS_SEED))
 
 coverage: .venv  ## Run the tests and show the branches they miss
 	@$(BIN)/pytest --cov --cov-report=term $(TESTS)

@@ -39,9 +39,8 @@ def create_app(
     lifespan: Lifespan | None = None,
 ) -> Starlette:
     """The front door of an agent. `lifespan` opens storage, queue and watch, and closes them."""
-    capabilities = agent.config.capabilities
-    manager = TaskManager(storage, queue, watch, settings.server, capabilities)
-    door = Door(manager, settings.server, extended_card=capabilities.extended_agent_card)
+    manager = TaskManager(storage, queue, watch, settings.server, agent.config)
+    door = Door(manager, settings.server, extended_card=agent.config.capabilities.extended_agent_card)
     show_card = partial(card.endpoint, card.build_card(agent))
     return Starlette(
         routes=[

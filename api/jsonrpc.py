@@ -107,16 +107,17 @@ async def _answer(door: Door, request: Request, body: bytes, reply: Reply) -> Re
         identify(request),
         reply.dialect,
         envelope.get("params"),
-        request.headers.get("Last-Event-ID"),
+        request.headers,
     )
     if method.answer is not None:
-        return _json(reply.result(await method.answer(call)))
+        return _json(reply.result(await method.answer(call)), headers=call.said)
     assert method.stream is not None  # noqa: S101 - a method has one or the other
     return await stream.event_stream(
         method.stream(call),
         lambda item: reply.result(reply.dialect.update(item)),
         lambda error: reply.error(refusal(error)),
         keep_alive=door.settings.keep_alive,
+        headers=call.said,
     )
 
 

@@ -6,8 +6,10 @@ An operation that answers returns JSON; one that streams returns an iterator who
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
+
+from starlette.datastructures import Headers
 
 from perdure.errors import InvalidParams, UnsupportedOperation
 from perdure.settings import ServerSettings
@@ -15,9 +17,10 @@ from perdure.tasks import Task
 
 from .auth import Caller
 from .codes import ExtendedCardNotConfigured
+from .idempotency import HEADER, REPLAYED, key_of
 from .task_manager import TaskManager
 from .wire import Dialect, reading, writing
-from .wire.asked import Update
+from .wire.asked import Send, Update
 from .wire.writing import Json
 
 
@@ -38,7 +41,9 @@ class Call:
     caller: Caller
     dialect: Dialect
     params: Any
-    last_event_id: str | None = None
+    headers: Headers
+    said: dict[str, str] = field(default_factory=dict)
+    """Headers of the answer."""
 
     @property
     def manager(self) -> TaskManager:
@@ -54,13 +59,23 @@ Stream = Callable[[Call], AsyncIterator[Task | Update | None]]
 
 async def send_message(call: Call) -> Json:
     """SendMessage."""
-    send = call.dialect.read_send(call.params)
-    return call.dialect.sent(await call.manager.send_message(call.caller, send))
+    send = _send(call)
+    return call.dialect.sent(await call.manager.send_message(call.caller, send, repeated=_replayed(call)))
 
 
 def stream_message(call: Call) -> AsyncIterator[Task | Update]:
     """SendStreamingMessage."""
-    return call.manager.stream_message(call.caller, call.dialect.read_send(call.params))
+    return call.manager.stream_message(call.caller, _send(call), repeated=_replayed(call))
+
+
+def _send(call: Call) -> Send:
+    send = call.dialect.read_send(call.params)
+    message_ids = call.door.settings.idempotent_message_ids
+    return replace(send, key=key_of(call.headers.getlist(HEADER), send, message_ids=message_ids))
+
+
+def _replayed(call: Call) -> Callable[[], None]:
+    return lambda: call.said.update({REPLAYED: "true"})
 
 
 def subscribe(call: Call) -> AsyncIterator[Task | Update | None]:
@@ -69,7 +84,7 @@ def subscribe(call: Call) -> AsyncIterator[Task | Update | None]:
     return call.manager.subscribe(
         call.caller,
         asked.id,
-        after=_event_number(call.last_event_id),
+        after=_event_number(call.headers.get("Last-Event-ID")),
         history_length=asked.history_length,
     )
 

@@ -58,9 +58,9 @@ async def endpoint(door: Door, answer: Answer | None, streamed: Stream | None, r
     try:
         dialect = negotiated(v1, named_version(request))
         params = _params(door, request, body)
-        call = Call(door, identify(request), dialect, params, request.headers.get("Last-Event-ID"))
+        call = Call(door, identify(request), dialect, params, request.headers)
         if answer is not None:
-            return _json(await answer(call), request)
+            return _json(await answer(call), request, headers=call.said)
         assert streamed is not None  # noqa: S101 - a path has one or the other
         return await stream.event_stream(
             streamed(call),
@@ -68,6 +68,7 @@ async def endpoint(door: Door, answer: Answer | None, streamed: Stream | None, r
             lambda error: _error(refusal(error)),
             keep_alive=door.settings.keep_alive,
             error_event="error",  # how clients of this binding tell a frame with an error
+            headers=call.said,
         )
     except Exception as error:
         return refused(refusal(error), request)

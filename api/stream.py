@@ -6,7 +6,7 @@ Frames are made of bytes. The three line separators that JSON leaves unescaped a
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import aclosing
 from typing import Any
 
@@ -28,12 +28,15 @@ async def event_stream(
     *,
     keep_alive: float,
     error_event: str = "",
+    headers: Mapping[str, str] | None = None,
 ) -> Response:
     """A response that says every item. Raises what the first item raises, while there is still time for another answer; a later
-    error ends the stream with the frame that `fail` makes, and the client resumes from the last id it saw. None is not said."""
+    error ends the stream with the frame that `fail` makes, and the client resumes from the last id it saw. None is not said.
+    `headers` may be filled in until the first item is there."""
     first = await anext(items, None)
     return EventSourceResponse(
         _frames(first, items, say, fail, error_event),
+        headers=headers,
         ping=keep_alive,
         ping_message_factory=lambda: ServerSentEvent(comment="keep-alive", sep="\n"),
         sep="\n",

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
 import structlog
 
-from perdure.agent import Capabilities
+from perdure.agent import AgentConfig
 from perdure.errors import (
     InvalidParams,
     PushNotificationNotSupported,
@@ -20,7 +22,7 @@ from perdure.errors import (
     UnsupportedOperation,
     WebhookConfigNotFound,
 )
-from perdure.ids import new_context_id, new_task_id, new_token, parse_task_id
+from perdure.ids import callback_id, new_task_id, new_token, parse_task_id
 from perdure.queue import Queue
 from perdure.settings import ServerSettings
 from perdure.storage import (
@@ -29,7 +31,7 @@ from perdure.storage import (
     ContextPage,
     Cursor,
     Feedback,
-    NewTask,
+    IdempotencyKey,
     Storage,
     TaskPage,
     TaskQuery,
@@ -40,6 +42,7 @@ from perdure.tasks import ArtifactChunk, Event, Message, Notice, Role, StatusCha
 from perdure.watch import Waiter, Watch
 
 from .auth import Caller
+from .orders import follow_up, new_task
 from .wire.asked import Callback, Send, Update
 
 log = structlog.get_logger(__name__)
@@ -58,34 +61,39 @@ class TaskManager:
         queue: Queue,
         watch: Watch,
         settings: ServerSettings,
-        capabilities: Capabilities,
+        config: AgentConfig,
     ) -> None:
         self._storage = storage
         self._queue = queue
         self._watch = watch
         self._settings = settings
-        self._capabilities = capabilities
+        self._config = config
 
     # ------------------------------------------------------------------ sending
 
-    async def send_message(self, caller: Caller, send: Send) -> Task:
+    async def send_message(
+        self, caller: Caller, send: Send, *, repeated: Callable[[], None] = lambda: None
+    ) -> Task:
         """Store the message, ring, and wait until the task rests, unless asked to return at once.
 
+        A send whose key was used before stores nothing: `repeated` is called, and the task of that time is waited for.
         After `wait_timeout` seconds, or when the server stops, the task is returned as it stands. The task does not depend on
         this call: whoever cancels it, or never reads the answer, changes nothing.
         """
-        task_id = self._addressed(send)
-        if send.return_immediately:
-            return await self._whole(await self._accept(caller, task_id, send), send)
-        with self._watch.waiter(task_id) as waiter:  # before the message is stored: no change can be missed
-            return await self._rested(await self._accept(caller, task_id, send), waiter, send)
+        async with self._stored(caller, send, repeated) as (accepted, waiter):
+            if send.return_immediately:
+                return await self._whole(accepted, send)
+            task = await self._whole(accepted, send) if accepted.repeated else accepted.task
+            return await self._rested(task, waiter, send)
 
-    async def stream_message(self, caller: Caller, send: Send) -> AsyncIterator[Task | Update]:
-        """Like `send_message`; yields the task as it was accepted, then its updates until it rests."""
+    async def stream_message(
+        self, caller: Caller, send: Send, *, repeated: Callable[[], None] = lambda: None
+    ) -> AsyncIterator[Task | Update]:
+        """Like `send_message`; yields the task as it was accepted (as it stands, of a repeated send), then its updates until it
+        rests."""
         self._need_streaming()
-        task_id = self._addressed(send)
-        with self._watch.waiter(task_id) as waiter:
-            task = await self._whole(await self._accept(caller, task_id, send), send)
+        async with self._stored(caller, send, repeated) as (accepted, waiter):
+            task = await self._whole(accepted, send)
             yield task
             if task.state.rests:  # the turn was that quick
                 return
@@ -133,45 +141,60 @@ class TaskManager:
             self._need_push_notifications()
         return _known(message.task_id) if message.task_id else new_task_id()
 
-    async def _accept(self, caller: Caller, task_id: UUID, send: Send) -> Task:
+    @asynccontextmanager
+    async def _stored(
+        self, caller: Caller, send: Send, repeated: Callable[[], None]
+    ) -> AsyncIterator[tuple[Accepted, Waiter]]:
+        """The message is stored, and a place to wait for its task is taken before that: no change can be missed."""
+        task_id = self._addressed(send)
+        with self._watch.waiter(task_id) as waiter:
+            accepted = await self._accept(caller, task_id, send)
+            if accepted.repeated:
+                repeated()
+            if accepted.task.task_id == task_id:
+                yield accepted, waiter
+                return
+        with self._watch.waiter(accepted.task.task_id) as waiter:
+            yield accepted, waiter
+
+    async def _accept(self, caller: Caller, task_id: UUID, send: Send) -> Accepted:
         """From here on the message is safe. The bell is a courtesy: the sweep rings again for what it missed."""
-        message = send.message
-        if message.task_id:
-            known = replace(message, metadata={**send.metadata, **message.metadata})
-            accepted = await self._storage.continue_task(caller.owner, task_id, known)
+        now = datetime.now(UTC)
+        if send.message.task_id:
+            accepted = await self._storage.continue_task(
+                caller.owner, task_id, follow_up(send, now), key=send.key
+            )
         else:
-            accepted = await self._storage.submit_task(
-                NewTask(
-                    task_id=task_id,
-                    owner=caller.owner,
-                    context_id=message.context_id or new_context_id(),
-                    message=message,
-                    metadata=send.metadata,
-                )
-            )
+            new = new_task(self._config, caller.owner, task_id, send, now)
+            accepted = await self._storage.submit_task(new, key=send.key)
         if send.callback is not None:
+            # Also of a repeated send: the first one's process may have died before it came to this.
             await self._storage.save_webhook_config(
-                caller.owner, _config(accepted.task.task_id, send.callback)
+                caller.owner, _config(accepted.task.task_id, send.callback, send.key)
             )
-        await self._spread(accepted, heard=bool(message.task_id))
-        return accepted.task
+        if not accepted.repeated:
+            await self._spread(accepted, heard=bool(send.message.task_id))
+        return accepted
 
     async def _spread(self, accepted: Accepted, *, heard: bool) -> None:
-        """Ring for the turn that became due, and tell those who wait for the task (`heard`: there may be some)."""
+        """Ring for the turn that became due, and tell those who wait for the task (`heard`: there may be some) or for one that it
+        interrupted; also their workers, which stop at once."""
         task = accepted.task
+        own = [Notice(task.task_id, task.last_seq, task.state)] if heard else []
         try:
-            if heard:
-                await self._queue.announce([Notice(task.task_id, task.last_seq, task.state)])
+            if notices := [*accepted.canceled, *own]:
+                await self._queue.announce(notices)
             if accepted.ring is not None:
                 await self._queue.ring([accepted.ring])
         except QueueUnavailable as error:
             log.warning("queue.unavailable", task_id=str(task.task_id), error=str(error))
 
-    async def _whole(self, accepted: Task, send: Send) -> Task:
+    async def _whole(self, accepted: Accepted, send: Send) -> Task:
         """The task with its history and artifacts. A new one has none but the message, and needs no second look."""
-        if send.message.task_id:
-            return await self._reload(accepted, send.history_length)
-        return replace(accepted, history=()) if send.history_length == 0 else accepted
+        task = accepted.task
+        if send.message.task_id or accepted.repeated:
+            return await self._reload(task, send.history_length)
+        return replace(task, history=()) if send.history_length == 0 else task
 
     async def _rested(self, task: Task, waiter: Waiter, send: Send) -> Task:
         deadline = asyncio.get_running_loop().time() + self._settings.wait_timeout
@@ -315,11 +338,11 @@ class TaskManager:
     # ------------------------------------------------------------------ what is switched off
 
     def _need_streaming(self) -> None:
-        if not self._capabilities.streaming:
+        if not self._config.capabilities.streaming:
             raise UnsupportedOperation("streaming is switched off for this agent")
 
     def _need_push_notifications(self) -> None:
-        if not self._capabilities.push_notifications:
+        if not self._config.capabilities.push_notifications:
             raise PushNotificationNotSupported("push notifications are switched off for this agent")
 
 
@@ -331,9 +354,10 @@ def _known(task_id: str) -> UUID:
     return found
 
 
-def _config(task_id: UUID, callback: Callback) -> WebhookConfig:
+def _config(task_id: UUID, callback: Callback, key: IdempotencyKey | None = None) -> WebhookConfig:
+    made = callback_id(task_id, key.key) if key else str(new_token())
     return WebhookConfig(
-        config_id=callback.config_id or str(new_token()),
+        config_id=callback.config_id or made,
         task_id=task_id,
         url=callback.url,
         token=callback.token,

@@ -13,21 +13,25 @@ its turn otherwise by raising or returning `InputRequired`, `AuthRequired`, `Rej
 
 from __future__ import annotations
 
+import functools
 import inspect
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, ParamSpec, TypeVar, overload
 
 from pydantic import BaseModel, ConfigDict, Field, HttpUrl, ValidationError, field_validator
 
-from perdure.errors import ConfigError
+from perdure.errors import ConfigError, LeaseLost
 from perdure.skills import Skill, read_skill
+from perdure.steps import Steps
 from perdure.tasks import Artifact, Message, Part
 
 Handler = Callable[..., Any]
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class _Config(BaseModel):
@@ -60,11 +64,12 @@ class Capabilities(_Config):
 
 
 class Limit(_Config):
-    """At most `max_running` turns at once: of the whole agent, or (`per`) of each value of a member of the task's metadata."""
+    """At most `max_running` turns at once: of the whole agent, or (`per`) of each value of a member of the metadata."""
 
     max_running: int = Field(ge=1, le=1_000_000)
     per: str | None = Field(default=None, pattern=r"^metadata(\.[^.\x00]+)+$")
-    """A path as `metadata.tenant`. Tasks without that member are not limited by it."""
+    """A path as `metadata.tenant`, in the metadata of the message, else of the request. Tasks without that member are not limited
+    by it."""
 
 
 class AgentConfig(_Config):
@@ -87,10 +92,17 @@ class AgentConfig(_Config):
     priority: int = Field(default=0, ge=-100, le=100)
     """Of a message that names none; higher ones go first."""
     turn_timeout: float | None = Field(default=None, gt=0)
-    """Seconds; None: TURNS__TIMEOUT."""
+    """Seconds that a turn may take, where its message does not say; at most TURNS__TIMEOUT, which None stands for."""
     limits: Sequence[Limit] = ()
     retry_on: Sequence[type[Exception]] = ()
     """Exceptions that are tried again, besides lost connections, timeouts and the HTTP statuses 429, 502, 503 and 504."""
+
+    @field_validator("limits")
+    @classmethod
+    def _one_each(cls, limits: Sequence[Limit]) -> Sequence[Limit]:
+        if len({limit.per for limit in limits}) < len(limits):
+            raise ValueError("has two limits per the same")
+        return limits
 
     @field_validator("name", "author", "description")
     @classmethod
@@ -112,7 +124,8 @@ Emission = Progress | Artifact | Part | str | dict[str, Any] | list[Any]
 
 
 class Turn:
-    """What a handler may know of its turn, and say before it ends. All methods are plain calls and safe from any thread."""
+    """What a handler may know of its turn, and say before it ends. All methods but `step` are plain calls and safe from any
+    thread."""
 
     def __init__(
         self,
@@ -123,6 +136,7 @@ class Turn:
         messages: Sequence[Message],
         task_metadata: Mapping[str, Any],
         emit: Callable[[Emission], None],
+        steps: Steps | None = None,
     ) -> None:
         self.task_id = task_id
         self.context_id = context_id
@@ -132,6 +146,7 @@ class Turn:
         """The conversation as A2A messages, oldest first; the agent's artifacts stand as messages of the role agent."""
         self.task_metadata = task_metadata
         self._emit = emit
+        self._steps = steps or Steps({}, _unkept)
         self._canceled = threading.Event()
 
     @property
@@ -154,6 +169,34 @@ class Turn:
     def emit(self, chunk: Artifact | Part | str | dict[str, Any] | list[Any]) -> None:
         """Stream a piece of the answer: text, data or a part is added to the answer's artifact, an Artifact stands for itself."""
         self._emit(chunk)
+
+    @overload
+    async def step(
+        self, name: str, func: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> T: ...
+    @overload
+    async def step(self, name: str, func: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T: ...
+    async def step(self, name: str, func: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """Call `func(*args, **kwargs)` and store its result with the task, at once; when the turn runs again, after a retry, a
+        crash or a deploy, return what was stored and call nothing.
+
+        A coroutine function is awaited; a plain one runs in a thread, so that it does not block the event loop. The result is
+        JSON (`TypeError` names the step otherwise) and is given as JSON has it: a tuple as a list. Steps are told apart by
+        `name` and by how many of that name came before. What `func` raises is raised, and nothing is stored. `LeaseLost` when
+        the task is not this turn's any more, or the turn was told to stop: let it pass.
+        """
+        self._require_going_on()
+        return await self._steps.run(name, functools.partial(func, *args, **kwargs))
+
+    def step_sync(self, name: str, func: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """`step` for a handler that is a plain function or a generator."""
+        self._require_going_on()
+        value: T = self._steps.run_here(name, functools.partial(func, *args, **kwargs))
+        return value
+
+    def _require_going_on(self) -> None:
+        if self.canceled:  # what would be paid for now might be lost
+            raise LeaseLost(canceled=False)
 
     @property
     def canceled(self) -> bool:
@@ -193,6 +236,10 @@ class Agent:
 
 declared: list[Agent] = []
 """Every agent that `bindufy` made in this process, in order: how a loader finds one whose result was not assigned."""
+
+
+async def _unkept(name: str, occurrence: int, result: Any) -> None:
+    """A turn that is not stored anywhere."""
 
 
 def bindufy(config: Mapping[str, Any], handler: Handler) -> Agent:

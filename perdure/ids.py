@@ -33,6 +33,11 @@ def message_id(task_id: UUID, attempt: int, ordinal: int) -> str:
     return str(uuid5(task_id, f"message:{attempt}:{ordinal}"))
 
 
+def callback_id(task_id: UUID, key: str) -> str:
+    """The id of the webhook config that came without one in a send with an idempotency key: the same when that is repeated."""
+    return str(uuid5(task_id, f"callback:{key}"))
+
+
 def parse_task_id(text: str) -> UUID | None:
     """The id in a request, or None for what cannot be one of ours."""
     try:

@@ -27,6 +27,7 @@ from perdure.agent import Agent
 from perdure.backends import make_queue, make_storage, opened
 from perdure.errors import ConfigError, QueueUnavailable, StorageUnavailable
 from perdure.settings import Settings, load_settings
+from perdure.stuck import ending_for_sure, left_behind
 from perdure.watch import Watch
 
 log = structlog.get_logger(__name__)
@@ -87,7 +88,7 @@ def serve(
     Ends the process with one line where it cannot start: 2 for wrong settings and a port in use, 1 for a database that does not
     answer; with 130 after Ctrl-C.
     """
-    with one_line_errors():
+    with ending_for_sure(), one_line_errors():
         settings = settings or load_settings()
         logs.set_up(settings.log)
         _import_parts(settings)
@@ -224,7 +225,7 @@ def _on(number: signal.Signals, handler: Any) -> None:
 
 def work(agent: Agent | None = None, settings: Settings | None = None) -> None:
     """Run turns until SIGTERM, then return. Ends the process as `serve` does."""
-    with one_line_errors():
+    with ending_for_sure(), one_line_errors():
         settings = settings or load_settings()
         logs.set_up(settings.log)
         if settings.storage_type == "memory":
@@ -288,9 +289,15 @@ def run(main: Coroutine[Any, Any, T]) -> T:
     try:
         from uvloop import new_event_loop as loop_factory
     except ImportError:  # Windows
-        return asyncio.run(main)
-    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        runner = asyncio.Runner()
+    else:
+        runner = asyncio.Runner(loop_factory=loop_factory)
+    try:
         return runner.run(main)
+    finally:
+        # Closing waits for what does not end; the process ends without it (`ending_for_sure`).
+        if not left_behind:
+            runner.close()
 
 
 @contextmanager

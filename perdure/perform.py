@@ -1,18 +1,15 @@
 """perform: runs an author's handler in the right way and makes every return and every raise one closed value, the `Outcome`.
 
-Plain functions and generators run on a daemon thread of their own: never on the event loop, and not in an executor, whose threads
-are waited for when the interpreter ends. Coroutines and async generators run on the loop. Storing the outcome is somebody else's.
+Plain functions and generators run on a daemon thread of their own. Coroutines and async generators run on the loop. Storing the
+outcome is somebody else's.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import inspect
 import json
-import threading
-from collections.abc import AsyncIterator, Callable, Generator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,9 +17,11 @@ import structlog
 
 from perdure.agent import Agent, Turn
 from perdure.answer import Answer
-from perdure.errors import AgentError, TurnOutcome
+from perdure.errors import AgentError, LeaseLost, Retry, TurnOutcome
 from perdure.output import BadOutput
+from perdure.retries import MayPass, may_pass
 from perdure.tasks import ArtifactChunk, DataPart, Message, Part, RawPart, Role, TaskState, TextPart, UrlPart
+from perdure.threads import in_thread
 
 log = structlog.get_logger(__name__)
 
@@ -35,6 +34,7 @@ class Outcome:
     """How a handler ended its turn.
 
     `chunks` is what is left to write of its artifacts. `error` is set where the handler crashed: the caller gets a neutral text.
+    With `may_pass` the turn should be run again while its budget lasts; the rest is for when it is used up.
     """
 
     state: TaskState
@@ -43,6 +43,7 @@ class Outcome:
     messages: Sequence[Message] = ()
     metadata: Mapping[str, Any] = field(default_factory=dict)
     error: BaseException | None = None
+    may_pass: MayPass | None = None
 
 
 async def perform(agent: Agent, turn: Turn, answer: Answer) -> Outcome:
@@ -52,25 +53,30 @@ async def perform(agent: Agent, turn: Turn, answer: Answer) -> Outcome:
     for, since it cannot be interrupted (`turn.canceled` tells it). Cancelled a second time it is waited for no longer.
     """
     try:
-        return _ended(answer, await _value_of(agent, turn))
+        return _ended(agent, answer, await _value_of(agent, turn))
     except TurnOutcome as ending:
-        return _ended(answer, ending)
+        return _ended(agent, answer, ending)
     except asyncio.CancelledError as error:
         if _cancelled_from_outside():
             raise
-        return _crashed(answer, error)  # the handler's own: something that it waited for was cancelled
+        return _crashed(agent, answer, error)  # the handler's own: something that it waited for was cancelled
     except (Exception, SystemExit) as error:
-        return _crashed(answer, error)
+        return _crashed(agent, answer, error)
 
 
-def _ended(answer: Answer, value: Any) -> Outcome:
+def _ended(agent: Agent, answer: Answer, value: Any) -> Outcome:
     """The outcome of a handler that returned `value`, or raised it as the end of its turn."""
     try:
         match value:
+            case Retry(message=""):
+                return _crashed(agent, answer, value)
             case TurnOutcome():
                 message = value.message or _default_text(value)
                 return Outcome(
-                    state=value.state, status_message=answer.message(message), chunks=answer.closing()
+                    state=value.state,
+                    status_message=answer.message(message),
+                    chunks=answer.closing(),
+                    may_pass=may_pass(value),
                 )
             case Message():
                 return Outcome(
@@ -79,14 +85,22 @@ def _ended(answer: Answer, value: Any) -> Outcome:
             case _:
                 return Outcome(state=TaskState.COMPLETED, chunks=answer.closing(value))
     except BadOutput as error:
-        return _crashed(answer, error)
+        return _crashed(agent, answer, error)
 
 
-def _crashed(answer: Answer, error: BaseException) -> Outcome:
-    log.error("handler.failed", exc_info=error)
+def _crashed(agent: Agent, answer: Answer, error: BaseException) -> Outcome:
+    passing = may_pass(error, agent.config.retry_on)
+    if passing or isinstance(error, LeaseLost):
+        log.warning("handler.interrupted", exc_info=error)
+    else:
+        log.error("handler.failed", exc_info=error)
     text = BAD_OUTPUT if isinstance(error, BadOutput) else CRASHED
     return Outcome(
-        state=TaskState.FAILED, status_message=answer.message(text), chunks=answer.closing(), error=error
+        state=TaskState.FAILED,
+        status_message=answer.message(text),
+        chunks=answer.closing(),
+        error=error,
+        may_pass=passing,
     )
 
 
@@ -110,7 +124,8 @@ async def _value_of(agent: Agent, turn: Turn) -> Any:
         return agent.handler(messages, turn) if agent.takes_turn else agent.handler(messages)
 
     if agent.kind in ("function", "generator"):
-        value = await _in_thread(lambda: _drained(call(), turn), turn)
+        name = name_of(turn.task_id, turn.attempt)
+        value = await _to_its_end(in_thread(lambda: _drained(call(), turn), name), turn)
     else:
         value = call()
     # A wrapper may hide what it wraps: go by what the call gave.
@@ -148,33 +163,9 @@ async def _drained_async(chunks: AsyncIterator[Any], turn: Turn) -> Any:
     return None
 
 
-async def _in_thread(call: Callable[[], Any], turn: Turn) -> Any:
-    """Call it on a daemon thread with this task's context variables. Ends when the thread does, cancelled or not."""
-    loop = asyncio.get_running_loop()
-    ended: asyncio.Future[tuple[Any, BaseException | None]] = loop.create_future()
-    context = contextvars.copy_context()
-
-    def tell(value: Any, error: BaseException | None) -> None:
-        if not ended.done():
-            ended.set_result((value, error))
-
-    def run() -> None:
-        value, error = None, None
-        try:
-            value = context.run(call)
-        except BaseException as raised:  # a thread has nobody above it: even SystemExit is told
-            error = raised
-        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            loop.call_soon_threadsafe(tell, value, error)
-
-    threading.Thread(target=run, name=f"turn {turn.task_id}", daemon=True).start()
-    value, error = await _to_its_end(ended, turn)
-    if isinstance(error, StopIteration | asyncio.CancelledError | KeyboardInterrupt):
-        # Raised here these would mean something else.
-        raise RuntimeError(f"the handler raised {type(error).__name__}") from error
-    if error is not None:
-        raise error
-    return value
+def name_of(task_id: str, attempt: int) -> str:
+    """Of the thread in which the plain function of a turn runs."""
+    return f"turn {task_id} {attempt}"
 
 
 async def _to_its_end(ended: asyncio.Future[Any], turn: Turn) -> Any:

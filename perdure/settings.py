@@ -74,7 +74,16 @@ class TurnSettings(_Group):
     """`TURNS__...`: one run of a handler."""
 
     timeout: float = Field(
-        3600.0, gt=0, description="Seconds that a turn may take; an agent or a message may say less or more"
+        3600.0,
+        gt=0,
+        le=366 * 86400,
+        description="Seconds that a turn may take at most; an agent or a message may say less",
+    )
+    patience: float = Field(
+        10.0,
+        gt=0,
+        le=86400,
+        description="Seconds that a handler which was told to stop is given; then it is left behind",
     )
     max_failures: int = Field(
         3, ge=0, description="How often a task is tried again after a failure that may pass"
@@ -84,7 +93,11 @@ class TurnSettings(_Group):
         gt=0,
         description="The first retry comes within so many seconds, each next one within twice as many",
     )
-    retry_cap: float = Field(300.0, gt=0, description="The longest pause before a retry")
+    retry_cap: float = Field(
+        300.0,
+        gt=0,
+        description="The longest of these pauses; what a Retry or a Retry-After asks for may be more",
+    )
     max_crashes: int = Field(3, ge=1, description="A task that was held by so many dying workers fails")
     history: int = Field(
         200, ge=1, le=10_000, description="How many messages of the conversation a handler gets"

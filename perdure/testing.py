@@ -23,6 +23,8 @@ from perdure import ids
 from perdure.agent import Agent, Progress, Turn
 from perdure.answer import Answer, Piece
 from perdure.perform import Outcome, perform
+from perdure.retries import MayPass
+from perdure.steps import Steps
 from perdure.tasks import Artifact, ArtifactChunk, Message, Role, TaskState, TextPart, fold_chunks
 
 __all__ = ["Result", "Said", "run", "run_sync"]
@@ -37,13 +39,17 @@ class Result:
 
     `state` is where the task stands after it, `artifacts` what its caller finds in it. `status` is the text that goes with the
     state: a question, a refusal, the neutral text of a failure; `error` is then what the handler raised. What was said before
-    the end, in order: `chunks` of streamed text, `progress`, `messages`.
+    the end, in order: `chunks` of streamed text, `progress`, `messages`. `retry` is set where the turn would be run again.
     """
 
     state: TaskState
     artifacts: Sequence[Artifact] = ()
     status_message: Message | None = None
     error: BaseException | None = None
+    retry: MayPass | None = None
+    """`after` is in seconds, None for the usual growing pause; `reason` is what the caller is told."""
+    steps: Mapping[tuple[str, int], Any] = field(default_factory=dict)
+    """What `turn.step` and `turn.step_sync` stored, by name and occurrence (1, 2, ...), with what was given to `run`."""
     pieces: Sequence[Piece] = field(default=(), repr=False)
 
     @property
@@ -78,11 +84,14 @@ async def run(
     *,
     metadata: Mapping[str, Any] | None = None,
     attempt: int = 1,
+    steps: Mapping[tuple[str, int], Any] | Mapping[str, Any] | None = None,
 ) -> Result:
     """Run one turn to its end.
 
-    `metadata` is that of the task; `attempt` is above 1 for a turn that is run again. Raises ConfigError for a handler with wrong
-    parameters and ValueError for a conversation in which the caller says nothing; whatever the handler raises is in the result.
+    `metadata` is that of the task; `attempt` is above 1 for a turn that is run again. `steps` are results that an earlier run
+    stored, by name or by name and occurrence: `steps=first.steps` is the same turn once more. Raises ConfigError for a handler
+    with wrong parameters and ValueError for a conversation in which the caller says nothing; whatever the handler raises is in
+    the result.
     Cancel it (`asyncio.timeout`) as a caller's cancel would.
     """
     if not isinstance(agent, Agent):
@@ -92,6 +101,11 @@ async def run(
     if all(message.role is not Role.USER for message in conversation):
         raise ValueError("a conversation needs at least one message of the user")
     pieces: list[Piece] = []
+    kept = {(key, 1) if isinstance(key, str) else key: value for key, value in (steps or {}).items()}
+
+    async def store(name: str, occurrence: int, result: Any) -> None:
+        kept[name, occurrence] = result
+
     task_id, context_id = ids.new_task_id(), ids.new_context_id()
     answer = Answer(task_id, context_id=context_id, attempt=attempt, first_ordinal=0, put=pieces.append)
     turn = Turn(
@@ -101,8 +115,9 @@ async def run(
         messages=conversation,
         task_metadata=metadata or {},
         emit=answer.emit,
+        steps=Steps(dict(kept), store),
     )
-    return _result(await perform(agent, turn, answer), pieces)
+    return _result(await perform(agent, turn, answer), pieces, kept)
 
 
 def run_sync(
@@ -111,9 +126,10 @@ def run_sync(
     *,
     metadata: Mapping[str, Any] | None = None,
     attempt: int = 1,
+    steps: Mapping[tuple[str, int], Any] | Mapping[str, Any] | None = None,
 ) -> Result:
     """`run` for a test that is no coroutine."""
-    return asyncio.run(run(agent, messages, metadata=metadata, attempt=attempt))
+    return asyncio.run(run(agent, messages, metadata=metadata, attempt=attempt, steps=steps))
 
 
 def _message(said: Said) -> Message:
@@ -125,12 +141,14 @@ def _message(said: Said) -> Message:
     return Message(role=role, parts=(TextPart(said["content"]),))
 
 
-def _result(outcome: Outcome, pieces: Sequence[Piece]) -> Result:
+def _result(outcome: Outcome, pieces: Sequence[Piece], steps: Mapping[tuple[str, int], Any]) -> Result:
     streamed = [piece for piece in pieces if isinstance(piece, ArtifactChunk)]
     return Result(
-        state=outcome.state,
+        state=TaskState.SUBMITTED if outcome.may_pass else outcome.state,
         artifacts=fold_chunks([*streamed, *outcome.chunks]),
         status_message=outcome.status_message,
         error=outcome.error,
+        retry=outcome.may_pass,
+        steps=steps,
         pieces=tuple(pieces),
     )

@@ -23,6 +23,9 @@ from perdure.tasks import Notice
 
 log = structlog.get_logger(__name__)
 
+DEGRADED_REFRESH = 1.0
+"""Seconds between two looks at the log while the queue is away."""
+
 
 class Watch:
     """Notices for whoever waits in this process."""
@@ -34,8 +37,12 @@ class Watch:
         self._followers: dict[UUID, list[Callable[[Notice], None]]] = {}
         self._waiters: set[Waiter] = set()
         self._dismissed = False
-        self.degraded = False
+        self._away = asyncio.Event()
+
+    @property
+    def degraded(self) -> bool:
         """Whether the queue is away, so that changes are seen only at each refresh."""
+        return self._away.is_set()
 
     @contextmanager
     def follow(self, task_id: UUID, heard: Callable[[Notice], None]) -> Iterator[None]:
@@ -86,26 +93,31 @@ class Watch:
                 async with self._queue.listen() as notices:
                     if self.degraded:
                         log.info("watch.recovered")
-                    self.degraded, pause = False, 0.05
+                    self._away.clear()
+                    pause = 0.05
                     await self.refresh()  # what was announced while nobody listened
                     async for notice in notices:
                         self._tell(notice)
             except QueueUnavailable as error:
                 if not self.degraded:
-                    log.warning("watch.degraded", error=str(error), refresh_seconds=self._refresh_every)
-                self.degraded = True
+                    every = min(self._refresh_every, DEGRADED_REFRESH)
+                    log.warning("watch.degraded", error=str(error), refresh_seconds=every)
+                self._away.set()
             await asyncio.sleep(pause)
             pause = min(pause * 2, 2.0)
 
     async def _refresh(self) -> None:
         while True:
-            every = (
-                self._refresh_every
-                if self._queue.shared and not self.degraded
-                else min(self._refresh_every, 1.0)
-            )
-            await asyncio.sleep(every)
+            if self._queue.shared and not self.degraded:
+                await self._pause_until_degraded()
+            else:
+                await asyncio.sleep(min(self._refresh_every, DEGRADED_REFRESH))
             await self.refresh()
+
+    async def _pause_until_degraded(self) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._refresh_every):
+                await self._away.wait()
 
     async def refresh(self) -> None:
         """One query for all that is waited for."""

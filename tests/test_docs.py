@@ -76,7 +76,7 @@ def test_the_tests_that_are_named_exist() -> None:
     """`tests/folder/test_file.py::test_name` in a table names a test; without the name, a file."""
     named = [
         name
-        for page in (ROOT / "README.md", ROOT / "docs" / "guarantees.md")
+        for page in PAGES
         for row in rows(page)
         for cell in row
         for name in re.findall(r"`(tests/[^`]+)`", cell)
@@ -89,6 +89,15 @@ def test_the_tests_that_are_named_exist() -> None:
             node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
         }
         assert not test or test in functions, name
+
+
+def test_every_fault_names_its_tests() -> None:
+    tables = [row for row in rows(ROOT / "docs" / "faults.md") if row[0] != "fault"]
+    assert len(tables) > 20
+    for row in tables:
+        assert len(row) == 5, row
+        assert all(row), row
+        assert "`tests/" in row[-1], row
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

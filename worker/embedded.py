@@ -17,9 +17,10 @@ from perdure.settings import Settings
 from perdure.storage import Storage
 from perdure.watch import Watch
 
+from .pulse import Pulse
 from .slots import Slots
 from .sweep import beat, give_signs_of_life, sweep
-from .worker import Worker
+from .worker import Worker, ask_to_end
 
 log = structlog.get_logger(__name__)
 
@@ -47,6 +48,11 @@ async def at_work(
 ) -> AsyncIterator[Slots]:
     """Turns, sweep and signs of life while inside. On leaving turns may finish within the grace, then they are released."""
     keeper = storage.keeper(lease=settings.worker.lease)
+
+    def end() -> None:
+        if not slots.stopping:  # a second signal would end the grace of the turns
+            ask_to_end()
+
     worker = Worker(
         worker_id=str(new_token()),
         agent=agent,
@@ -55,13 +61,17 @@ async def at_work(
         watch=watch,
         keeper=keeper,
         settings=settings,
+        end=end,
     )
     slots = Slots(worker)
+    pulse = Pulse(slots)
     loops = [
         asyncio.create_task(loop)
         for loop in (slots.start_turns(), sweep(worker, slots), give_signs_of_life(worker, slots))
     ]
     log.info("worker.started", worker=worker.worker_id, slots=slots.capacity)
+    if (asked := agent.config.turn_timeout or 0) > settings.turns.timeout:
+        log.warning("agent.turn_timeout_capped", asked=asked, seconds=settings.turns.timeout)
     grace = settings.worker.grace
     try:
         yield slots
@@ -75,6 +85,7 @@ async def at_work(
             for loop in loops:
                 loop.cancel()
             await asyncio.gather(*loops, return_exceptions=True)
+            await asyncio.to_thread(pulse.close)
             await asyncio.to_thread(keeper.close)
             with suppress(StorageUnavailable):
                 await storage.forget_worker(worker.worker_id)

@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+import math
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from enum import Enum
+from typing import TypeVar
+from uuid import UUID
 
+import structlog
+
+from perdure.errors import StorageUnavailable
 from perdure.storage import Claim, Held, Keeper
 from perdure.tasks import Notice, TaskState
 from perdure.watch import Watch
+
+log = structlog.get_logger(__name__)
+T = TypeVar("T")
+
+_FIRST_PAUSE = 0.05
+_LONGEST_PAUSE = 1.0
 
 
 class Stop(Enum):
@@ -19,20 +31,34 @@ class Stop(Enum):
     LOST = "lost"  # somebody else has the task, or it is gone
     DEPLOY = "deploy"  # this process ends
     BROKEN = "broken"  # what it emitted cannot be stored
+    TIMEOUT = "timeout"  # the turn took longer than it may
+    DEADLINE = "deadline"  # the task is over its time
+
+
+_OURS = (None, Stop.TIMEOUT, Stop.DEADLINE, Stop.BROKEN)
+"""The turn's end is still ours to record, however long the storage is away."""
 
 
 class Reins:
-    """Stop one turn from outside. The first reason counts."""
+    """Stop one turn from outside. The first reason counts, but a timeout gives way to any other."""
 
     def __init__(self) -> None:
         self.why: Stop | None = None
+        self.leaving = asyncio.Event()
+        """The process ends: nothing is waited for long."""
+        self.task_id: UUID | None = None
+        """Which turn it is, once one is claimed."""
+        self.react_by = math.inf
+        """On the monotonic clock: by then the event loop has dealt with a turn that took too long, unless it is hung."""
         self._pulled = asyncio.Event()
 
     def pull(self, why: Stop) -> None:
         """Call it on the event loop."""
-        if self.why is None:
+        if self.why in (None, Stop.TIMEOUT):
             self.why = why
             self._pulled.set()
+        if why is Stop.DEPLOY:
+            self.leaving.set()
 
     async def pulled(self, timeout: float | None = None) -> None:
         """Return once they are pulled, at the latest after `timeout` seconds."""
@@ -40,10 +66,30 @@ class Reins:
             async with asyncio.timeout(timeout):
                 await self._pulled.wait()
 
+    async def patiently(self, send: Callable[[], Awaitable[T]], *, only_running: bool = False) -> T:
+        """Send a write again until the storage takes it. `StorageUnavailable` once the process ends or the task is not ours, with
+        `only_running` once the handler is told to stop."""
+        pause = _FIRST_PAUSE
+        while True:
+            try:
+                return await send()
+            except StorageUnavailable as error:
+                if self.leaving.is_set() or self.why not in ((None,) if only_running else _OURS):
+                    raise
+                if pause == _FIRST_PAUSE:
+                    log.warning("turn.write_waits", error=str(error))
+            with suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await (self.leaving if self.why else self._pulled).wait()
+            pause = min(pause * 2, _LONGEST_PAUSE)
+
 
 @contextmanager
-def kept(keeper: Keeper, watch: Watch, claim: Claim, reins: Reins) -> Iterator[None]:
-    """Keep the lease of `claim` while inside; pull the reins when a renewal or a notice says that the turn is over."""
+def kept(
+    keeper: Keeper, watch: Watch, claim: Claim, reins: Reins, *, limit: float | None = None
+) -> Iterator[None]:
+    """Keep the lease of `claim` while inside; pull the reins when a renewal or a notice says that the turn is over. After `limit`
+    seconds it is kept no longer, unless the turn is settling."""
     loop = asyncio.get_running_loop()
 
     def refused(held: Held) -> None:
@@ -57,7 +103,7 @@ def kept(keeper: Keeper, watch: Watch, claim: Claim, reins: Reins) -> Iterator[N
         elif notice.state is None:
             reins.pull(Stop.LOST)
 
-    keeper.keep(claim, refused)
+    keeper.keep(claim, refused, limit=limit)
     try:
         with watch.follow(claim.task_id, heard):
             yield

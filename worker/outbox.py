@@ -23,9 +23,6 @@ from .worker import Worker, announce
 
 log = structlog.get_logger(__name__)
 
-_FIRST_PAUSE = 0.05
-_LONGEST_PAUSE = 1.0
-
 
 @dataclass(frozen=True, slots=True)
 class _Batch:
@@ -45,7 +42,7 @@ class _Batch:
 
 class Outbox:
     """Keeps the order and loses nothing: a write that the storage cannot take now is sent again, with its number, until it can or
-    the reins are pulled. The first piece is written at once, later ones every `chunk_interval` seconds in one write."""
+    the process ends. The first piece is written at once, later ones every `chunk_interval` seconds in one write."""
 
     def __init__(self, worker: Worker, claim: Claim, reins: Reins) -> None:
         self._worker = worker
@@ -85,7 +82,7 @@ class Outbox:
         await asyncio.shield(self._writer)
 
     async def settle(self, outcome: Outcome) -> Written:
-        """Write what is left and how the turn ended. `LeaseLost`; `StorageUnavailable` once the reins are pulled."""
+        """Write what is left and how the turn ended. `LeaseLost`; `StorageUnavailable` once the process ends."""
         await self.close()
         rest = self._take()
         return await self._written(
@@ -122,22 +119,17 @@ class Outbox:
 
     async def _written(self, **write: Any) -> Written:
         self._write_no += 1
-        pause = _FIRST_PAUSE
-        while True:
-            try:
-                return await self._worker.storage.update_task(self._claim, self._write_no, **write)
-            except StorageUnavailable as error:
-                if self._reins.why is not None:
-                    raise
-                if pause == _FIRST_PAUSE:
-                    log.warning("turn.write_waits", error=str(error))
-            except LeaseLost:
-                raise
-            except Exception:
-                self._write_no -= 1  # refused for what is in it: nothing was kept
-                raise
-            await self._reins.pulled(pause)
-            pause = min(pause * 2, _LONGEST_PAUSE)
+
+        async def send() -> Written:
+            return await self._worker.storage.update_task(self._claim, self._write_no, **write)
+
+        try:
+            return await self._reins.patiently(send)
+        except (LeaseLost, StorageUnavailable):
+            raise
+        except Exception:
+            self._write_no -= 1  # refused for what is in it: nothing was kept
+            raise
 
     async def _pause(self) -> None:
         with suppress(TimeoutError):

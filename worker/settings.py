@@ -21,6 +21,7 @@ from perdure.errors import ConfigError, StorageUnavailable
 from perdure.loader import load_agent
 from perdure.queue.arq import redis_settings
 from perdure.settings import Settings, load_settings
+from perdure.stuck import ending_for_sure
 
 from .bell import arq_options
 from .health import key_to_check, own_key
@@ -44,6 +45,8 @@ async def shutdown(ctx: dict[str, Any]) -> None:
     """arq has waited for its jobs; give back what is left."""
     if stack := ctx.get("stack"):
         await stack.aclose()
+    with ending_for_sure():
+        pass
 
 
 def _named_agent(settings: Settings) -> Agent:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Coroutine
 from contextlib import suppress
 from typing import Any
+from uuid import UUID
 
 import structlog
 
@@ -50,6 +52,14 @@ class Slots:
     def silence(self) -> float:
         """Seconds since the bell rang."""
         return time.monotonic() - self._rung_at
+
+    def task_ids(self) -> list[UUID]:
+        """The tasks whose turns run. From any thread."""
+        return [reins.task_id for reins in list(self._turns.values()) if reins.task_id]
+
+    def react_by(self) -> float:
+        """When the first of them is so far over its time that the event loop must have dealt with it (monotonic clock)."""
+        return min((reins.react_by for reins in list(self._turns.values())), default=math.inf)
 
     def rung(self) -> None:
         """The bell rang: start turns while any is due and a slot is free."""

@@ -1,10 +1,11 @@
-"""The loops beside the turns: what was never rung, whose holder died, and a sign of life."""
+"""The loops beside the turns: whose holder died, what the bell forgot, and a sign of life."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from datetime import datetime
 
 import structlog
 
@@ -19,6 +20,10 @@ log = structlog.get_logger(__name__)
 
 _DEGRADED_INTERVAL = 1.0
 """Seconds between two looks at the storage while the bell is broken."""
+_TICKS_PER_LEASE = 4
+_LONGEST_GAP = 0.5
+"""In leases: no longer break goes unnoticed. Before it the last renewal may have been a third of a lease ago, so a sixth of a
+lease and the grace are left for the next one. A keeper tries again within a sixth."""
 
 
 class Contact:
@@ -56,47 +61,65 @@ class Contact:
 
 
 async def sweep(worker: Worker, slots: Slots) -> None:
-    """For ever: look after what nobody holds and nobody was told of."""
-    settings = worker.settings.worker
-    contact = Contact(steady_after=settings.lease, gap=settings.sweep_interval + settings.lease / 2)
+    """For ever: look after leases and claim unasked; and, apart from that, since a Redis that hangs must hold up nothing else,
+    after what the bell forgot."""
+    lease = worker.settings.worker.lease
+    contact = Contact(steady_after=lease, gap=lease * _LONGEST_GAP)
+
+    async def look_after_leases() -> None:
+        try:
+            await swept(worker, slots, contact)
+        except StorageUnavailable:
+            contact.lost()
+            raise
+
+    await asyncio.gather(
+        _for_ever(look_after_leases, lambda: min(_interval(worker), lease / _TICKS_PER_LEASE)),
+        _for_ever(lambda: rung_again(worker, slots), lambda: worker.settings.worker.sweep_interval),
+    )
+
+
+async def _for_ever(tick: Callable[[], Awaitable[None]], pause: Callable[[], float]) -> None:
     away = False
     while True:
         try:
-            await swept(worker, slots, contact)
+            await tick()
             away = False
         except StorageUnavailable as error:
-            contact.lost()
             if not away:
                 log.warning("sweep.waits", error=str(error))
             away = True
         except Exception:
             log.exception("sweep.failed")
-        await asyncio.sleep(_interval(worker))
+        await asyncio.sleep(pause())
 
 
 def _interval(worker: Worker) -> float:
+    """Seconds after which a silent bell is no longer waited for."""
     interval = worker.settings.worker.sweep_interval
     return min(interval, _DEGRADED_INTERVAL) if worker.watch.degraded else interval
 
 
 async def swept(worker: Worker, slots: Slots, contact: Contact) -> None:
     """One tick."""
-    await worker.storage.check()
+    now = await worker.storage.check()
     contact.made()
     if contact.steady:
-        await _rescue(worker)
+        await _rescue(worker, now)
     await _expire(worker)
-    if worker.queue.shared:
-        await _ring_again(worker)
     if slots.free and (slots.silence >= _interval(worker) or not worker.queue.shared):
         slots.look()
     await worker.storage.drop_finished(worker.settings.storage.finished_tasks)
     contact.made()
 
 
-async def _rescue(worker: Worker) -> None:
+async def _rescue(worker: Worker, now: datetime) -> None:
+    """As of `now`: should this very statement be held up by an outage, whoever could not renew meanwhile keeps his task."""
     rescued = await worker.storage.rescue_tasks(
-        grace=worker.settings.worker.lease_grace, max_crashes=worker.settings.turns.max_crashes
+        grace=worker.settings.worker.lease_grace,
+        max_crashes=worker.settings.turns.max_crashes,
+        as_of=now,
+        up_for=worker.settings.worker.lease,
     )
     if rescued.notices:
         log.warning("sweep.rescued", tasks=[str(notice.task_id) for notice in rescued.notices])
@@ -113,8 +136,14 @@ async def _expire(worker: Worker) -> None:
     await worker.storage.forget_keys(older_than=worker.settings.server.idempotency_ttl)
 
 
-async def _ring_again(worker: Worker) -> None:
-    """For tasks that the bell has forgotten: at most 100 a tick, each no more than once an interval (DESIGN 4.9)."""
+async def rung_again(worker: Worker, slots: Slots) -> None:
+    """Ring for tasks that the bell has forgotten: at most 100 a tick, each ever more rarely (`Storage.stranded`; DESIGN 4.9).
+
+    Where it forgot one it forgot more, and a hundred rings a tick would be all that a fleet with many free slots does: who
+    finds it out claims what is due unasked.
+    """
+    if not worker.queue.shared:
+        return
     waiting = await worker.storage.stranded(idle=worker.settings.worker.sweep_interval)
     try:
         forgotten = await worker.queue.missing(waiting)
@@ -123,6 +152,7 @@ async def _ring_again(worker: Worker) -> None:
     if forgotten:
         rings = await worker.storage.redispatch(forgotten)
         log.info("sweep.rung_again", tasks=len(rings))
+        slots.look()
         await ring(worker.queue, rings)
 
 

@@ -7,9 +7,10 @@ that is away for a while can do ends in a record, a release, or at worst in a le
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import structlog
@@ -19,21 +20,24 @@ from perdure.agent import Turn
 from perdure.answer import Answer
 from perdure.errors import LeaseLost, StorageUnavailable
 from perdure.ids import message_id, new_token
-from perdure.perform import BAD_OUTPUT, Outcome, perform
+from perdure.perform import BAD_OUTPUT, Outcome, name_of, perform
+from perdure.retries import MayPass
+from perdure.steps import Steps, Store
+from perdure.storable import cleaned
 from perdure.storage import Claim, ClaimedTurn, Written
 from perdure.tasks import Message, Notice, Ring, TaskState, TextPart
 
 from .lease import Reins, Stop, kept
+from .limits import Limit, hung_after, limit_of
 from .outbox import Outbox
+from .stuck import leave
 from .worker import Worker, announce, ring
 
 log = structlog.get_logger(__name__)
 
-PATIENCE = 10.0
-"""Seconds that a handler which was told to stop is given; then it is left to itself, fenced."""
+OVERDUE = "The task was not done in time."
 PATIENCE_AT_EXIT = 2.0
-
-_abandoned: set[asyncio.Task[Any]] = set()
+"""Seconds that a handler which was told to stop is given at most when its process ends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,15 +74,20 @@ async def work_on(worker: Worker, taken: Taken, reins: Reins) -> None:
     claim = taken.claimed.claim
     with bound_contextvars(task_id=str(claim.task_id), attempt=claim.attempt, worker=worker.worker_id):
         if reins.why or _too_late(worker, taken):
-            await _release(worker, claim, Stop.DEPLOY.value if reins.why else "late")
+            await _release(worker, claim, reins, Stop.DEPLOY.value if reins.why else "late")
             return
-        with kept(worker.keeper, worker.watch, claim, reins):
+        limit = limit_of(worker, taken.claimed)
+        hung = limit.seconds + hung_after(worker.settings)
+        reins.task_id, reins.react_by = claim.task_id, time.monotonic() + hung
+        with kept(worker.keeper, worker.watch, claim, reins, limit=hung):
             outbox = Outbox(worker, claim, reins)
             try:
-                outcome = await _performed(worker, taken.claimed, outbox, reins)
+                outcome = await _performed(worker, taken.claimed, outbox, reins, limit)
             finally:
+                reins.react_by = math.inf
+                worker.keeper.settling(claim)
                 await outbox.close()
-            await _recorded(worker, claim, outbox, reins, outcome)
+            await _recorded(worker, taken.claimed, outbox, reins, outcome)
 
 
 # ---------------------------------------------------------------------- before
@@ -99,25 +108,30 @@ class _Stuck:
 
 
 async def _performed(
-    worker: Worker, claimed: ClaimedTurn, outbox: Outbox, reins: Reins
+    worker: Worker, claimed: ClaimedTurn, outbox: Outbox, reins: Reins, limit: Limit
 ) -> Outcome | _Stuck | None:
     """How the handler ended; None when it was stopped before."""
-    turn, answer = _stage(claimed, outbox)
+    turn, answer = _stage(worker, claimed, outbox, reins)
     started = time.monotonic()
     log.info("turn.started", context_id=claimed.claim.context_id)
-    handler = asyncio.create_task(perform(worker.agent, turn, answer), name=f"turn {turn.task_id}")
+    handler = asyncio.create_task(
+        perform(worker.agent, turn, answer), name=name_of(turn.task_id, turn.attempt)
+    )
     await _announce_start(worker, claimed)
-    await _first_of(handler, reins)
+    await _first_of(handler, reins, started + limit.seconds)
     if handler.done():
         outcome = handler.result()
         log.info("turn.performed", state=outcome.state.value, seconds=round(time.monotonic() - started, 3))
         return outcome
+    if reins.why is None:
+        log.warning("turn.timeout", seconds=round(limit.seconds, 3), limit=limit.why.value)
+        reins.pull(limit.why)
     turn.cancel()
     handler.cancel()
-    return await _stopped(handler, PATIENCE_AT_EXIT if reins.why is Stop.DEPLOY else PATIENCE)
+    return await _stopped(worker, handler, reins)
 
 
-def _stage(claimed: ClaimedTurn, outbox: Outbox) -> tuple[Turn, Answer]:
+def _stage(worker: Worker, claimed: ClaimedTurn, outbox: Outbox, reins: Reins) -> tuple[Turn, Answer]:
     claim, task = claimed.claim, claimed.task
     answer = Answer(
         claim.task_id,
@@ -133,8 +147,22 @@ def _stage(claimed: ClaimedTurn, outbox: Outbox) -> tuple[Turn, Answer]:
         messages=claimed.conversation,
         task_metadata=task.metadata,
         emit=answer.emit,
+        steps=Steps(claimed.steps, _keeping_steps(worker, claim, reins)),
     )
     return turn, answer
+
+
+def _keeping_steps(worker: Worker, claim: Claim, reins: Reins) -> Store:
+    async def store(name: str, occurrence: int, result: Any) -> None:
+        try:
+            await reins.patiently(
+                lambda: worker.storage.store_step(claim, name, occurrence, result), only_running=True
+            )
+        except LeaseLost as lost:  # the handler is stopped, also one that catches everything
+            reins.pull(Stop.CANCELED if lost.canceled else Stop.LOST)
+            raise
+
+    return store
 
 
 async def _announce_start(worker: Worker, claimed: ClaimedTurn) -> None:
@@ -142,60 +170,107 @@ async def _announce_start(worker: Worker, claimed: ClaimedTurn) -> None:
     await announce(worker.queue, [Notice(task.task_id, task.last_seq, task.state)])
 
 
-async def _first_of(handler: asyncio.Task[Outcome], reins: Reins) -> None:
+async def _first_of(handler: asyncio.Task[Outcome], reins: Reins, until: float) -> None:
+    """Return when the handler has ended, the reins are pulled or, on the monotonic clock, it is too late."""
     pulled = asyncio.create_task(reins.pulled())
+    left = max(until - time.monotonic(), 0)
     try:
-        await asyncio.wait((handler, pulled), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((handler, pulled), timeout=left, return_when=asyncio.FIRST_COMPLETED)
     finally:
         pulled.cancel()
 
 
-async def _stopped(handler: asyncio.Task[Outcome], patience: float) -> _Stuck | None:
+async def _stopped(worker: Worker, handler: asyncio.Task[Outcome], reins: Reins) -> _Stuck | None:
     """Wait for a handler that was told to stop. What it still returns is dropped: it may be half of an answer."""
-    _, still_running = await asyncio.wait((handler,), timeout=patience)
-    if not still_running:
+    leaving = asyncio.create_task(reins.leaving.wait())
+    patience = worker.settings.turns.patience
+    started = time.monotonic()
+    try:
+        await asyncio.wait((handler, leaving), timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+        if not handler.done() and reins.leaving.is_set():
+            await asyncio.wait((handler,), timeout=min(PATIENCE_AT_EXIT, patience))
+    finally:
+        leaving.cancel()
+    if handler.done():
         return None
-    log.error("turn.stuck", seconds=patience, where=_where(handler))
-    _abandoned.add(handler)
-    handler.add_done_callback(_abandoned.discard)
-    handler.cancel()  # the second time: a thread is waited for no longer
+    leave(worker, handler, seconds=time.monotonic() - started)
     return _Stuck()
-
-
-def _where(handler: asyncio.Task[Any]) -> str:
-    """The line that a task stands at: `/path/file.py:12`."""
-    frames = handler.get_stack()
-    return f"{frames[-1].f_code.co_filename}:{frames[-1].f_lineno}" if frames else ""
 
 
 # ---------------------------------------------------------------------- record
 
 
 async def _recorded(
-    worker: Worker, claim: Claim, outbox: Outbox, reins: Reins, outcome: Outcome | _Stuck | None
+    worker: Worker, claimed: ClaimedTurn, outbox: Outbox, reins: Reins, outcome: Outcome | _Stuck | None
 ) -> None:
     match reins.why, outcome:
         case Stop.LOST, _:
             log.warning("turn.lost")
-        case Stop.CANCELED, _Stuck():
-            log.warning("turn.abandoned")  # it may still act: its conversation waits until the lease is over
+        case Stop.CANCELED | Stop.TIMEOUT | Stop.DEADLINE, _Stuck():
+            # It may still act: its conversation waits until the lease is over, and then a crash is counted (decision 010).
+            log.warning("turn.abandoned")
         case Stop.CANCELED, _:
-            await _release(worker, claim, Stop.CANCELED.value)
-        case Stop.BROKEN, _:
-            await _settle(worker, claim, outbox, _unstorable(claim))
-        case _, Outcome():
-            await _settle(worker, claim, outbox, outcome)
+            await _release(worker, claimed.claim, reins, Stop.CANCELED.value)
+        case why, _ if ended := _ended(worker, claimed, why, outcome):
+            await _settle_or_retry(worker, claimed, outbox, reins, ended)
         case _:  # a deploy: this process ends, and with it a handler that is stuck
-            await _release(worker, claim, Stop.DEPLOY.value)
+            await _release(worker, claimed.claim, reins, Stop.DEPLOY.value)
 
 
-async def _settle(worker: Worker, claim: Claim, outbox: Outbox, outcome: Outcome) -> None:
-    worker.keeper.settling(claim)
+def _ended(
+    worker: Worker, claimed: ClaimedTurn, why: Stop | None, outcome: Outcome | _Stuck | None
+) -> Outcome | None:
+    """How the turn ended; None when it did not."""
+    match why:
+        case Stop.BROKEN:
+            return _failure(claimed.claim, BAD_OUTPUT)
+        case Stop.DEADLINE:
+            return _failure(claimed.claim, OVERDUE)
+        case Stop.TIMEOUT:
+            text = f"The agent was not done within {limit_of(worker, claimed).seconds:g} seconds."
+            return replace(_failure(claimed.claim, text), may_pass=MayPass(reason=text))
+    return outcome if isinstance(outcome, Outcome) else None
+
+
+async def _settle_or_retry(
+    worker: Worker, claimed: ClaimedTurn, outbox: Outbox, reins: Reins, ended: Outcome
+) -> None:
+    """A failure that may pass: the turn is due again after a while, until the task's budget is used up."""
+    turns, failures, passing = worker.settings.turns, claimed.task.failures, ended.may_pass
+    if passing is None:
+        await _settle(worker, claimed, outbox, reins, ended)
+    elif failures >= turns.max_failures:
+        log.error("turn.given_up", failures=failures + 1, exc_info=ended.error)
+        await _settle(worker, claimed, outbox, reins, _given_up(claimed, ended))
+    else:
+        delay = passing.delay(failures, base=turns.retry_base, cap=turns.retry_cap)
+        note = {"note": cleaned(passing.reason)} if passing.reason else {}
+        retry = {"number": failures + 1, "of": turns.max_failures, "after": round(delay, 3), **note}
+        log.info("turn.retry", **retry)
+        reason = Stop.TIMEOUT.value if reins.why is Stop.TIMEOUT else "retry"
+        told = {"retry": retry}
+        await _release(worker, claimed.claim, reins, reason, failed=True, delay=delay, metadata=told)
+
+
+def _given_up(claimed: ClaimedTurn, ended: Outcome) -> Outcome:
+    """The caller is told what a Retry said, or how often it was tried."""
+    if claimed.task.failures == 0 or (ended.may_pass and ended.may_pass.reason):
+        return ended
+    text = f"The agent failed after {claimed.task.failures + 1} attempts; the error was logged."
+    return replace(ended, status_message=_failure(claimed.claim, text).status_message)
+
+
+async def _settle(
+    worker: Worker, claimed: ClaimedTurn, outbox: Outbox, reins: Reins, outcome: Outcome
+) -> None:
+    claim = claimed.claim
+    if claimed.task.failures:  # what a retry has left there: it waits no more
+        outcome = replace(outcome, metadata={**outcome.metadata, "retry": None})
     try:
         written = await _kept_or_failed(claim, outbox, outcome)
     except LeaseLost as lost:
         if lost.canceled:
-            await _release(worker, claim, Stop.CANCELED.value)
+            await _release(worker, claim, reins, Stop.CANCELED.value)
         else:
             log.warning("turn.lost")
     except StorageUnavailable as error:
@@ -214,12 +289,12 @@ async def _kept_or_failed(claim: Claim, outbox: Outbox, outcome: Outcome) -> Wri
         Exception
     ):  # the storage does not take what the handler gave: the task must not run for ever because of it
         log.exception("turn.unstorable")
-        return await outbox.settle(_unstorable(claim))
+        return await outbox.settle(_failure(claim, BAD_OUTPUT))
 
 
-def _unstorable(claim: Claim) -> Outcome:
+def _failure(claim: Claim, text: str) -> Outcome:
     said = Message(
-        parts=(TextPart(BAD_OUTPUT),),
+        parts=(TextPart(text),),
         message_id=message_id(claim.task_id, claim.attempt, -1),
         context_id=claim.context_id,
         task_id=str(claim.task_id),
@@ -227,10 +302,10 @@ def _unstorable(claim: Claim) -> Outcome:
     return Outcome(state=TaskState.FAILED, status_message=said)
 
 
-async def _release(worker: Worker, claim: Claim, reason: str) -> None:
-    """Give the task back, or let go of a canceled one."""
+async def _release(worker: Worker, claim: Claim, reins: Reins, reason: str, **how: Any) -> None:
+    """Give the task back, or let go of a canceled one. `how` is for `Storage.release_task`."""
     try:
-        rings = await worker.storage.release_task(claim, reason=reason)
+        rings = await reins.patiently(lambda: worker.storage.release_task(claim, reason=reason, **how))
         notices = await worker.storage.notices([claim.task_id])
     except StorageUnavailable as error:
         log.error("turn.unreleased", reason=reason, error=str(error))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import signal
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -12,10 +13,17 @@ from perdure.errors import QueueUnavailable
 from perdure.queue import Queue
 from perdure.settings import Settings
 from perdure.storage import Keeper, Storage
+from perdure.stuck import fail_at_the_end
 from perdure.tasks import Notice, Ring
 from perdure.watch import Watch
 
 log = structlog.get_logger(__name__)
+
+
+def ask_to_end() -> None:
+    """Let this process end in good order, as its supervisor would, with exit code 1."""
+    fail_at_the_end()
+    signal.raise_signal(signal.SIGTERM)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +37,8 @@ class Worker:
     watch: Watch
     keeper: Keeper
     settings: Settings
+    end: Callable[[], None] = ask_to_end
+    """Called when the process has too many handlers that are stuck."""
 
 
 async def ring(queue: Queue, rings: Sequence[Ring]) -> None:

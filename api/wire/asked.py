@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from perdure.storage import IdempotencyKey
 from perdure.tasks import ArtifactChunk, Message, StatusChange
 
 
@@ -31,6 +32,8 @@ class Send:
     history_length: int | None = None
     return_immediately: bool = False
     callback: Callback | None = None
+    key: IdempotencyKey | None = None
+    """Of a send that may be repeated; it does not come from the body."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,17 +18,22 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 import orjson
+import structlog
 from arq.connections import RedisSettings
 from arq.constants import in_progress_key_prefix, job_key_prefix
 from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
 from redis.asyncio.connection import SSLConnection, parse_url
 from redis.asyncio.retry import Retry
-from redis.backoff import ExponentialBackoff
+from redis.backoff import ConstantBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from perdure.errors import QueueUnavailable
 from perdure.tasks import Notice, Ring, TaskState
+
+log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
@@ -40,6 +45,8 @@ _BELL_LENGTH = 1000
 _BELL_SECONDS = 60
 _HEAD_START_MS = 300_000
 _IMPATIENCE = 10.0
+"""Seconds for which calls get only a short time, once one was in vain."""
+_SHORT_PATIENCE = 1.0
 _SILENCE = 10.0
 """Seconds without a notice after which a listener asks whether the connection still lives, and how long it waits."""
 
@@ -67,9 +74,9 @@ def job_id(ring: Ring) -> str:
     return f"{ring.task_id}:{ring.dispatch}"
 
 
-def redis_settings(url: str, *, patience: int = 5, conn_retries: int = 1_000_000) -> RedisSettings:
-    """What arq connects with. A command is tried for about half a minute, since without that a restart of Redis that takes a
-    second kills the worker; a start waits `conn_retries` seconds for Redis (arq gives up after five)."""
+def redis_settings(url: str, *, patience: int = -1, conn_retries: int = 1_000_000) -> RedisSettings:
+    """What arq connects with. A command is tried again `patience` times, by default until Redis is back: arq ends with the first
+    one that fails. A start waits `conn_retries` seconds for Redis (arq gives up after five)."""
     given: dict[str, Any] = {**parse_url(url)}
     return RedisSettings(
         host=given.get("host", "localhost"),
@@ -86,9 +93,9 @@ def redis_settings(url: str, *, patience: int = 5, conn_retries: int = 1_000_000
         ssl_check_hostname=given.get("ssl_check_hostname") in (True, "true", "True", "1"),
         conn_timeout=5,
         conn_retries=conn_retries,
-        retry=Retry(ExponentialBackoff(cap=2.0, base=0.1), patience),
+        retry=Retry(ConstantBackoff(0.25), patience),
         retry_on_timeout=True,
-        retry_on_error=[ConnectionError, TimeoutError, OSError],
+        retry_on_error=[RedisConnectionError, RedisTimeoutError, OSError],  # not the built-in ones
     )
 
 
@@ -105,7 +112,8 @@ def deserialize_job(stored: bytes) -> dict[str, Any]:
 
 class ArqQueue:
     """See `Queue`. A call is tried again for `patience` seconds, which a restart of Redis may take. Once that was in vain, calls
-    fail at their first error for a while, so that a longer outage does not hold callers up."""
+    fail at their first error for a while, or after a second, so that a longer outage or a Redis that hangs does not hold
+    callers up."""
 
     shared = True
 
@@ -118,6 +126,7 @@ class ArqQueue:
         self._unsaid: list[Notice] = []
         self._saying: asyncio.Task[None] | None = None
         self._impatient_until = 0.0
+        self._policy = ""
 
     def _client(self) -> Redis:
         """Without redis-py's own retries: they multiply (a command's with those of its connection), and a listener would be
@@ -137,7 +146,8 @@ class ArqQueue:
 
     async def check(self) -> None:
         with _telling():
-            await self._redis.ping()
+            async with asyncio.timeout(self._patience):
+                await self._redis.ping()
 
     async def ring(self, rings: Sequence[Ring]) -> None:
         if not rings:
@@ -174,10 +184,28 @@ class ArqQueue:
                 await pubsub.subscribe(self._channel)
                 while (await _message(pubsub, 5.0))["type"] != "subscribe":
                     pass
+            await self._look_at_eviction(client)
             yield self._heard(pubsub)
         finally:
             await pubsub.aclose()  # type: ignore[no-untyped-call]
             await client.aclose()
+
+    async def _look_at_eviction(self, client: Redis) -> None:
+        """Warn of a Redis that throws keys away when it is full: once, and again when that was changed. Asked by INFO, since
+        managed ones refuse CONFIG; one that refuses INFO as well is left in peace."""
+        try:
+            async with asyncio.timeout(_SHORT_PATIENCE):
+                policy = (await client.info("memory")).get("maxmemory_policy", "")
+        except (RedisError, OSError, TimeoutError) as error:
+            log.debug("redis.policy_unknown", error=str(error))
+            return
+        if policy not in (self._policy, "", "noeviction"):
+            log.warning(
+                "redis.evicts",
+                maxmemory_policy=policy,
+                hint="set it to noeviction: a full Redis throws rings away, and tasks start a sweep late",
+            )
+        self._policy = policy
 
     async def _heard(self, pubsub: PubSub) -> AsyncIterator[Notice]:
         while True:
@@ -203,12 +231,14 @@ class ArqQueue:
 
     async def _asked(self, ask: Callable[[], Awaitable[T]]) -> T:
         """What `ask` gives; everything that is asked may be asked twice."""
-        pause, patience = 0.05, self._patience if time.monotonic() > self._impatient_until else 0.0
-        until = time.monotonic() + patience
+        pause, now = 0.05, time.monotonic()
+        until = now + (self._patience if now > self._impatient_until else 0.0)
+        hopeless = max(until, now + _SHORT_PATIENCE)
         while True:
             try:
                 with _telling():
-                    return await ask()
+                    async with asyncio.timeout(hopeless - time.monotonic()):
+                        return await ask()
             except QueueUnavailable:
                 if time.monotonic() + pause > until:
                     self._impatient_until = time.monotonic() + _IMPATIENCE

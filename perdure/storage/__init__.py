@@ -184,6 +184,10 @@ class TaskPage:
     total: int
 
 
+MOST_BACKOFF = 5
+"""A task that waits is rung for again at the latest after 2^5 = 32 times the idle time. Nothing waits for that: a worker with a
+free slot and a silent bell claims unasked."""
+
 TOTAL_CAP = 10_000
 """Counting stops here: an exact count of a million rows takes a quarter of a second and nobody pages through them."""
 
@@ -256,12 +260,14 @@ class WorkerBeat:
 class Keeper(Protocol):
     """Renews leases from its own thread over its own connection, so that a handler that blocks the event loop keeps its task."""
 
-    def keep(self, claim: Claim, lost: Callable[[Held], None]) -> None:
+    def keep(self, claim: Claim, lost: Callable[[Held], None], *, limit: float | None = None) -> None:
         """Renew `claim` until `drop`. `lost` is called once, from the keeper's thread, when a renewal finds CANCELED or LOST;
-        after LOST it is dropped, after CANCELED it is still renewed. Returns at once."""
+        after LOST it is dropped, after CANCELED it is still renewed. After `limit` seconds without `settling` it is dropped
+        without a word: its event loop must be hung, and may not keep the task for ever. Returns at once."""
 
     def settling(self, claim: Claim) -> None:
-        """The settle is being sent: from now on `lost` is not called, since a renewal that finds nothing means nothing."""
+        """The handler has ended and the settle or release is being sent: from now on `lost` is not called, since a renewal that
+        finds nothing means nothing, and there is no limit."""
 
     def drop(self, claim: Claim) -> None:
         """Stop renewing. Unknown claims are ignored."""
@@ -280,8 +286,8 @@ class Storage(Protocol):
     async def close(self) -> None:
         """Let go of every connection. Waits for nothing that runs."""
 
-    async def check(self) -> None:
-        """One round trip: returns, or raises `StorageUnavailable` or `SchemaOutdated`."""
+    async def check(self) -> datetime:
+        """One round trip: what time it is for the storage. `StorageUnavailable`, `SchemaOutdated`."""
 
     # ------------------------------------------------------------------ callers
 
@@ -376,23 +382,41 @@ class Storage(Protocol):
         `ClaimedTurn.steps`. What is there already stays. `LeaseLost`."""
 
     async def release_task(
-        self, claim: Claim, *, reason: str, failed: bool = False, delay: float = 0.0
+        self,
+        claim: Claim,
+        *,
+        reason: str,
+        failed: bool = False,
+        delay: float = 0.0,
+        metadata: Mapping[str, Any] | None = None,
     ) -> Sequence[Ring]:
         """The turn will not be finished here, and its handler has ended.
 
-        `working`: back to `submitted` (a status event of attempt 0, so not lost itself, whose metadata has `{"reason": reason}`),
-        due in `delay` seconds, its output lost; `failed` counts one failure, else no budget is touched. Ended (canceled): the
-        lease and the context's slot are freed. A claim that is no longer held: nothing. Returns what became claimable.
+        `working`: back to `submitted` (a status event of attempt 0, so not lost itself, whose metadata has `{"reason": reason}`
+        and `metadata`), due in `delay` seconds, its output lost; `failed` counts one failure, else no budget is touched;
+        `metadata` is merged into the task's as well, so that who reads it sees why it waits. Ended (canceled): the lease and the
+        context's slot are freed. A claim that is no longer held: nothing. Returns what became claimable.
         """
 
     # ------------------------------------------------------------------ sweeps
 
-    async def rescue_tasks(self, *, grace: float, max_crashes: int, limit: int = 100) -> Swept:
-        """Take tasks away from holders whose lease has been over for more than `grace` seconds.
+    async def rescue_tasks(
+        self,
+        *,
+        grace: float,
+        max_crashes: int,
+        limit: int = 100,
+        as_of: datetime | None = None,
+        up_for: float = 0.0,
+    ) -> Swept:
+        """Take tasks away from holders whose lease has been over for more than `grace` seconds at `as_of` (a time that `check`
+        gave; None: now). A call that an outage held up thus judges by the time before: whoever could not renew during
+        the outage is not judged for it.
 
         `working`: `crashes` + 1 and back to `submitted` (status event, reason `crash`), or `failed` with a message for the caller
         once `crashes` reaches `max_crashes`. Ended ones: the lease and the context's slot are freed. Nothing while the
-        database itself has been up for less than `grace` (it may be back from an outage in which nobody could renew).
+        database itself has been up for less than `grace` or `up_for` seconds (it may be back from an outage in which nobody
+        could renew).
         Locked rows are skipped.
         """
 
@@ -404,7 +428,9 @@ class Storage(Protocol):
         """Drop idempotency keys that were used more than `older_than` seconds ago; how many."""
 
     async def stranded(self, *, idle: float, limit: int = 100) -> Sequence[Ring]:
-        """Tasks that could be claimed and were last dispatched more than `idle` seconds ago, longest due first."""
+        """Tasks that could be claimed and were last dispatched more than `idle` * 2^n seconds ago, in the order of `claim_task`.
+        n: how many rings the task has had beyond one for each turn, at most `MOST_BACKOFF`; what is rung for in vain is rung
+        for ever more rarely."""
 
     async def redispatch(self, rings: Sequence[Ring]) -> Sequence[Ring]:
         """Raise `dispatch` of those that still have the number given and can be claimed; the new rings."""

@@ -181,11 +181,11 @@ class Ledger:
         return any(limit.running >= limit.most for limit in limits)
 
     def claimable_rows(self, now: datetime) -> list[TaskRow]:
-        """All of them, longest due first."""
+        """All of them, the best first."""
         offered = {entry[-1] for entry in self._later} | {entry[-1] for entry in self._ready}
         rows = [self.tasks[task_id] for task_id in offered if task_id in self.tasks]
         claimable = (row for row in rows if self.claimable(row, now))
-        return sorted(claimable, key=lambda row: (row.due_at, row.task_id))
+        return sorted(claimable, key=TaskRow.order)
 
     def best(self, now: datetime) -> TaskRow | None:
         """The task to claim; it is no longer offered."""
@@ -220,21 +220,26 @@ class Ledger:
     def line_up(self, row: TaskRow) -> Sequence[Ring]:
         """A turn of it is due at `due_at`; it waits at its own place. Behind others it changes nothing for them: whoever is first
         has been rung for."""
+        self.dispatched(row, self.now())
         if row.parallel:
-            return self._call(row)
+            return self._called(row)
         context = self.context_of(row)
         context.line_up(row)
-        return self.wake(context) if context.first() is row else ()
+        return self._called(row) if context.first() is row and context.slot is None else ()
 
     def wake(self, context: ContextRow) -> Sequence[Ring]:
         """The context's line or its slot changed: let whoever is first be claimed, and ring for it if it is due."""
         first = context.first()
-        return () if first is None or context.slot is not None else self._call(first)
+        if first is None or context.slot is not None:
+            return ()
+        if self._may_run(first, now := self.now()):
+            self.dispatched(first, now)
+        return self._called(first)
 
-    def _call(self, row: TaskRow) -> Sequence[Ring]:
+    def _called(self, row: TaskRow) -> Sequence[Ring]:
         self.offer(row)
-        now = self.now()
-        return (self.dispatched(row, now),) if self._may_run(row, now) else ()
+        ring = self.ring(row)
+        return () if ring is None else (ring,)
 
     def offer(self, row: TaskRow) -> None:
         """It may be claimed, from its due time on."""

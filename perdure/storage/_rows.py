@@ -8,7 +8,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from heapq import heappop, heappush
 from operator import attrgetter
 from typing import Any
@@ -18,7 +18,7 @@ import orjson
 
 from perdure.payload import dump_body, load_body
 from perdure.storable import unstorable
-from perdure.storage import Claim, Context, Feedback, Held, WebhookConfig
+from perdure.storage import MOST_BACKOFF, Claim, Context, Feedback, Held, WebhookConfig
 from perdure.storage.views import conversation, last, task_artifacts, task_conversation, task_history
 from perdure.tasks import ArtifactChunk, Event, Message, StatusChange, Task, TaskState
 
@@ -169,6 +169,11 @@ class TaskRow:
     def is_of(self, claim: Claim) -> bool:
         """Whether `claim` is the newest claim of this task, held or not."""
         return self.attempt == claim.attempt and self.token == claim.token
+
+    def stranded(self, now: datetime, idle: float) -> bool:
+        """Whether it is time to ring for it again. Every turn has had one dispatch; what is beyond that were rings in vain."""
+        in_vain = min(max(self.dispatch - self.attempt - 1, 0), MOST_BACKOFF)
+        return self.dispatched_at < now - timedelta(seconds=idle * 2**in_vain)
 
     def standing(self, claim: Claim) -> Held:
         """What a holder of `claim` is told."""

@@ -41,9 +41,13 @@ _TRANSIENT = (
     asyncpg.CannotConnectNowError,
     asyncpg.AdminShutdownError,
     asyncpg.CrashShutdownError,
-    asyncpg.TooManyConnectionsError,
+    asyncpg.InsufficientResourcesError,  # too many connections, a full disk, no memory
+    asyncpg.PostgresSystemError,  # an I/O error
+    asyncpg.ReadOnlySQLTransactionError,  # a primary that has become a standby
     asyncpg.InvalidCachedStatementError,  # a migration changed a table beneath a prepared statement
     asyncpg.InterfaceError,
+    # The server has said goodbye and not hung up yet: asyncpg then cannot send anything, and calls that an error of its own.
+    asyncpg.InternalClientError,
     OSError,
     TimeoutError,
 )
@@ -120,7 +124,7 @@ class Database:
 
     def _patience(self) -> AsyncRetrying:
         return AsyncRetrying(
-            retry=retry_if_exception(_passing),
+            retry=retry_if_exception(passing),
             wait=wait_random_exponential(multiplier=0.02, max=0.5),
             stop=stop_after_delay(self._settings.retry_timeout),
             before_sleep=_tell,
@@ -137,11 +141,17 @@ class Database:
                 connection: Any = raw.driver_connection
                 try:
                     yield connection
+                except asyncpg.ReadOnlySQLTransactionError:
+                    await pooled.invalidate()  # the new primary is another server, behind the same name
+                    raise
+                except asyncpg.InternalClientError:
+                    connection.terminate()
+                    raise
                 finally:
                     if connection.is_closed():
                         await pooled.invalidate()
         except sa.exc.DBAPIError as error:
-            raise _undressed(error) from error
+            raise undressed(error) from error
 
 
 def _as_it_is(text: str) -> str:
@@ -149,21 +159,23 @@ def _as_it_is(text: str) -> str:
     return text
 
 
-def _undressed(error: sa.exc.DBAPIError) -> BaseException:
+def undressed(error: sa.exc.DBAPIError) -> BaseException:
     """What asyncpg raised. SQLAlchemy 2.1 dresses up what the server says to a new connection, as in `the database system is
     shutting down`; what is said to a standing one passes it by."""
     said = error.orig and error.orig.__cause__
     return said or error
 
 
-def _passing(error: BaseException) -> bool:
+def passing(error: BaseException) -> bool:
+    """Whether it is the kind of trouble that passes: a lost connection, a server that restarts, a deadlock."""
     # asyncpg's DataError (a value that does not fit) is an InterfaceError as well: trying again cannot help.
     return isinstance(error, _TRANSIENT) and not isinstance(error, asyncpg.DataError | ValueError)
 
 
 def _tell(state: RetryCallState) -> None:
     error = state.outcome.exception() if state.outcome else None
-    log.warning("storage.retry", attempt=state.attempt_number, error=_brief(error))
+    said = log.warning if state.attempt_number == 1 else log.debug  # an outage would fill the log
+    said("storage.retry", attempt=state.attempt_number, error=_brief(error))
 
 
 def _brief(error: BaseException | None) -> str:

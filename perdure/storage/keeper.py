@@ -2,13 +2,15 @@
 
 One round every third of a lease renews all kept claims with one call, so two rounds may fail before a lease is in danger.
 Whatever goes wrong in a round (no connection, a renewal that hangs) is logged and tried again within the lease: the thread
-ends only with `close`.
+ends only with `close`. A claim whose event loop has not reacted by its limit is renewed no more.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
@@ -23,6 +25,8 @@ Renew = Callable[[Sequence[Claim], float], Awaitable[Mapping[Claim, Held]]]
 _FIRST_PAUSE = 0.05
 _LONGEST_PAUSE = 1.0
 _CLOSE_PATIENCE = 5.0
+_SUSPICIOUS = 6
+"""So many failures in a row are told once more, with the traceback."""
 
 log = structlog.get_logger(__name__)
 
@@ -30,6 +34,7 @@ log = structlog.get_logger(__name__)
 @dataclass(slots=True)
 class _Kept:
     lost: Callable[[Held], None]
+    until: float = math.inf  # on the monotonic clock
     settling: bool = False
     told: set[Held] = field(default_factory=set)
 
@@ -54,10 +59,11 @@ class ThreadKeeper:
 
     # ------------------------------------------------------------------ any thread
 
-    def keep(self, claim: Claim, lost: Callable[[Held], None]) -> None:
+    def keep(self, claim: Claim, lost: Callable[[Held], None], *, limit: float | None = None) -> None:
         """See `Keeper`."""
+        until = math.inf if limit is None else time.monotonic() + limit
         with self._lock:
-            self._kept[claim] = _Kept(lost)
+            self._kept[claim] = _Kept(lost, until)
 
     def settling(self, claim: Claim) -> None:
         """See `Keeper`."""
@@ -102,17 +108,29 @@ class ThreadKeeper:
                     while True:
                         next_round = self._loop.time() + self._lease / 3
                         await self._round(renew)
+                        if failures:
+                            log.info("keeper.recovered", claims=len(self._kept))
                         failures = 0
                         await asyncio.sleep(max(next_round - self._loop.time(), 0))
             except Exception as error:  # whatever it is: a keeper that ends loses every turn of its worker
-                log.warning(
-                    "keeper.renewal_failed", claims=len(self._kept), error=repr(error), exc_info=not failures
-                )
+                self._tell_failure(error, failures)
             await asyncio.sleep(min(_FIRST_PAUSE * 2**failures, _LONGEST_PAUSE, self._lease / 6))
             failures = min(failures + 1, 10)
 
+    def _tell_failure(self, error: Exception, before: int) -> None:
+        """Once an outage, in short: a traceback takes a second to write on a busy machine, which a short lease does not have.
+        Once more where it goes on: it may be a mistake of ours."""
+        said = log.warning if before in (0, _SUSPICIOUS) else log.debug
+        said(
+            "keeper.renewal_failed",
+            claims=len(self._kept),
+            error=repr(error),
+            exc_info=before == _SUSPICIOUS,
+        )
+
     async def _round(self, renew: Renew) -> None:
         with self._lock:
+            self._drop_overdue()
             claims = list(self._kept)
         if not claims:
             return
@@ -120,6 +138,13 @@ class ThreadKeeper:
             answer = await renew(claims, self._lease)
         for claim, held in answer.items():
             self._heard(claim, held)
+
+    def _drop_overdue(self) -> None:
+        now = time.monotonic()
+        for claim, kept in list(self._kept.items()):
+            if kept.until <= now and not kept.settling:
+                del self._kept[claim]
+                log.error("keeper.overdue", task_id=str(claim.task_id), attempt=claim.attempt)
 
     def _heard(self, claim: Claim, held: Held) -> None:
         if held is Held.YES:

@@ -77,8 +77,8 @@ class MemoryStorage:
     async def close(self) -> None:
         pass
 
-    async def check(self) -> None:
-        pass
+    async def check(self) -> datetime:
+        return self._ledger.now()
 
     # ------------------------------------------------------------------ callers
 
@@ -284,16 +284,25 @@ class MemoryStorage:
         return Written(row.state, row.last_seq, (ring,) if ring else ())
 
     async def release_task(
-        self, claim: Claim, *, reason: str, failed: bool = False, delay: float = 0.0
+        self,
+        claim: Claim,
+        *,
+        reason: str,
+        failed: bool = False,
+        delay: float = 0.0,
+        metadata: Mapping[str, object] | None = None,
     ) -> Sequence[Ring]:
+        told = {"reason": reason, **(metadata or {})}
         with self._lock:
             row = self._ledger.tasks.get(claim.task_id)
             if row is None or row.standing(claim) is Held.LOST:
                 return ()
             now = self._ledger.now()
             if row.state is TaskState.WORKING:
-                status = StatusChange(TaskState.SUBMITTED, metadata={"reason": reason})
+                changed_metadata = merged(row.metadata, metadata)
+                status = StatusChange(TaskState.SUBMITTED, metadata=told)
                 self._ledger.append(row, draft(status), 0, now)
+                row.metadata = changed_metadata
                 row.lost_attempts.add(row.attempt)
                 row.failures += failed
             return self._ledger.let_go(row, now + timedelta(seconds=delay))
@@ -308,9 +317,17 @@ class MemoryStorage:
 
     # ------------------------------------------------------------------ sweeps
 
-    async def rescue_tasks(self, *, grace: float, max_crashes: int, limit: int = 100) -> Swept:
+    async def rescue_tasks(
+        self,
+        *,
+        grace: float,
+        max_crashes: int,
+        limit: int = 100,
+        as_of: datetime | None = None,
+        up_for: float = 0.0,
+    ) -> Swept:
         with self._lock:
-            now = self._ledger.now()
+            now = as_of or self._ledger.now()
             leases = ((row.lease_until, row.task_id) for row in self._ledger.held.values() if row.lease_until)
             lapsed = sorted(entry for entry in leases if entry[0] + timedelta(seconds=grace) < now)
             rows = [self._ledger.tasks[task_id] for _, task_id in lapsed[:limit]]
@@ -341,8 +358,7 @@ class MemoryStorage:
     async def stranded(self, *, idle: float, limit: int = 100) -> Sequence[Ring]:
         with self._lock:
             now = self._ledger.now()
-            before = now - timedelta(seconds=idle)
-            rows = [row for row in self._ledger.claimable_rows(now) if row.dispatched_at < before]
+            rows = [row for row in self._ledger.claimable_rows(now) if row.stranded(now, idle)]
             return [Ring(row.task_id, row.dispatch) for row in rows[:limit]]
 
     async def redispatch(self, rings: Sequence[Ring]) -> Sequence[Ring]:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -22,6 +23,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
 from perdure.errors import ConfigError, SchemaOutdated, StorageUnavailable
+from perdure.storage.database import passing, undressed
 from perdure.storage.dsn import normalised, redacted
 from perdure.storage.schema import VERSION_TABLE
 
@@ -135,31 +137,43 @@ async def _with_connection(database_url: str, work: Callable[[Config], None], ti
         "postgresql+asyncpg://", async_creator=connect, poolclass=NullPool, connect_args={}
     )
     try:
-        async with engine.connect() as connection:
-            await _lock(connection, timeout)
-            config = configuration()
+        with _telling(dsn):
+            async with engine.connect() as connection:
+                await _lock(connection, timeout)
+                config = configuration()
 
-            def run(sync: sa.Connection) -> None:
-                config.attributes["connection"] = sync
-                work(config)
-                sync.commit()
+                def run(sync: sa.Connection) -> None:
+                    config.attributes["connection"] = sync
+                    work(config)
+                    sync.commit()
 
-            await connection.run_sync(run)
+                await connection.run_sync(run)
+    finally:
+        await engine.dispose()
+
+
+@contextmanager
+def _telling(dsn: str) -> Iterator[None]:
+    """What goes wrong, as an outage or as a line for people."""
+    try:
+        yield
     except (OSError, asyncpg.PostgresConnectionError, asyncpg.CannotConnectNowError, TimeoutError) as error:
         raise StorageUnavailable(f"cannot reach the database at {redacted(dsn)}: {error}") from error
     except asyncpg.InvalidCatalogNameError as error:
         raise ConfigError(f"DATABASE_URL: {error}: create it with `createdb`") from None
     except (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidPasswordError) as error:
         raise ConfigError(f"DATABASE_URL: the database refused to let us in: {error}") from None
-    except sa.exc.ProgrammingError as error:
+    except sa.exc.DBAPIError as error:
+        if passing(
+            undressed(error)
+        ):  # on the standing connection: the server restarts, or the line to it broke
+            raise StorageUnavailable(f"lost the database at {redacted(dsn)}: {undressed(error)}") from error
         if getattr(error.orig, "sqlstate", None) != asyncpg.InsufficientPrivilegeError.sqlstate:
             raise
         raise ConfigError(
             "the database role may not create tables: since PostgreSQL 15 GRANT ALL ON DATABASE gives no such right; "
             "run `ALTER DATABASE <name> OWNER TO <role>` as a superuser"
         ) from None
-    finally:
-        await engine.dispose()
 
 
 async def _lock(connection: Any, timeout: float) -> None:

@@ -6,8 +6,9 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
-from typing import Any, NoReturn
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
 from uuid import UUID
 
 import asyncpg
@@ -15,15 +16,12 @@ import orjson
 import structlog
 
 from perdure.errors import (
-    ContextBusy,
     ContextNotFound,
     InvalidParams,
-    KeyReused,
     LeaseLost,
     StorageUnavailable,
     TaskNotCancelable,
     TaskNotFound,
-    UnsupportedOperation,
     WebhookConfigNotFound,
 )
 from perdure.ids import new_token
@@ -43,7 +41,6 @@ from perdure.storage import (
     IdempotencyKey,
     Keeper,
     NewTask,
-    Policy,
     Swept,
     TaskPage,
     TaskQuery,
@@ -52,9 +49,10 @@ from perdure.storage import (
     WorkerBeat,
     Written,
     migrate,
+    sends,
 )
 from perdure.storage import statements as sql
-from perdure.storage.database import Database, T, Work
+from perdure.storage.database import Database
 from perdure.storage.keeper import Renew, ThreadKeeper
 from perdure.storage.records import (
     Row,
@@ -117,59 +115,25 @@ class PostgresStorage:
     async def close(self) -> None:
         await self._database.close()
 
-    async def check(self) -> None:
-        async def look(connection: Any, again: bool) -> str | None:
+    async def check(self) -> datetime:
+        async def look(connection: Any, again: bool) -> tuple[str | None, datetime]:
             try:
-                found: str | None = await connection.fetchval(
-                    f"SELECT version_num FROM {VERSION_TABLE}"  # noqa: S608 - our own constant
+                row = await connection.fetchrow(
+                    f"SELECT clock_timestamp(), (SELECT version_num FROM {VERSION_TABLE})"  # noqa: S608 - our own constant
                 )
             except asyncpg.UndefinedTableError:
-                return None
-            return found
+                return None, datetime.min.replace(tzinfo=UTC)  # of no use: it raises
+            return row[1], row[0]
 
-        migrate.require_current(await self._database.run(look))
+        version, now = await self._database.run(look)
+        migrate.require_current(version)
+        return now
 
     # ------------------------------------------------------------------ callers
 
     async def submit_task(self, new: NewTask, *, key: IdempotencyKey | None = None) -> Accepted:
         message = complete(new.message, new.context_id, new.task_id)
-        limits = sorted(new.limits.items())
-        arguments = (
-            new.task_id,
-            new.owner,
-            new.context_id,
-            dumps(dict(new.metadata)),
-            message_json(message),
-            new.policy.value,
-            new.priority,
-            new.delay,
-            new.expires,
-            new.deadline,
-            [name for name, _ in limits],
-            [limit for _, limit in limits],
-        )
-
-        async def insert(connection: Any, again: bool) -> Submitted | UUID:
-            row = await connection.fetchrow(sql.SUBMIT, *arguments)
-            if row is None:  # busy, maybe with this very task: the answer to an earlier try was lost
-                if await connection.fetchrow(sql.OWNS, new.task_id, new.owner) is not None:
-                    return new.task_id
-                raise ContextBusy(new.context_id)
-            if new.policy is not Policy.INTERRUPT:
-                return Submitted(row)
-            _, payload = dump_body(StatusChange(TaskState.CANCELED, metadata={"reason": "interrupted"}))
-            rows = await connection.fetch(
-                sql.INTERRUPT, new.owner, new.context_id, new.task_id, dumps(payload)
-            )
-            return Submitted(row, rows)
-
-        async def insert_once(connection: Any, again: bool) -> Submitted | UUID:
-            try:
-                return await _once(connection, new.owner, new.task_id, key, insert, again)
-            except asyncpg.UniqueViolationError:
-                return new.task_id  # it is there: the answer to an earlier try was lost
-
-        found = await self._database.run(insert_once)
+        found = await self._database.run(sends.submit(new, message, key))
         if isinstance(found, UUID):
             accepted = await self._submitted_before(new.owner, found)
             return replace(accepted, repeated=found != new.task_id)
@@ -179,17 +143,15 @@ class PostgresStorage:
             owner=new.owner,
             state=TaskState.SUBMITTED,
             status_message=None,
-            status_timestamp=found.row["created_at"],
+            status_timestamp=found.created_at,
             metadata=dict(new.metadata),
             history=(message,),
             artifacts=(),
-            created_at=found.row["created_at"],
-            updated_at=found.row["created_at"],
+            created_at=found.created_at,
+            updated_at=found.created_at,
             last_seq=1,
         )
-        over = 0.0 in (new.expires, new.deadline)
-        ring = Ring(new.task_id, 1) if found.due(new.delay) and not over else None
-        return Accepted(task, ring, canceled=found.canceled)
+        return Accepted(task, Ring(new.task_id, 1) if found.due else None, canceled=found.canceled)
 
     async def _submitted_before(self, owner: str, task_id: UUID) -> Accepted:
         task = await self._bare(owner, task_id)
@@ -202,30 +164,11 @@ class PostgresStorage:
         self, owner: str, task_id: UUID, message: Message, *, key: IdempotencyKey | None = None
     ) -> Accepted:
         stored = complete(message, "", task_id)
-
-        async def append(connection: Any, again: bool) -> Row | None:
-            if again:
-                dispatch = await connection.fetchval(sql.CONTINUED, task_id, owner, stored.message_id)
-                if dispatch is not None:
-                    return {"kept": True, "first": True, "dispatch": dispatch}
-            row: Row | None = await connection.fetchrow(
-                sql.CONTINUE, task_id, owner, message.context_id, message_json(stored)
-            )
-            if row is None:
-                raise TaskNotFound(task_id)
-            if not row["kept"]:
-                _refuse_message(row, message)
-            return row
-
-        async def append_once(connection: Any, again: bool) -> Row | UUID | None:
-            return await _once(connection, owner, task_id, key, append, again)
-
-        row = await self._database.run(append_once)
-        if row is None or isinstance(row, UUID):
-            repeated = await self._bare(owner, row or task_id)
-            return Accepted(repeated, None, repeated=True)
-        ring = Ring(task_id, row["dispatch"]) if row["first"] else None
+        found = await self._database.run(sends.append(owner, task_id, stored, message.context_id, key))
+        if isinstance(found, UUID):
+            return Accepted(await self._bare(owner, found), None, repeated=True)
         task = await self._bare(owner, task_id)
+        ring = Ring(task_id, found.dispatch) if found.due else None
         return Accepted(replace(task, history=(replace(stored, context_id=task.context_id),)), ring)
 
     async def cancel_task(self, owner: str, task_id: UUID, message: Message | None = None) -> Accepted:
@@ -388,9 +331,16 @@ class PostgresStorage:
         return Written(TaskState(row["state"]), row["last_seq"], (*own, *_rings(claim.task_id, row)))
 
     async def release_task(
-        self, claim: Claim, *, reason: str, failed: bool = False, delay: float = 0.0
+        self,
+        claim: Claim,
+        *,
+        reason: str,
+        failed: bool = False,
+        delay: float = 0.0,
+        metadata: Mapping[str, Any] | None = None,
     ) -> Sequence[Ring]:
-        _, payload = dump_body(StatusChange(TaskState.SUBMITTED, metadata={"reason": reason}))
+        told = {"reason": reason, **(metadata or {})}
+        _, payload = dump_body(StatusChange(TaskState.SUBMITTED, metadata=told))
         row = await self._row(
             sql.RELEASE,
             claim.task_id,
@@ -401,6 +351,7 @@ class PostgresStorage:
             dumps(payload),
             failed,
             delay,
+            dumps(dict(metadata)) if metadata else None,
         )
         if row is None:
             return ()
@@ -426,12 +377,23 @@ class PostgresStorage:
 
     # ------------------------------------------------------------------ sweeps
 
-    async def rescue_tasks(self, *, grace: float, max_crashes: int, limit: int = 100) -> Swept:
+    async def rescue_tasks(
+        self,
+        *,
+        grace: float,
+        max_crashes: int,
+        limit: int = 100,
+        as_of: datetime | None = None,
+        up_for: float = 0.0,
+    ) -> Swept:
         _, again = dump_body(crashed(again=True))
         poison = crashed(again=False)
         _, failed = dump_body(poison)
         rows = await self._rows(
-            sql.RESCUE, grace, max_crashes, limit, dumps(again), dumps(failed), message_json(poison.message)
+            sql.RESCUE,
+            *(grace, max_crashes, limit),
+            *(dumps(again), dumps(failed), message_json(poison.message)),
+            *(as_of, up_for),
         )
         return Swept(
             rings=tuple(Ring(row["task_id"], row["dispatch"]) for row in rows if row["rings"]),
@@ -606,6 +568,11 @@ class PostgresStorage:
 
             try:
                 yield renew
+            except (
+                Exception
+            ):  # no goodbye to somebody who does not answer: it would take longer than the lease
+                connection.terminate()
+                raise
             finally:
                 await connection.close(timeout=1)
 
@@ -639,50 +606,6 @@ async def _renew(connection: Any, claims: Sequence[Claim], lease: float) -> Mapp
     return {claims[row["place"] - 1]: Held(row["found"]) for row in rows if row["found"] != "locked"}
 
 
-@dataclass(frozen=True, slots=True)
-class Submitted:
-    """The rows of SUBMIT and INTERRUPT."""
-
-    row: Row
-    others: Sequence[Row] = ()
-
-    @property
-    def canceled(self) -> Sequence[Notice]:
-        """The tasks that were interrupted."""
-        gone = [row for row in self.others if row["task_id"] is not None]
-        return [Notice(row["task_id"], row["last_seq"], TaskState.CANCELED) for row in gone]
-
-    def due(self, delay: float) -> bool:
-        """Whether a turn can begin now."""
-        return bool(self.row["first"] or (self.others and self.others[0]["free"] and not delay))
-
-
-async def _once(
-    connection: Any, owner: str, task_id: UUID, key: IdempotencyKey | None, work: Work[T], again: bool
-) -> T | UUID:
-    """Run `work` in one transaction with its idempotency key; or the task that the key stands for. `KeyReused`."""
-    if key is None:
-        async with connection.transaction():
-            return await work(connection, again)
-    try:
-        async with connection.transaction():
-            if not await connection.fetchval(sql.TAKE_KEY, owner, key.key, key.fingerprint, task_id):
-                raise _Taken
-            return await work(connection, again)
-    except _Taken:
-        row = await connection.fetchrow(sql.TAKEN_KEY, owner, key.key)
-    if row is None:  # it was given back in between
-        raise asyncpg.SerializationError("the idempotency key was released")
-    if row["fingerprint"] != key.fingerprint:
-        raise KeyReused(key.key)
-    found: UUID = row["task_id"]
-    return found
-
-
-class _Taken(Exception):
-    """The key is taken: whatever was begun is undone."""
-
-
 async def _steps(connection: Any, claimed: Row) -> Mapping[tuple[str, int], Any]:
     if claimed["attempt"] == 1:
         return {}  # nothing was run before
@@ -707,12 +630,6 @@ def _change(metadata: Mapping[str, Any]) -> tuple[str, list[str]]:
     """What to merge, and which keys to remove."""
     given = {key: value for key, value in metadata.items() if value is not None}
     return dumps(given), [key for key, value in metadata.items() if value is None]
-
-
-def _refuse_message(row: Row, message: Message) -> NoReturn:
-    if message.context_id not in ("", row["context_id"]):
-        raise InvalidParams("message.contextId", f"the task belongs to the context {row['context_id']}")
-    raise UnsupportedOperation(f"the task is {row['before']} and takes no more messages")
 
 
 def _filters(query: TaskQuery) -> tuple[list[str], tuple[Any, ...]]:

@@ -16,6 +16,8 @@ Parameters are listed above each statement.
 
 from __future__ import annotations
 
+from perdure.storage import MOST_BACKOFF
+
 TERMINAL = "('completed', 'failed', 'canceled', 'rejected')"
 INTERRUPTED = "('input-required', 'auth-required')"
 
@@ -455,7 +457,8 @@ SELECT s.state, s.last_seq, s.dispatch, s.again, slot.waiting, next.task_id AS n
 # $1 task_id: why a write was refused, or that it was kept before
 DIAGNOSE = "SELECT state, attempt, write_no, last_seq FROM tasks WHERE task_id = $1"
 
-# $1 task_id, $2 attempt, $3 token, $4 owner, $5 context_id, $6 status payload, $7 failed, $8 delay in seconds
+# $1 task_id, $2 attempt, $3 token, $4 owner, $5 context_id, $6 status payload, $7 failed, $8 delay in seconds,
+# $9 metadata or null
 RELEASE = f"""
 WITH line AS (
         SELECT c.owner, c.context_id, c.waiting FROM contexts c WHERE c.owner = $4 AND c.context_id = $5 FOR NO KEY UPDATE),
@@ -469,6 +472,7 @@ WITH line AS (
                state = CASE WHEN held.again THEN 'submitted' ELSE held.state END,
                lost_attempts = CASE WHEN held.again THEN t.lost_attempts || t.attempt ELSE t.lost_attempts END,
                failures = t.failures + (held.again AND $7)::int,
+               metadata = CASE WHEN held.again AND $9::jsonb IS NOT NULL THEN t.metadata || $9 ELSE t.metadata END,
                last_seq = t.last_seq + held.again::int,
                status_seq = CASE WHEN held.again THEN t.last_seq + 1 ELSE t.status_seq END,
                status_message = CASE WHEN held.again THEN NULL ELSE t.status_message END,
@@ -494,13 +498,16 @@ SELECT r.task_id, r.dispatch, r.again, slot.waiting, next.task_id AS next_id, ne
   FROM released r LEFT JOIN slot ON true LEFT JOIN next ON true LEFT JOIN unlimited ON true
 """
 
-# $1 grace in seconds, $2 max crashes, $3 limit, $4 status payload (crash), $5 status payload (failed), $6 its message.
+# $1 grace in seconds, $2 max crashes, $3 limit, $4 status payload (crash), $5 status payload (failed), $6 its message,
+# $7 as of when or null, $8 how long the server has to be up in seconds.
 # The tasks rescued, those of them that worked with their state; and what else became claimable.
+_LAPSED = """t.lease_token IS NOT NULL
+           AND t.lease_until < coalesce($7::timestamptz, clock_timestamp()) - make_interval(secs => $1)"""
 RESCUE = f"""
 WITH lapsed AS (
         SELECT t.task_id, t.owner, t.context_id FROM tasks t
-         WHERE t.lease_token IS NOT NULL AND t.lease_until < clock_timestamp() - make_interval(secs => $1)
-           AND pg_postmaster_start_time() < clock_timestamp() - make_interval(secs => $1)
+         WHERE {_LAPSED}
+           AND pg_postmaster_start_time() < clock_timestamp() - make_interval(secs => greatest($1, $8))
          LIMIT $3),
     line AS (
         SELECT c.owner, c.context_id, c.waiting FROM contexts c
@@ -510,7 +517,7 @@ WITH lapsed AS (
         SELECT t.task_id, t.state, t.state = 'working' AND t.crashes + 1 < $2 AS again, t.state = 'working' AS worked,
                clock_timestamp() AS now
           FROM tasks t JOIN line ON t.owner = line.owner AND t.context_id = line.context_id
-         WHERE t.lease_token IS NOT NULL AND t.lease_until < clock_timestamp() - make_interval(secs => $1)
+         WHERE {_LAPSED}
          ORDER BY t.task_id FOR NO KEY UPDATE OF t SKIP LOCKED),
     rescued AS (
         UPDATE tasks t
@@ -596,11 +603,12 @@ SELECT true FROM held
 # $1 task_id, $2 turn
 STEPS = "SELECT name, occurrence, result FROM task_steps WHERE task_id = $1 AND turn = $2"
 
-# $1 idle in seconds, $2 limit
+# $1 idle in seconds, $2 limit. Every turn has had one dispatch; what is beyond that were rings in vain.
 STRANDED = f"""
 SELECT t.task_id, t.dispatch FROM tasks t JOIN contexts c ON c.owner = t.owner AND c.context_id = t.context_id
- WHERE {_CLAIMABLE} AND t.dispatched_at < now() - make_interval(secs => $1)
- ORDER BY t.due_at, t.task_id LIMIT $2
+ WHERE {_CLAIMABLE}
+   AND t.dispatched_at < now() - make_interval(secs => $1 * 2 ^ LEAST(GREATEST(t.dispatch - t.attempt - 1, 0), {MOST_BACKOFF}))
+ ORDER BY t.priority DESC, t.rank, t.due_at, t.task_id LIMIT $2
 """
 
 # $1 task_ids, $2 dispatches

@@ -1,6 +1,5 @@
-"""A front door with an agent that is played by the test: turns are claimed and settled through the Storage port.
-
-It stands over the memory, or over a storage that the test opened."""
+"""A front door with an agent that is played by the test: turns are claimed and settled through the Storage port. In memory unless
+another storage is given."""
 
 from __future__ import annotations
 
@@ -16,10 +15,10 @@ import orjson
 from starlette.applications import Starlette
 
 from api.app import create_app
-from perdure.agent import Agent
+from perdure.agent import Agent, Handler
 from perdure.ids import new_token
 from perdure.queue.inline import InlineQueue
-from perdure.settings import ServerSettings, Settings
+from perdure.settings import ServerSettings, Settings, WorkerSettings
 from perdure.storage import ClaimedTurn, Storage, TaskQuery
 from perdure.storage.memory import MemoryStorage
 from perdure.tasks import (
@@ -34,6 +33,7 @@ from perdure.tasks import (
     TextPart,
 )
 from perdure.watch import Watch
+from worker.embedded import embedded
 
 URL = "http://agent.test"
 Json = dict[str, Any]
@@ -80,6 +80,8 @@ class Front:
     queue: InlineQueue
     watch: Watch
     app: Starlette
+    agent: Agent
+    settings: Settings
     http: httpx.AsyncClient
     turns: set[asyncio.Task[None]] = field(default_factory=set)
     bell: asyncio.Queue[None] = field(default_factory=asyncio.Queue)
@@ -172,22 +174,34 @@ class Front:
 
 @asynccontextmanager
 async def opened_front(
-    config: Json | None = None, *, storage: Storage | None = None, **server: Any
+    config: Json | None = None,
+    *,
+    storage: Storage | None = None,
+    handler: Handler = lambda messages: messages,
+    **server: Any,
 ) -> AsyncIterator[Front]:
-    """A front door for an agent with the given config and server settings."""
+    """A front door for an agent with the given config and server settings. The handler runs only inside of `at_work`."""
     storage, queue = storage or MemoryStorage(), InlineQueue()
     settings = Settings(server=ServerSettings(**server))
     watch = Watch(storage, queue, refresh=settings.server.refresh)
-    agent = Agent.of({"name": "echo", "deployment": {"url": URL}} | (config or {}), lambda messages: messages)
+    agent = Agent.of({"name": "echo", "deployment": {"url": URL}} | (config or {}), handler)
     app = create_app(agent, storage, queue, watch, settings)
     transport = httpx.ASGITransport(app)
     async with watch.running(), httpx.AsyncClient(transport=transport, base_url=URL) as http:
-        front = Front(storage, queue, watch, app, http)
+        front = Front(storage, queue, watch, app, agent, settings, http)
         queue.attach(lambda: front.bell.put_nowait(None))
         yield front
         for task in front.turns:
             task.cancel()
         await asyncio.gather(*front.turns, return_exceptions=True)
+
+
+@asynccontextmanager
+async def at_work(front: Front) -> AsyncIterator[None]:
+    """A worker runs the handler while inside. It hears of changes by notices only, not by its renewals."""
+    settings = front.settings.model_copy(update={"worker": WorkerSettings(lease=3600, grace=0)})
+    async with embedded(front.agent, front.storage, front.queue, front.watch, settings):
+        yield
 
 
 # ---------------------------------------------------------------------- messages, as JSON

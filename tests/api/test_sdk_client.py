@@ -13,6 +13,7 @@ from a2a.client.client import Client, ClientConfig
 from a2a.client.client_factory import ClientFactory
 from a2a.types import a2a_pb2 as pb
 from a2a.utils.errors import (
+    A2AError,
     InvalidParamsError,
     PushNotificationNotSupportedError,
     TaskNotCancelableError,
@@ -134,6 +135,23 @@ async def test_errors_arrive_as_what_they_are(front: Front, client: Client) -> N
         await client.create_task_push_notification_config(
             pb.TaskPushNotificationConfig(task_id=task.id, url="https://hook.test")
         )
+
+
+async def test_a_busy_conversation_and_a_reused_key_are_errors_to_it(binding: str) -> None:
+    # Over REST it knows the reasons of A2A only, and gives no more than the status for others.
+    reused, busy = ("409", "409") if binding == "HTTP+JSON" else ("was used before", "has a task under way")
+    async with opened_front({"conversation_policy": "reject"}) as front:
+        connected = client_of(front, binding)
+        async with connected as client:
+            connected._http.headers["Idempotency-Key"] = "k"
+            asked = request("one", wait=False, context_id="talk")
+            task = await sent(client, asked)
+            assert await sent(client, asked) == task
+            with pytest.raises(A2AError, match=reused):
+                await sent(client, request("two", wait=False, context_id="talk"))
+            connected._http.headers["Idempotency-Key"] = "k2"
+            with pytest.raises(A2AError, match=busy):
+                await sent(client, request("two", wait=False, context_id="talk"))
 
 
 @pytest.mark.parametrize("binding", ["JSONRPC", "HTTP+JSON"])

@@ -207,6 +207,16 @@ async def test_the_metadata_of_a_request_is_that_of_its_new_task(front: Front) -
     assert task["history"][0]["metadata"] == {"of": "message"}
 
 
+async def test_the_metadata_of_a_follow_ups_request_is_kept_with_its_message(front: Front) -> None:
+    asked = (await front.call("SendMessage", at_once("really?")))["task"]
+    await front.ends(await front.takes(), **question("why?"))
+    params = at_once("because", taskId=asked["id"], metadata={"of": "message", "a": 1})
+    await front.call("SendMessage", params | {"metadata": {"of": "request", "b": 2}})
+    turn = await front.takes()
+    assert turn.conversation[-1].metadata == {"of": "message", "a": 1, "b": 2}
+    assert turn.task.metadata == {}
+
+
 # ---------------------------------------------------------------------- outages
 
 
@@ -222,7 +232,7 @@ async def test_without_its_queue_the_front_door_still_takes_messages(front: Fron
 async def test_without_its_storage_the_front_door_says_when_to_try_again(
     front: Front, monkeypatch: Any
 ) -> None:
-    async def away(*_: Any) -> None:
+    async def away(*_: Any, **__: Any) -> None:
         raise StorageUnavailable("connection to 10.0.0.1:5432 refused")
 
     monkeypatch.setattr(front.storage, "submit_task", away)

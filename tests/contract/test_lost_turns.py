@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from perdure.storage import Storage, Swept
-from perdure.tasks import Notice, Role, StatusChange, TaskState
+from perdure.tasks import Notice, Ring, Role, StatusChange, TaskState
 from tests.support.storages import Clock
 from tests.support.stories import (
     ME,
@@ -59,6 +59,35 @@ async def test_a_failed_release_counts_a_failure_and_waits(storage: Storage, clo
     again = await claim(storage)
     await storage.release_task(again.claim, reason="retry", failed=True)
     assert (await load(storage, turn)).failures == 2
+
+
+async def test_a_release_can_say_why_the_task_waits(storage: Storage) -> None:
+    turn = await started(storage, metadata={"kept": 1, "retry": "old"})
+    told = {"retry": {"number": 1, "note": "The model is busy."}}
+    await storage.release_task(turn.claim, reason="retry", failed=True, delay=3600.0, metadata=told)
+    assert (await load(storage, turn)).metadata == {"kept": 1, **told}
+    event = (await log(storage, turn))[-1]
+    assert event.body == StatusChange(TaskState.SUBMITTED, metadata={"reason": "retry", **told})
+
+
+async def test_a_release_that_comes_too_late_says_nothing(storage: Storage) -> None:
+    turn = await started(storage)
+    await storage.cancel_task(ME, id_of(turn))
+    before = await load(storage, turn)
+    await storage.release_task(turn.claim, reason="retry", failed=True, metadata={"retry": 1})
+    after = await load(storage, turn)
+    assert (after.metadata, after.failures, after.last_seq) == ({}, 0, before.last_seq)
+
+
+@pytest.mark.parametrize("metadata", [{"a": float("nan")}, {"a": "\x00"}])
+async def test_a_release_that_says_what_cannot_be_stored_is_refused(
+    storage: Storage, metadata: dict[str, object]
+) -> None:
+    turn = await started(storage)
+    before = await load(storage, turn)
+    with pytest.raises(ValueError, match="a "):
+        await storage.release_task(turn.claim, reason="retry", metadata=metadata)
+    assert await load(storage, turn) == before
 
 
 async def test_a_second_release_does_nothing(storage: Storage) -> None:
@@ -152,6 +181,20 @@ async def test_a_lease_is_left_alone_within_the_grace(storage: Storage, clock: C
     assert (await load(storage, turn)).state is TaskState.WORKING
 
 
+async def test_a_lease_that_ran_out_during_an_outage_is_not_judged(storage: Storage, clock: Clock) -> None:
+    """A rescue that was held up judges by the time at which it was meant."""
+    before = await storage.check()
+    turn = await started(storage)
+    await clock.expire_lease(id_of(turn), ago=-0.05)
+    while await clock.lease_left(id_of(turn)) > -0.05:
+        pass
+    assert await storage.rescue_tasks(grace=0.0, max_crashes=3, as_of=before) == Swept()
+    after = await storage.check()
+    assert after > before
+    swept = await storage.rescue_tasks(grace=0.0, max_crashes=3, as_of=after)
+    assert [ring.task_id for ring in swept.rings] == [id_of(turn)]
+
+
 async def test_a_task_that_kills_its_workers_fails_with_a_reason(storage: Storage, clock: Clock) -> None:
     first = await submit(storage)
     second = await submit(storage)
@@ -211,8 +254,8 @@ async def test_stranded_are_those_that_could_be_claimed(storage: Storage, clock:
     for task in (first, old, working):
         await clock.age_ring(id_of(task), 100.0)
     await clock.age_ring(id_of(old), 200.0)
-    assert [ring.task_id for ring in await storage.stranded(idle=50.0)] == [id_of(old), id_of(first)]
-    assert [ring.task_id for ring in await storage.stranded(idle=50.0, limit=1)] == [id_of(old)]
+    assert [ring.task_id for ring in await storage.stranded(idle=50.0)] == [id_of(first), id_of(old)]
+    assert [ring.task_id for ring in await storage.stranded(idle=50.0, limit=1)] == [id_of(first)]
     assert [ring.task_id for ring in await storage.stranded(idle=150.0)] == [id_of(old)]
     assert list(await storage.stranded(idle=3600.0)) == []
 
@@ -228,6 +271,43 @@ async def test_redispatch_compares_and_sets(storage: Storage, clock: Clock) -> N
     assert list(await storage.stranded(idle=50.0)) == []
     (newer,) = await storage.redispatch([ring])
     assert newer.dispatch == ring.dispatch + 1
+
+
+async def test_what_is_rung_for_in_vain_is_rung_for_ever_more_rarely(storage: Storage, clock: Clock) -> None:
+    accepted = await submit(storage)
+    assert accepted.ring is not None
+    ring = accepted.ring
+    for times in (1, 2, 4, 8, 16, 32, 32, 32):
+        await clock.age_ring(id_of(accepted), 50.0 * times - 5.0)
+        assert list(await storage.stranded(idle=50.0)) == []
+        await clock.age_ring(id_of(accepted), 50.0 * times + 5.0)
+        assert list(await storage.stranded(idle=50.0)) == [ring]
+        (ring,) = await storage.redispatch([ring])
+
+
+@pytest.mark.parametrize("turns", [1, 3])
+async def test_a_turn_brings_the_patience_for_its_own_ring(
+    storage: Storage, clock: Clock, turns: int
+) -> None:
+    """Whatever brought the task back: an answer, a deploy, a retry; also behind another task of its conversation."""
+    turn = await started(storage, context="one")
+    other = await submit(storage, context="one")
+    for _ in range(turns):
+        await settle(storage, turn, TaskState.INPUT_REQUIRED)
+        await settle(storage, await claim(storage), TaskState.INPUT_REQUIRED)
+        await storage.continue_task(ME, id_of(turn), says("more"))
+        turn = await claim(storage)
+        await storage.release_task(turn.claim, reason="retry", failed=True, delay=3600.0)
+        await clock.make_due(id_of(turn))
+        turn = await claim(storage)
+        await storage.continue_task(ME, id_of(other), says("more"))
+    await storage.release_task(turn.claim, reason="deploy")
+    await clock.age_ring(id_of(turn), 55.0)
+    (ring,) = await storage.stranded(idle=50.0)
+    assert ring == Ring(id_of(turn), 2 * turns + 2)
+    assert await storage.redispatch([ring])
+    await clock.age_ring(id_of(turn), 55.0)
+    assert list(await storage.stranded(idle=50.0)) == []
 
 
 async def test_redispatch_leaves_what_cannot_be_claimed(storage: Storage) -> None:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import closing
 from typing import Any
+from urllib.parse import urlsplit
 from uuid import UUID
 
 import pytest
+from redis import Redis as SyncRedis
 from redis.asyncio import Redis
 
 from perdure.errors import QueueUnavailable
@@ -17,6 +21,7 @@ from perdure.queue import Queue
 from perdure.queue.arq import ArqQueue, deserialize_job, redis_settings
 from perdure.queue.inline import InlineQueue
 from perdure.tasks import Notice, Ring, TaskState
+from tests.support.proxy import proxied
 
 UNUSED = "redis://127.0.0.1:1/0"
 
@@ -182,6 +187,71 @@ async def test_a_restart_of_redis_breaks_listening_loudly_and_nothing_else(
         await queue.announce([after := notice(1)])
         assert await anext(heard) == after
     await queue.close()
+
+
+@pytest.fixture
+def evicting(private_services: LocalServices) -> Iterator[SyncRedis]:
+    """A client of a Redis whose policy the test sets."""
+    with closing(SyncRedis.from_url(private_services.redis_url)) as client:
+        yield client
+
+
+async def listened(queue: ArqQueue, times: int = 1) -> None:
+    for _ in range(times):
+        async with queue.listen():
+            pass
+
+
+async def test_a_redis_that_throws_keys_away_is_warned_of_once(
+    private_services: LocalServices, evicting: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    queue = ArqQueue(private_services.redis_url, "test")
+    await listened(queue, times=2)
+    assert "redis.evicts" not in capsys.readouterr().out
+    evicting.config_set("maxmemory-policy", "allkeys-lru")
+    await listened(queue, times=3)
+    assert capsys.readouterr().out.count("redis.evicts") == 1
+    evicting.config_set("maxmemory-policy", "volatile-ttl")
+    await listened(queue, times=2)
+    said = capsys.readouterr().out
+    assert (said.count("redis.evicts"), said.count("volatile-ttl")) == (1, 1)
+    evicting.config_set("maxmemory-policy", "noeviction")
+    await listened(queue)
+    evicting.config_set("maxmemory-policy", "volatile-ttl")
+    await listened(queue)
+    assert capsys.readouterr().out.count("redis.evicts") == 1
+    await queue.close()
+
+
+@pytest.mark.parametrize("refused", ["CONFIG", "INFO"])
+async def test_a_managed_redis_that_refuses_to_tell_is_as_good(
+    private_services: LocalServices, evicting: Any, capsys: pytest.CaptureFixture[str], refused: str
+) -> None:
+    evicting.config_set("maxmemory-policy", "allkeys-lru")
+    evicting.execute_command("ACL", "SETUSER", "managed", "on", ">secret", "~*", "&*", "+@all", f"-{refused}")
+    url = urlsplit(private_services.redis_url)
+    queue = ArqQueue(url._replace(netloc=f"managed:secret@127.0.0.1:{url.port}").geturl(), "test")
+    async with queue.listen() as heard:
+        await queue.announce([said := notice(1)])
+        assert await anext(heard) == said
+    assert capsys.readouterr().out.count("redis.evicts") == (refused == "CONFIG")
+    await queue.close()
+
+
+async def test_a_redis_that_hangs_holds_nobody_up_for_long(redis_url: str) -> None:
+    with proxied(redis_url) as network:
+        queue = ArqQueue(network.url(redis_url), "test", patience=0.5)
+        rings = [Ring(new_task_id(), 1)]
+        await queue.ring(rings)
+        network.freeze()
+        begin = time.monotonic()
+        for attempt in (queue.ring(rings), queue.announce([notice(1)]), queue.missing(rings), queue.check()):
+            with pytest.raises(QueueUnavailable):
+                await attempt
+        assert time.monotonic() - begin < 4.5  # a second each, and what a busy machine adds
+        network.heal()
+        assert await queue.missing(rings) == []
+        await queue.close()
 
 
 def test_an_address_for_arq() -> None:

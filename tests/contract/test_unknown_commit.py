@@ -8,26 +8,29 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from perdure.ids import new_task_id, new_token
 from perdure.settings import StorageSettings
-from perdure.storage import NewTask
+from perdure.storage import IdempotencyKey, NewTask, Policy
 from perdure.storage.database import Database
 from perdure.storage.postgres import PostgresStorage
-from perdure.tasks import Artifact, Message, Role, TaskState, TextPart
+from perdure.tasks import Artifact, Message, Ring, Role, TaskState, TextPart
 
 ME = "me"
 
 
 class LosesAnswers:
-    """A connection that does what it is told and breaks before it says so, once for each statement."""
+    """A connection that does what it is told and breaks before it says so, once for each statement that is a transaction, and
+    once for each transaction of several."""
 
     def __init__(self, connection: Any, lost: set[str]) -> None:
         self._connection = connection
         self._lost = lost
+        self._together: list[str] | None = None
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self._connection, name)
@@ -36,13 +39,30 @@ class LosesAnswers:
 
         async def run(statement: str, *arguments: Any) -> Any:
             answer = await method(statement, *arguments)
-            writes = "UPDATE" in statement or "INSERT" in statement
-            if writes and statement not in self._lost:
-                self._lost.add(statement)
-                raise ConnectionResetError("connection reset by peer")
+            if "UPDATE" in statement or "INSERT" in statement:
+                if self._together is None:
+                    self._lose(statement)
+                else:
+                    self._together.append(statement)
             return answer
 
         return run
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[None]:
+        """Loses the answer to its COMMIT."""
+        self._together = []
+        try:
+            async with self._connection.transaction():
+                yield
+            self._lose("".join(self._together))
+        finally:
+            self._together = None
+
+    def _lose(self, what: str) -> None:
+        if what not in self._lost:
+            self._lost.add(what)
+            raise ConnectionResetError("connection reset by peer")
 
 
 class LossyDatabase(Database):
@@ -114,3 +134,53 @@ async def test_the_next_in_line_is_not_counted_twice(lossy: PostgresStorage) -> 
     row = await lossy._row("SELECT waiting, running_task FROM contexts WHERE context_id = 'talk'")
     assert row is not None
     assert (row["waiting"], row["running_task"]) == (0, None)
+
+
+KEY = IdempotencyKey("k", "what was asked for")
+
+
+async def test_sends_with_a_key_take_effect_once_and_ring(lossy: PostgresStorage) -> None:
+    new = NewTask(task_id=new_task_id(), owner=ME, context_id="talk", message=says("one"))
+    accepted = await lossy.submit_task(new, key=KEY)
+    assert (accepted.repeated, accepted.ring) == (False, Ring(new.task_id, 1))
+    turn = await lossy.claim_task("worker", new_token(), lease=60)
+    assert turn is not None
+    await lossy.update_task(turn.claim, 1, state=TaskState.INPUT_REQUIRED)
+    more = await lossy.continue_task(ME, new.task_id, says("two"), key=IdempotencyKey("l", ""))
+    assert (more.repeated, more.ring) == (False, Ring(new.task_id, 2))
+    assert [message.text for message in (await lossy.load_task(ME, new.task_id)).history] == ["one", "two"]
+    again = await lossy.submit_task(replace(new, task_id=new_task_id()), key=KEY)
+    assert (again.repeated, again.task.task_id) == (True, new.task_id)
+
+
+@pytest.mark.parametrize("policy", [Policy.REJECT, Policy.INTERRUPT])
+async def test_policies_take_effect_once(lossy: PostgresStorage, policy: Policy) -> None:
+    old = NewTask(task_id=new_task_id(), owner=ME, context_id="talk", message=says("old"))
+    if policy is Policy.INTERRUPT:
+        await lossy.submit_task(old)
+    new = replace(old, task_id=new_task_id(), policy=policy)
+    accepted = await lossy.submit_task(new)
+    assert (accepted.task.task_id, accepted.task.state) == (new.task_id, TaskState.SUBMITTED)
+    assert accepted.ring
+    turn = await lossy.claim_task("worker", new_token(), lease=60)
+    assert turn is not None
+    assert turn.claim.task_id == new.task_id
+    await lossy.store_step(turn.claim, "step", 1, "done")
+    await lossy.update_task(turn.claim, 1, state=TaskState.COMPLETED)
+    assert await lossy.claim_task("worker", new_token(), lease=60) is None
+
+
+async def test_limits_are_counted_once(lossy: PostgresStorage) -> None:
+    for number in range(3):
+        message = says(str(number))
+        await lossy.submit_task(
+            NewTask(task_id=new_task_id(), owner=ME, context_id=str(number), message=message, limits={"l": 1})
+        )
+    for _ in range(3):
+        turn = await lossy.claim_task("worker", new_token(), lease=60)
+        assert turn is not None
+        assert await lossy.claim_task("worker", new_token(), lease=60) is None
+        await lossy.update_task(turn.claim, 1, state=TaskState.COMPLETED)
+    row = await lossy._row("SELECT running FROM concurrency_limits")
+    assert row is not None
+    assert row["running"] == 0

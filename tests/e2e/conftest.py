@@ -107,6 +107,18 @@ class Stack:
 
         return asyncio.run(ask())
 
+    def run(self, statements: str) -> None:
+        """Do something to Postgres."""
+
+        async def do() -> None:
+            connection = await asyncpg.connect(self.services.database_url)
+            try:
+                await connection.execute(statements)
+            finally:
+                await connection.close()
+
+        asyncio.run(do())
+
     def task(self, task_id: str) -> dict[str, Any]:
         """A task's row."""
         return dict(self.rows("SELECT * FROM tasks WHERE task_id = $1", task_id)[0])

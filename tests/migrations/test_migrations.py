@@ -12,7 +12,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from perdure.errors import ConfigError, SchemaOutdated
+from perdure.errors import ConfigError, SchemaOutdated, StorageUnavailable
 from perdure.local.postgres import postgres_programs
 from perdure.settings import StorageSettings
 from perdure.storage import migrate
@@ -155,6 +155,15 @@ async def test_newer_schema_is_no_reason_to_stop(database_url: str) -> None:
     storage = PostgresStorage(database_url, StorageSettings(run_migrations_on_startup=False))
     await storage.open()
     await storage.close()
+
+
+def test_a_connection_lost_in_mid_migration_is_an_outage(empty_database_url: str) -> None:
+    """A start waits it out."""
+    dismiss_us = "SELECT pg_terminate_backend(pg_backend_pid())"
+    with pytest.raises(StorageUnavailable):
+        migrate.on_connection(
+            empty_database_url, lambda config: config.attributes["connection"].exec_driver_sql(dismiss_us)
+        )
 
 
 def test_a_role_that_may_not_create_tables_is_told_what_to_do(empty_database_url: str) -> None:

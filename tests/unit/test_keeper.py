@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
 from queue import Queue
 from uuid import UUID
 
 import pytest
 
 from perdure.ids import new_task_id, new_token
+from perdure.settings import StorageSettings
 from perdure.storage import Claim, Held
 from perdure.storage.keeper import Renew, ThreadKeeper
-from tests.support.storages import opened_memory
+from perdure.storage.postgres import PostgresStorage
+from tests.support.proxy import proxied
+from tests.support.storages import opened_memory, opened_postgres
 from tests.support.stories import ME, id_of, load, started
 
 LEASE = 0.06
@@ -152,6 +155,21 @@ def test_a_claim_that_is_missing_in_the_answer_is_asked_for_again(
     assert told.empty()
 
 
+def test_a_claim_whose_loop_has_not_reacted_by_its_limit_is_renewed_no_more(
+    keeper: ThreadKeeper, database: Database
+) -> None:
+    hung, settling, kept, told = a_claim(), a_claim(), a_claim(), Queue[Held]()
+    keeper.keep(kept, told.put)
+    keeper.keep(settling, told.put, limit=LEASE)
+    keeper.settling(settling)
+    keeper.keep(hung, told.put, limit=LEASE)
+    database.rounds(2)  # the second has begun with all three
+    database.next_with(settling, kept)
+    database.rounds(5)
+    database.next_with(settling, kept)
+    assert told.empty()
+
+
 def test_unknown_claims_can_be_dropped(keeper: ThreadKeeper) -> None:
     keeper.drop(a_claim())
 
@@ -266,3 +284,30 @@ async def test_the_keeper_of_a_storage_keeps_a_task_while_the_event_loop_is_bloc
         assert canceled.wait(PATIENCE)  # nor does this
         keeper.close()
         assert (await load(opened.storage, turn)).state == "canceled"
+
+
+async def test_a_frozen_network_of_half_a_lease_loses_no_lease(database_url: str) -> None:
+    """A break that no sweep notices, right before a renewal is due: the keeper neither waits for an answer that does not come nor
+    says goodbye to who does not hear it."""
+    lease = 2.4
+    with proxied(database_url) as network:
+        async with opened_postgres(database_url) as direct:
+            turn = await started(direct.storage)
+            storage = PostgresStorage(network.url(database_url), StorageSettings())
+            with closing(storage.keeper(lease=lease)) as keeper:
+                keeper.keep(turn.claim, lambda held: None)
+
+                async def left() -> float:
+                    return await direct.clock.lease_left(id_of(turn))
+
+                while not lease * 0.9 < await left() <= lease:
+                    pass
+                while await left() > lease * 0.68:
+                    pass
+                network.freeze()
+                thawing = threading.Timer(lease / 2, network.heal, kwargs={"forgetting": True})
+                thawing.start()
+                least = lease
+                while thawing.is_alive() or await left() < lease * 0.9:
+                    least = min(least, await left())
+                assert least > 0

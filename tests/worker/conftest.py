@@ -1,4 +1,4 @@
-"""A worker over the in-memory storage, and a storage that can be told to misbehave."""
+"""A worker over a real storage, and a storage that can be told to misbehave."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from perdure.agent import Agent
 from perdure.ids import new_task_id
 from perdure.queue.inline import InlineQueue
 from perdure.settings import Settings
-from perdure.storage import Keeper, NewTask, Storage
-from perdure.storage.memory import MemoryStorage
+from perdure.storage import Claim, Held, Keeper, NewTask, Storage
 from perdure.tasks import ANONYMOUS, Event, Message, Role, Task, TaskState, TextPart
 from perdure.watch import Watch
+from tests.support.storages import Opened, opened_memory, opened_postgres
 from worker.lease import Reins
 from worker.turn import run_turn
 from worker.worker import Worker
@@ -30,8 +30,9 @@ SETTINGS = Settings.model_validate(
 class Shop:
     """A worker without loops: turns run when the test says so."""
 
-    def __init__(self, storage: Storage, keeper: Keeper, watch: Watch, queue: InlineQueue) -> None:
-        self.storage, self.keeper, self.watch, self.queue = storage, keeper, watch, queue
+    def __init__(self, opened: Opened, keeper: Keeper, watch: Watch, queue: InlineQueue) -> None:
+        self.storage, self.clock = opened.storage, opened.clock
+        self.keeper, self.watch, self.queue = keeper, watch, queue
         self.settings = SETTINGS
         self.rings = 0
         queue.attach(self._rung)
@@ -40,12 +41,17 @@ class Shop:
         self.rings += 1
 
     def worker(
-        self, handler: Callable[..., Any], *, storage: Storage | None = None, settings: Settings | None = None
+        self,
+        handler: Callable[..., Any],
+        *,
+        storage: Storage | None = None,
+        settings: Settings | None = None,
+        **config: Any,
     ) -> Worker:
-        """A worker that runs this handler."""
+        """A worker that runs this handler; `config` is the agent's."""
         return Worker(
             worker_id="w1",
-            agent=Agent.of({"name": "test"}, handler),
+            agent=Agent.of({"name": "test", **config}, handler),
             storage=storage or self.storage,
             queue=self.queue,
             watch=self.watch,
@@ -53,13 +59,15 @@ class Shop:
             settings=settings or self.settings,
         )
 
-    async def submit(self, text: str = "hello", *, context: str = "") -> UUID:
-        """A new task."""
+    async def submit(
+        self, text: str = "hello", *, context: str = "", asks: dict[str, Any] | None = None, **members: Any
+    ) -> UUID:
+        """A new task; `asks` is what its message asks of the scheduler."""
         task_id = new_task_id()
-        message = Message(parts=(TextPart(text),), role=Role.USER)
-        await self.storage.submit_task(
-            NewTask(task_id=task_id, owner=ANONYMOUS, context_id=context or str(task_id), message=message)
-        )
+        metadata = {"perdure": asks} if asks else {}
+        message = Message(parts=(TextPart(text),), role=Role.USER, metadata=metadata)
+        new = {"context_id": context or str(task_id), "message": message, **members}
+        await self.storage.submit_task(NewTask(task_id=task_id, owner=ANONYMOUS, **new))
         return task_id
 
     async def run(self, handler: Callable[..., Any], task_id: UUID | None = None) -> Task:
@@ -85,20 +93,60 @@ class Shop:
 
 
 @asynccontextmanager
-async def opened_shop() -> AsyncIterator[Shop]:
-    storage, queue = MemoryStorage(), InlineQueue()
-    await storage.open()
+async def shop_over(opened: Opened) -> AsyncIterator[Shop]:
+    storage, queue = opened.storage, InlineQueue()
     keeper = storage.keeper(lease=SETTINGS.worker.lease)
     async with Watch(storage, queue, refresh=60).running() as watch:
-        yield Shop(storage, keeper, watch, queue)
+        yield Shop(opened, keeper, watch, queue)
     await asyncio.to_thread(keeper.close)
-    await storage.close()
 
 
 @pytest.fixture
 async def shop() -> AsyncIterator[Shop]:
-    async with opened_shop() as shop:
+    """Over the in-memory storage."""
+    async with opened_memory() as opened, shop_over(opened) as shop:
         yield shop
+
+
+@pytest.fixture(params=["memory", "postgres"])
+def any_database(request: pytest.FixtureRequest) -> str | None:
+    url: str | None = request.getfixturevalue("module_database_url") if request.param == "postgres" else None
+    return url
+
+
+@pytest.fixture
+async def any_shop(any_database: str | None) -> AsyncIterator[Shop]:
+    """Over either storage."""
+    async with (
+        opened_postgres(any_database) if any_database else opened_memory() as opened,
+        shop_over(opened) as shop,
+    ):
+        yield shop
+
+
+class DeafKeeper:
+    """Renews nothing and tells nobody; remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.limits: dict[Claim, float | None] = {}
+        self.settled: list[Claim] = []
+        self.dropped: list[Claim] = []
+
+    def keep(self, claim: Claim, lost: Callable[[Held], None], *, limit: float | None = None) -> None:
+        self.limits[claim] = limit
+
+    def settling(self, claim: Claim) -> None:
+        self.settled.append(claim)
+
+    def drop(self, claim: Claim) -> None:
+        self.dropped.append(claim)
+
+    def close(self) -> None: ...
+
+
+def turns(**changes: Any) -> Settings:
+    """Settings whose TURNS__ are changed."""
+    return SETTINGS.model_copy(update={"turns": SETTINGS.turns.model_copy(update=changes)})
 
 
 class Meddled:

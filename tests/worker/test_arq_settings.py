@@ -13,11 +13,13 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from arq import create_pool
 from redis.asyncio import Redis
+from tenacity import AsyncRetrying, stop_after_delay, wait_fixed
 
 from perdure.ids import new_task_id
 from perdure.local import LocalServices
-from perdure.queue.arq import ArqQueue
+from perdure.queue.arq import ArqQueue, redis_settings
 from perdure.settings import StorageSettings
 from perdure.storage import NewTask
 from perdure.storage.postgres import PostgresStorage
@@ -337,6 +339,22 @@ async def test_a_restart_of_redis_ends_no_turn_and_no_worker(
     assert (task.attempt, task.artifacts[0].text) == (1, str(process.pid))
     await own_fleet.reaches(await own_fleet.submit(), TaskState.COMPLETED)
     assert (await asyncio.to_thread(stop, process))[0] == 0
+
+
+async def test_a_command_under_way_outlives_a_restart_of_redis(private_services: LocalServices) -> None:
+    """Or stock arq ends with it: whether one is under way when Redis goes is a matter of luck."""
+    pool: Any = await create_pool(redis_settings(private_services.redis_url))
+    try:
+        asking = asyncio.create_task(pool.blpop(["answer"], 30))
+        async for attempt in AsyncRetrying(stop=stop_after_delay(10), wait=wait_fixed(0.01)):
+            with attempt:
+                assert (await pool.info("clients"))["blocked_clients"] == 1
+        await asyncio.to_thread(private_services.redis.stop)
+        await asyncio.to_thread(private_services.redis.start)
+        await pool.rpush("answer", "yes")
+        assert await asking == (b"answer", b"yes")
+    finally:
+        await pool.aclose()
 
 
 async def test_our_worker_starts_and_works_without_redis_and_hears_it_when_it_comes(

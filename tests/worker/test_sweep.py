@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,11 +16,11 @@ from perdure.tasks import Ring, TaskState
 from tests.support.storages import MemoryClock
 from worker.lease import Reins
 from worker.slots import Slots
-from worker.sweep import Contact, swept
+from worker.sweep import Contact, rung_again, swept
 from worker.turn import claim_turn, run_turn
 from worker.worker import Worker
 
-from .conftest import SETTINGS, Shop
+from .conftest import SETTINGS, Shop, meddled
 
 STEADY = SETTINGS.worker.lease
 
@@ -139,34 +140,66 @@ async def test_who_was_cut_off_does_not_judge(shop: Shop, steady: Contact) -> No
     assert (await shop.load(task_id)).state is TaskState.WORKING
 
 
-async def test_what_the_bell_forgot_is_rung_again_once(
-    shop: Shop, steady: Contact, shared: SharedQueue
-) -> None:
+async def test_a_rescue_that_is_held_up_judges_by_the_time_before(shop: Shop, steady: Contact) -> None:
+    """The outage comes between the look at the storage and the rescue: leases ran out meanwhile."""
+    worker_settings = SETTINGS.worker.model_copy(update={"lease_grace": 0.0})
+    shop.settings = SETTINGS.model_copy(update={"worker": worker_settings})
+    storage, clock, task_id = shop.storage, clock_of(shop.storage), await shop.submit()
+
+    async def held_up(rescue: Any, **arguments: Any) -> Any:
+        await clock.expire_lease(task_id, ago=0)
+        return await rescue(**arguments)
+
+    shop.storage = meddled(storage, rescue_tasks=held_up)
+    worker = worker_of(shop)
+    await claim_turn(worker)
+    await swept(worker, Slots(worker), steady)
+    assert (await shop.load(task_id)).state is TaskState.WORKING
+    shop.storage = storage
+    await swept(worker_of(shop), Slots(worker), steady)
+    assert (await shop.load(task_id)).state is TaskState.SUBMITTED
+
+
+async def test_what_the_bell_forgot_is_rung_again_once(shop: Shop, shared: SharedQueue) -> None:
     worker = worker_of(shop, shared)
     task_id = await shop.submit()
-    await swept(worker, Slots(worker), steady)
+    await rung_again(worker, Slots(worker))
     assert shared.known == []  # it was dispatched a moment ago
     await clock_of(shop.storage).age_ring(task_id, 3601)
     for _ in range(3):
-        await swept(worker, Slots(worker), steady)
+        await rung_again(worker, Slots(worker))
     (rung,) = shared.known
     assert rung.task_id == task_id
-    await clock_of(shop.storage).age_ring(task_id, 3601)
-    await swept(worker, Slots(worker), steady)
+    await clock_of(shop.storage).age_ring(task_id, 2 * 3600 + 1)
+    await rung_again(worker, Slots(worker))
     assert shared.known == [rung]  # it is old, but the bell still knows it
     shared.known.clear()
-    await swept(worker, Slots(worker), steady)
+    await rung_again(worker, Slots(worker))
     assert [ring.dispatch for ring in shared.known] == [rung.dispatch + 1]
 
 
-async def test_without_a_bell_nothing_is_dispatched(shop: Shop, steady: Contact, shared: SharedQueue) -> None:
+async def test_who_finds_that_the_bell_forgot_something_works_off_all_that_is_due(
+    shop: Shop, shared: SharedQueue
+) -> None:
+    worker = worker_of(shop, shared)
+    slots = Slots(worker)
+    forgotten, known = await shop.submit(), await shop.submit()
+    await clock_of(shop.storage).age_ring(forgotten, 3601)
+    working = asyncio.create_task(slots.start_turns())
+    await rung_again(worker, slots)
+    for task_id in (forgotten, known):
+        await shop.reaches(task_id, TaskState.COMPLETED)
+    working.cancel()
+
+
+async def test_without_a_bell_nothing_is_dispatched(shop: Shop, shared: SharedQueue) -> None:
     worker = worker_of(shop, shared)
     task_id = await shop.submit()
     await clock_of(shop.storage).age_ring(task_id, 3601)
     shared.away = True
-    await swept(worker, Slots(worker), steady)
+    await rung_again(worker, Slots(worker))
     shared.away = False
-    await swept(worker, Slots(worker), steady)
+    await rung_again(worker, Slots(worker))
     assert len(shared.known) == 1
 
 

@@ -18,6 +18,7 @@ from perdure.ids import artifact_id
 from perdure.perform import BAD_OUTPUT, CRASHED
 from perdure.settings import Settings
 from perdure.storage.memory import MemoryStorage
+from perdure.stuck import left_behind
 from perdure.tasks import (
     ANONYMOUS,
     Artifact,
@@ -31,7 +32,6 @@ from perdure.tasks import (
     TextPart,
 )
 from tests.support.storages import MemoryClock
-from worker import turn as turn_module
 from worker.lease import Reins, Stop
 from worker.turn import claim_turn, run_turn, work_on
 
@@ -440,10 +440,8 @@ async def test_a_deploy_gives_the_task_back_at_once(shop: Shop) -> None:
     assert (await shop.run(lambda messages: "again", task_id)).artifacts[0].text == "again"
 
 
-async def test_a_handler_that_ignores_its_end_is_left_behind(
-    shop: Shop, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(turn_module, "PATIENCE", 0.01)
+async def test_a_handler_that_ignores_its_end_is_left_behind(shop: Shop) -> None:
+    settings = SETTINGS.model_copy(update={"turns": SETTINGS.turns.model_copy(update={"patience": 0.01})})
     entered, never = asyncio.Event(), asyncio.Event()
 
     async def handler(messages: Any, turn: Turn) -> str:
@@ -456,13 +454,13 @@ async def test_a_handler_that_ignores_its_end_is_left_behind(
         return "never recorded"
 
     task_id = await shop.submit()
-    running = asyncio.create_task(run_turn(shop.worker(handler), Reins()))
+    running = asyncio.create_task(run_turn(shop.worker(handler, settings=settings), Reins()))
     await entered.wait()
     await cancel(shop, task_id)
     await running
     assert (await shop.load(task_id)).state is TaskState.CANCELED
     never.set()
-    await asyncio.gather(*turn_module._abandoned, return_exceptions=True)
+    await asyncio.gather(*left_behind, return_exceptions=True)
     assert "never recorded" not in repr(await shop.events(task_id))
 
 

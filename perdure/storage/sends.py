@@ -1,0 +1,170 @@
+"""Sends: what a new task and a message to a task do on a connection, each in one transaction, with its idempotency key if it has
+one.
+
+Each function gives the work for `Database.run`: sent again after an unknown end it has the effect of one. It answers with an id
+where nothing was stored: that of the task that is there already, its own (the answer to an earlier try was lost) or the one that
+the key stands for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, NoReturn
+from uuid import UUID
+
+import asyncpg
+
+from perdure.errors import ContextBusy, InvalidParams, KeyReused, TaskNotFound, UnsupportedOperation
+from perdure.payload import dump_body
+from perdure.storage import IdempotencyKey, NewTask, Policy
+from perdure.storage import statements as sql
+from perdure.storage.database import T, Work
+from perdure.storage.records import Row, dumps, message_json
+from perdure.tasks import Message, Notice, StatusChange, TaskState
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """A task was stored. `due`: a turn of it can begin now, as far as its conversation goes."""
+
+    created_at: datetime
+    due: bool
+    canceled: Sequence[Notice] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Appended:
+    """A message was stored. `due`: it made a turn due, which can begin now."""
+
+    dispatch: int
+    due: bool
+
+
+# ---------------------------------------------------------------------- a new task
+
+
+def submit(new: NewTask, message: Message, key: IdempotencyKey | None) -> Work[Submitted | UUID]:
+    """Store a new task. `ContextBusy`, `KeyReused`."""
+
+    async def work(connection: Any, again: bool) -> Submitted | UUID:
+        try:
+            if key is not None:
+                return await _once(
+                    connection, new.owner, new.task_id, key, lambda: _insert(connection, new, message)
+                )
+            if new.policy is not Policy.INTERRUPT:  # one statement
+                return await _insert(connection, new, message)
+            async with connection.transaction():
+                return await _insert(connection, new, message)
+        except asyncpg.UniqueViolationError:
+            return new.task_id
+
+    return work
+
+
+async def _insert(connection: Any, new: NewTask, message: Message) -> Submitted | UUID:
+    limits = sorted(new.limits.items())
+    row = await connection.fetchrow(
+        sql.SUBMIT,
+        new.task_id,
+        new.owner,
+        new.context_id,
+        dumps(dict(new.metadata)),
+        message_json(message),
+        new.policy.value,
+        new.priority,
+        new.delay,
+        new.expires,
+        new.deadline,
+        [name for name, _ in limits],
+        [limit for _, limit in limits],
+    )
+    if row is None:  # busy, maybe with this very task
+        if await connection.fetchrow(sql.OWNS, new.task_id, new.owner) is not None:
+            return new.task_id
+        raise ContextBusy(new.context_id)
+    in_time = not new.delay and 0.0 not in (new.expires, new.deadline)
+    if new.policy is not Policy.INTERRUPT:
+        return Submitted(row["created_at"], row["first"] and in_time)
+    _, payload = dump_body(StatusChange(TaskState.CANCELED, metadata={"reason": "interrupted"}))
+    rows = await connection.fetch(sql.INTERRUPT, new.owner, new.context_id, new.task_id, dumps(payload))
+    gone = [row for row in rows if row["task_id"] is not None]
+    return Submitted(
+        row["created_at"],
+        rows[0]["free"] and in_time,
+        [Notice(row["task_id"], row["last_seq"], TaskState.CANCELED) for row in gone],
+    )
+
+
+# ---------------------------------------------------------------------- a message to a task
+
+
+def append(
+    owner: str, task_id: UUID, message: Message, context_id: str, key: IdempotencyKey | None
+) -> Work[Appended | UUID]:
+    """Store a message to a task; `context_id` is the one that its sender named, or empty.
+
+    `TaskNotFound`, `InvalidParams`, `UnsupportedOperation`, `KeyReused`.
+    """
+
+    async def work(connection: Any, again: bool) -> Appended | UUID:
+        if again and (kept := await _kept_before(connection, owner, task_id, message)):
+            return kept
+        if key is None:
+            return await _append(connection, owner, task_id, message, context_id)
+        return await _once(
+            connection, owner, task_id, key, lambda: _append(connection, owner, task_id, message, context_id)
+        )
+
+    return work
+
+
+async def _kept_before(connection: Any, owner: str, task_id: UUID, message: Message) -> Appended | None:
+    """By the try whose end was lost: nobody knows whether it rang."""
+    dispatch = await connection.fetchval(sql.CONTINUED, task_id, owner, message.message_id)
+    return None if dispatch is None else Appended(dispatch, due=True)
+
+
+async def _append(connection: Any, owner: str, task_id: UUID, message: Message, context_id: str) -> Appended:
+    row: Row | None = await connection.fetchrow(
+        sql.CONTINUE, task_id, owner, context_id, message_json(message)
+    )
+    if row is None:
+        raise TaskNotFound(task_id)
+    if not row["kept"]:
+        _refuse(row, context_id)
+    return Appended(row["dispatch"], row["first"])
+
+
+def _refuse(row: Row, context_id: str) -> NoReturn:
+    if context_id not in ("", row["context_id"]):
+        raise InvalidParams("message.contextId", f"the task belongs to the context {row['context_id']}")
+    raise UnsupportedOperation(f"the task is {row['before']} and takes no more messages")
+
+
+# ---------------------------------------------------------------------- idempotency keys
+
+
+async def _once(
+    connection: Any, owner: str, task_id: UUID, key: IdempotencyKey, write: Callable[[], Awaitable[T]]
+) -> T | UUID:
+    """Write in one transaction with the key; or the task that the key stands for. `KeyReused`."""
+    try:
+        async with connection.transaction():
+            if not await connection.fetchval(sql.TAKE_KEY, owner, key.key, key.fingerprint, task_id):
+                raise _Taken
+            return await write()
+    except _Taken:
+        row = await connection.fetchrow(sql.TAKEN_KEY, owner, key.key)
+    if row is None:  # it was given back in between
+        raise asyncpg.SerializationError("the idempotency key was released")
+    if row["fingerprint"] != key.fingerprint:
+        raise KeyReused(key.key)
+    found: UUID = row["task_id"]
+    return found
+
+
+class _Taken(Exception):
+    """The key is taken: whatever was begun is undone."""

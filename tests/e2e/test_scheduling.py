@@ -1,0 +1,39 @@
+"""What callers and agents say about when to run, kept by several workers."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+from tests.support.processes import text_of
+
+from .conftest import AGENTS, Stack, at, until
+
+
+def test_limits_hold_for_all_workers_together(stack: Stack) -> None:
+    stack.settings |= {"AGENT": str(AGENTS / "limited.py"), "WORKER__LEASE": "15"}
+    server, _ = stack.front_door()
+    workers = [stack.worker(), stack.arq_worker()]
+
+    def send(number: int) -> str:
+        metadata = {"tenant": "abc"[number % 3]}
+        return str(server.send(str(number), blocking=False, metadata=metadata)["id"])
+
+    with ThreadPoolExecutor(8) as clients:
+        tasks = list(clients.map(send, range(40)))
+    until(lambda: all(at(server, task, "completed") for task in tasks))
+    met = [line.split() for line in (stack.folder / "turns.log").read_text().splitlines()]
+    assert len(met) == 40
+    assert max(map(len, met)) == 2
+    assert all(len(set(tenants)) == len(tenants) for tenants in met)
+    assert all(worker.said("turn.settled") for worker in workers)
+    assert {row["running"] for row in stack.rows("SELECT running FROM concurrency_limits")} == {0}
+
+
+def test_a_delayed_task_begins_by_itself(stack: Stack) -> None:
+    server, _ = stack.front_door()
+    stack.worker()
+    sent = time.monotonic()
+    later = server.send("later", metadata={"perdure": {"notBefore": 1.5}})
+    assert time.monotonic() - sent >= 1.5
+    assert text_of(later) == "LATER"
