@@ -18,7 +18,9 @@ from perdure.storage import Storage
 from perdure.watch import Watch
 
 from . import card, health, jsonrpc, rest
+from .connection import SlowReaders
 from .limits import BodyLimit
+from .media_types import Modes
 from .operations import Door
 from .task_manager import TaskManager
 
@@ -40,7 +42,13 @@ def create_app(
 ) -> Starlette:
     """The front door of an agent. `lifespan` opens storage, queue and watch, and closes them."""
     manager = TaskManager(storage, queue, watch, settings.server, agent.config)
-    door = Door(manager, settings.server, extended_card=agent.config.capabilities.extended_agent_card)
+    door = Door(
+        manager,
+        settings.server,
+        Modes(agent),
+        extended_card=agent.config.capabilities.extended_agent_card,
+        direct_replies=agent.config.direct_replies,
+    )
     show_card = partial(card.endpoint, card.build_card(agent))
     return Starlette(
         routes=[
@@ -51,7 +59,10 @@ def create_app(
             Route("/readyz", partial(health.readyz, storage, queue, settings)),
             *rest.routes(door),
         ],
-        middleware=[Middleware(BodyLimit, max_bytes=settings.server.max_body_bytes)],
+        middleware=[
+            Middleware(SlowReaders, seconds=settings.server.slow_reader),
+            Middleware(BodyLimit, max_bytes=settings.server.max_body_bytes),
+        ],
         exception_handlers={HTTPException: rest.no_route},
         lifespan=lifespan,
     )

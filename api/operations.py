@@ -13,11 +13,13 @@ from starlette.datastructures import Headers
 
 from perdure.errors import InvalidParams, UnsupportedOperation
 from perdure.settings import ServerSettings
-from perdure.tasks import Task
+from perdure.tasks import Message, Task
 
+from . import replies
 from .auth import Caller
 from .codes import ExtendedCardNotConfigured
 from .idempotency import HEADER, REPLAYED, key_of
+from .media_types import Modes
 from .task_manager import TaskManager
 from .wire import Dialect, reading, writing
 from .wire.asked import Send, Update
@@ -30,7 +32,9 @@ class Door:
 
     manager: TaskManager
     settings: ServerSettings
+    modes: Modes
     extended_card: bool = False
+    direct_replies: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +55,7 @@ class Call:
 
 
 Answer = Callable[[Call], Awaitable[Any]]
-Stream = Callable[[Call], AsyncIterator[Task | Update | None]]
+Stream = Callable[[Call], AsyncIterator[Task | Update | Message | None]]
 
 
 # ------------------------------------------------------------------ messages
@@ -60,18 +64,23 @@ Stream = Callable[[Call], AsyncIterator[Task | Update | None]]
 async def send_message(call: Call) -> Json:
     """SendMessage."""
     send = _send(call)
-    return call.dialect.sent(await call.manager.send_message(call.caller, send, repeated=_replayed(call)))
+    answer = await call.manager.send_message(call.caller, send, repeated=_replayed(call))
+    return call.dialect.sent(replies.shown(send, answer))
 
 
-def stream_message(call: Call) -> AsyncIterator[Task | Update]:
+def stream_message(call: Call) -> AsyncIterator[Task | Update | Message | None]:
     """SendStreamingMessage."""
-    return call.manager.stream_message(call.caller, _send(call), repeated=_replayed(call))
+    send = _send(call)
+    items = call.manager.stream_message(call.caller, send, repeated=_replayed(call))
+    return replies.held_back(items) if call.door.direct_replies and not send.message.task_id else items
 
 
 def _send(call: Call) -> Send:
+    """The key is of the send as it came, before it is noted in its message what the answer may be."""
     send = call.dialect.read_send(call.params)
     message_ids = call.door.settings.idempotent_message_ids
-    return replace(send, key=key_of(call.headers.getlist(HEADER), send, message_ids=message_ids))
+    key = key_of(call.headers.getlist(HEADER), send, message_ids=message_ids)
+    return replace(call.door.modes.check(send), key=key)
 
 
 def _replayed(call: Call) -> Callable[[], None]:

@@ -6,24 +6,37 @@ Frames are made of bytes. The three line separators that JSON leaves unescaped a
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import aclosing, contextmanager
 from typing import Any
 
 import orjson
 from sse_starlette import EventSourceResponse, ServerSentEvent
+from sse_starlette.sse import AppStatus
 from starlette.responses import Response
 
-from perdure.tasks import Task
+from perdure.tasks import Message, Task
 
 from .wire.asked import Update
 
 _SEPARATORS = {b"\xc2\x85": b"\\u0085", b"\xe2\x80\xa8": b"\\u2028", b"\xe2\x80\xa9": b"\\u2029"}
 
 
+@contextmanager
+def ending_in_order() -> Iterator[None]:
+    """While inside, open streams are ended by `Watch.dismiss` alone, with the last chunk of their body: what the client got is
+    whole and it resumes elsewhere. Else sse-starlette ends every stream of the process in the middle, as soon as it finds that
+    uvicorn stops (docs/decisions/011)."""
+    AppStatus.disable_automatic_graceful_drain()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        AppStatus.enable_automatic_graceful_drain_mode()  # type: ignore[no-untyped-call]
+
+
 async def event_stream(
-    items: AsyncIterator[Task | Update | None],
-    say: Callable[[Task | Update], Any],
+    items: AsyncIterator[Task | Update | Message | None],
+    say: Callable[[Task | Update | Message], Any],
     fail: Callable[[Exception], Any],
     *,
     keep_alive: float,
@@ -44,9 +57,9 @@ async def event_stream(
 
 
 async def _frames(
-    first: Task | Update | None,
-    items: AsyncIterator[Task | Update | None],
-    say: Callable[[Task | Update], Any],
+    first: Task | Update | Message | None,
+    items: AsyncIterator[Task | Update | Message | None],
+    say: Callable[[Task | Update | Message], Any],
     fail: Callable[[Exception], Any],
     error_event: str,
 ) -> AsyncIterator[bytes]:
@@ -61,7 +74,10 @@ async def _frames(
             yield frame(fail(error), event=error_event)
 
 
-def _number(item: Task | Update) -> int:
+def _number(item: Task | Update | Message) -> int | None:
+    """A message alone is the whole stream: there is nothing to resume."""
+    if isinstance(item, Message):
+        return None
     return item.last_seq if isinstance(item, Task) else item.seq
 
 

@@ -47,7 +47,8 @@ from .wire.asked import Callback, Send, Update
 
 log = structlog.get_logger(__name__)
 
-EVENTS_PER_READ = 500
+EVENTS_PER_READ = 100
+"""What a stream holds at most, beside the buffers of its connection."""
 OUTAGE_PAUSE = 1.0
 """Seconds until an answer that was already accepted asks again for a database that is away."""
 
@@ -137,6 +138,10 @@ class TaskManager:
             )
         if len(message.parts) > self._settings.max_parts:
             raise InvalidParams("message.parts", f"must have at most {self._settings.max_parts} items")
+        if len(message.reference_task_ids) > self._settings.max_parts:
+            raise InvalidParams(
+                "message.referenceTaskIds", f"must have at most {self._settings.max_parts} items"
+            )
         if send.callback is not None:
             self._need_push_notifications()
         return _known(message.task_id) if message.task_id else new_task_id()
@@ -223,7 +228,7 @@ class TaskManager:
     async def _updates(self, task: Task, cursor: int, waiter: Waiter) -> AsyncIterator[Update]:
         """Every update after `cursor`, for as long as the task exists and the server does not stop."""
         heard = task.last_seq
-        while True:
+        while not waiter.dismissed:
             if cursor >= heard:
                 try:
                     notice = await waiter.beyond(cursor)
@@ -232,7 +237,7 @@ class TaskManager:
                 if notice.state is None:
                     return
                 heard = notice.seq
-            events = await self._read(task, cursor)
+            events = await self._read(task, cursor, waiter)
             for event in events:
                 cursor = event.seq
                 if (body := _shown(event)) is not None:
@@ -246,14 +251,15 @@ class TaskManager:
             if not events:  # announced, but not there: cleared meanwhile, or lost in a failover
                 cursor = heard
 
-    async def _read(self, task: Task, cursor: int) -> Sequence[Event]:
-        while True:
+    async def _read(self, task: Task, cursor: int, waiter: Waiter) -> Sequence[Event]:
+        while not waiter.dismissed:
             try:
                 return await self._storage.events_since(
                     task.owner, task.task_id, cursor, limit=EVENTS_PER_READ
                 )
             except StorageUnavailable:  # an open stream outlives an outage
                 await asyncio.sleep(OUTAGE_PAUSE)
+        return ()
 
     # ------------------------------------------------------------------ tasks
 

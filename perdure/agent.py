@@ -18,20 +18,28 @@ import inspect
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, ParamSpec, TypeVar, overload
 
 from pydantic import BaseModel, ConfigDict, Field, HttpUrl, ValidationError, field_validator
 
 from perdure.errors import ConfigError, LeaseLost
+from perdure.output import parts_in
 from perdure.skills import Skill, read_skill
 from perdure.steps import Steps
-from perdure.tasks import Artifact, Message, Part
+from perdure.tasks import Artifact, Message, Part, Task
 
 Handler = Callable[..., Any]
 P = ParamSpec("P")
 T = TypeVar("T")
+
+ACCEPTED_OUTPUT_MODES = "perdure.acceptedOutputModes"
+"""The member of a message's metadata that has the media types its caller accepts: a list of texts."""
+
+
+REPLY = "perdure.reply"
+"""The member of a message's metadata, true, by which the front door knows that it is the whole answer."""
 
 
 class _Config(BaseModel):
@@ -94,6 +102,8 @@ class AgentConfig(_Config):
     turn_timeout: float | None = Field(default=None, gt=0)
     """Seconds that a turn may take, where its message does not say; at most TURNS__TIMEOUT, which None stands for."""
     limits: Sequence[Limit] = ()
+    direct_replies: bool = False
+    """The handler may answer with `turn.reply`: streams begin once it is known whether it does."""
     retry_on: Sequence[type[Exception]] = ()
     """Exceptions that are tried again, besides lost connections, timeouts and the HTTP statuses 429, 502, 503 and 504."""
 
@@ -136,6 +146,7 @@ class Turn:
         messages: Sequence[Message],
         task_metadata: Mapping[str, Any],
         emit: Callable[[Emission], None],
+        referenced_tasks: Sequence[Task] = (),
         steps: Steps | None = None,
     ) -> None:
         self.task_id = task_id
@@ -145,6 +156,11 @@ class Turn:
         self.messages = messages
         """The conversation as A2A messages, oldest first; the agent's artifacts stand as messages of the role agent."""
         self.task_metadata = task_metadata
+        self.referenced_tasks = referenced_tasks
+        """The tasks that the caller's newest message refers to, as they stood when the turn began, with their artifacts: those
+        that exist and are the caller's own."""
+        self.replied: Message | None = None
+        """What `reply` was told."""
         self._emit = emit
         self._steps = steps or Steps({}, _unkept)
         self._canceled = threading.Event()
@@ -159,6 +175,17 @@ class Turn:
         """The metadata of the newest message of the caller."""
         return self.message.metadata
 
+    @property
+    def reference_task_ids(self) -> Sequence[str]:
+        """The ids of tasks that the caller's newest message refers to, as they were sent."""
+        return self.message.reference_task_ids
+
+    @property
+    def accepted_output_modes(self) -> Sequence[str]:
+        """The media types that the caller can do something with, as it named them; empty: any."""
+        modes = self.metadata.get(ACCEPTED_OUTPUT_MODES)
+        return tuple(mode for mode in modes if isinstance(mode, str)) if isinstance(modes, list) else ()
+
     def progress(self, fraction: float | None = None, note: str = "") -> None:
         """Say how far the turn is, as often as you like: callers see it at most about 20 times a second.
 
@@ -169,6 +196,16 @@ class Turn:
     def emit(self, chunk: Artifact | Part | str | dict[str, Any] | list[Any]) -> None:
         """Stream a piece of the answer: text, data or a part is added to the answer's artifact, an Artifact stands for itself."""
         self._emit(chunk)
+
+    def reply(self, answer: Message | Part | str | dict[str, Any] | list[Any]) -> None:
+        """Answer with a message instead of a task: what a chat wants. The turn ends when the handler returns; a caller that waits
+        is given the message alone, without a task. The last one counts.
+
+        It comes as the message of a completed task to whoever knows of the task already, and where the turn has given more than
+        this: an artifact, a question, an error.
+        """
+        message = answer if isinstance(answer, Message) else Message(parts=parts_in(answer))
+        self.replied = replace(message, metadata={**message.metadata, REPLY: True})
 
     @overload
     async def step(

@@ -13,7 +13,7 @@ import socket
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -35,6 +35,7 @@ log = structlog.get_logger(__name__)
 DEFAULT_PORT = 3773
 ANSWER_SECONDS = 2
 """For the last answers once the time of open requests is over."""
+MANY_FILES = 65_536
 LOOPBACK = ("localhost", "127.0.0.1", "::1", "[::1]")
 T = TypeVar("T")
 
@@ -104,6 +105,7 @@ def serve(
 
 async def _serve(agent: Agent, settings: Settings, ready: Callable[[str], None] | None) -> int | None:
     """Serve until a signal comes; which one."""
+    _allow_many_files()
     app = asgi(agent, settings)
 
     def listening(url: str) -> None:
@@ -119,13 +121,26 @@ async def _serve(agent: Agent, settings: Settings, ready: Callable[[str], None] 
 
     # Not uvicorn's way through the lifespan: that logs a failed start as a traceback and ends with 3. And bound before anything
     # is opened, listening only when all is: who connects too early is refused and not kept waiting.
-    with _bound(settings.host, port_of(agent, settings)) as listener:
+    orderly = ours("api.stream").ending_in_order()
+    with _bound(settings.host, port_of(agent, settings)) as listener, orderly:
         async with app.router.lifespan_context(app):
             server = _server(app, settings, lambda: listening(_url(listener)))
             await server.serve(sockets=[listener])
             log.info("stopping")
             stopped_by: int | None = server.stopped_by
             return stopped_by
+
+
+def _allow_many_files() -> None:
+    """Every client that waits or listens has a file open here, and most systems start a process with 1,024 or fewer: ask for as
+    many as it may have."""
+    try:
+        import resource  # not on Windows, which has no such limit
+    except ImportError:
+        return
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):  # macOS calls a limit infinite that is not
+        resource.setrlimit(resource.RLIMIT_NOFILE, (MANY_FILES if most < 0 else min(most, MANY_FILES), most))
 
 
 def port_of(agent: Agent, settings: Settings) -> int:
@@ -204,7 +219,7 @@ def _server(app: Application, settings: Settings, listening: Callable[[], None])
         uvicorn.Config(
             app,
             lifespan="off",
-            http="httptools",
+            http=ours("api.connection").Connection,
             ws="none",
             log_config=None,
             access_log=settings.log.level == "debug",

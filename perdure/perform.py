@@ -10,7 +10,7 @@ import asyncio
 import inspect
 import json
 from collections.abc import AsyncIterator, Generator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import structlog
@@ -53,7 +53,7 @@ async def perform(agent: Agent, turn: Turn, answer: Answer) -> Outcome:
     for, since it cannot be interrupted (`turn.canceled` tells it). Cancelled a second time it is waited for no longer.
     """
     try:
-        return _ended(agent, answer, await _value_of(agent, turn))
+        return _replied(agent, turn, answer, _ended(agent, answer, await _value_of(agent, turn)))
     except TurnOutcome as ending:
         return _ended(agent, answer, ending)
     except asyncio.CancelledError as error:
@@ -84,6 +84,16 @@ def _ended(agent: Agent, answer: Answer, value: Any) -> Outcome:
                 )
             case _:
                 return Outcome(state=TaskState.COMPLETED, chunks=answer.closing(value))
+    except BadOutput as error:
+        return _crashed(agent, answer, error)
+
+
+def _replied(agent: Agent, turn: Turn, answer: Answer, outcome: Outcome) -> Outcome:
+    """A turn that went well and has no message yet ends with its reply."""
+    if turn.replied is None or outcome.state is not TaskState.COMPLETED or outcome.status_message:
+        return outcome
+    try:
+        return replace(outcome, status_message=answer.message(turn.replied))
     except BadOutput as error:
         return _crashed(agent, answer, error)
 

@@ -110,7 +110,7 @@ class ServerSettings(_Group):
 
     max_body_bytes: int = Field(4 * 1024 * 1024, ge=1024, description="Larger requests get 413")
     max_depth: int = Field(64, ge=8, le=100, description="How deep JSON may nest")
-    max_parts: int = Field(100, ge=1, description="Parts of one message")
+    max_parts: int = Field(100, ge=1, description="Parts of one message, and tasks that it may refer to")
     wait_timeout: float = Field(
         600.0, gt=0, description="Seconds that a blocking send waits; then the task as it stands"
     )
@@ -122,6 +122,9 @@ class ServerSettings(_Group):
         5.0, gt=0, description="Seconds between two looks for changes whose notice was lost"
     )
     keep_alive: float = Field(15.0, gt=0, description="Seconds between two keep-alives of a stream")
+    slow_reader: float = Field(
+        30.0, gt=0, description="Seconds that a client may leave unread what it is sent; then it is cut off"
+    )
     stop_timeout: float = Field(
         10.0, ge=0, description="Seconds that open requests get when the server stops"
     )

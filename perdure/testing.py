@@ -25,7 +25,7 @@ from perdure.answer import Answer, Piece
 from perdure.perform import Outcome, perform
 from perdure.retries import MayPass
 from perdure.steps import Steps
-from perdure.tasks import Artifact, ArtifactChunk, Message, Role, TaskState, TextPart, fold_chunks
+from perdure.tasks import Artifact, ArtifactChunk, Message, Role, Task, TaskState, TextPart, fold_chunks
 
 __all__ = ["Result", "Said", "run", "run_sync"]
 
@@ -85,13 +85,14 @@ async def run(
     metadata: Mapping[str, Any] | None = None,
     attempt: int = 1,
     steps: Mapping[tuple[str, int], Any] | Mapping[str, Any] | None = None,
+    referenced_tasks: Sequence[Task] = (),
 ) -> Result:
     """Run one turn to its end.
 
     `metadata` is that of the task; `attempt` is above 1 for a turn that is run again. `steps` are results that an earlier run
-    stored, by name or by name and occurrence: `steps=first.steps` is the same turn once more. Raises ConfigError for a handler
-    with wrong parameters and ValueError for a conversation in which the caller says nothing; whatever the handler raises is in
-    the result.
+    stored, by name or by name and occurrence: `steps=first.steps` is the same turn once more. `referenced_tasks` are those that
+    the newest message refers to. Raises ConfigError for a handler with wrong parameters and ValueError for a conversation in
+    which the caller says nothing; whatever the handler raises is in the result.
     Cancel it (`asyncio.timeout`) as a caller's cancel would.
     """
     if not isinstance(agent, Agent):
@@ -115,6 +116,7 @@ async def run(
         messages=conversation,
         task_metadata=metadata or {},
         emit=answer.emit,
+        referenced_tasks=referenced_tasks,
         steps=Steps(dict(kept), store),
     )
     return _result(await perform(agent, turn, answer), pieces, kept)
@@ -127,9 +129,19 @@ def run_sync(
     metadata: Mapping[str, Any] | None = None,
     attempt: int = 1,
     steps: Mapping[tuple[str, int], Any] | Mapping[str, Any] | None = None,
+    referenced_tasks: Sequence[Task] = (),
 ) -> Result:
     """`run` for a test that is no coroutine."""
-    return asyncio.run(run(agent, messages, metadata=metadata, attempt=attempt, steps=steps))
+    return asyncio.run(
+        run(
+            agent,
+            messages,
+            metadata=metadata,
+            attempt=attempt,
+            steps=steps,
+            referenced_tasks=referenced_tasks,
+        )
+    )
 
 
 def _message(said: Said) -> Message:

@@ -138,7 +138,8 @@ class Waiter:
     def __init__(self) -> None:
         self._newest: Notice | None = None
         self._news = asyncio.Event()
-        self._dismissed = False
+        self.dismissed = False
+        """Whether the process is about to end, so that nobody should go on waiting."""
 
     def heard(self, notice: Notice) -> None:
         """Take a notice; older ones than the newest are ignored."""
@@ -148,7 +149,7 @@ class Waiter:
 
     def dismiss(self) -> None:
         """Wait no longer."""
-        self._dismissed = True
+        self.dismissed = True
         self._news.set()
 
     async def beyond(self, seq: int, *, resting: bool = False) -> Notice:
@@ -158,7 +159,7 @@ class Waiter:
             notice = self._newest
             if notice is not None and _is_news(notice, seq, resting):
                 return notice
-            if self._dismissed:
+            if self.dismissed:
                 raise TimeoutError("dismissed")
             self._news.clear()
             await self._news.wait()

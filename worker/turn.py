@@ -30,6 +30,7 @@ from perdure.tasks import Message, Notice, Ring, TaskState, TextPart
 from .lease import Reins, Stop, kept
 from .limits import Limit, hung_after, limit_of
 from .outbox import Outbox
+from .references import referenced_tasks
 from .stuck import leave
 from .worker import Worker, announce, ring
 
@@ -115,7 +116,7 @@ async def _performed(
     started = time.monotonic()
     log.info("turn.started", context_id=claimed.claim.context_id)
     handler = asyncio.create_task(
-        perform(worker.agent, turn, answer), name=name_of(turn.task_id, turn.attempt)
+        _handled(worker, claimed, turn, answer), name=name_of(turn.task_id, turn.attempt)
     )
     await _announce_start(worker, claimed)
     await _first_of(handler, reins, started + limit.seconds)
@@ -150,6 +151,12 @@ def _stage(worker: Worker, claimed: ClaimedTurn, outbox: Outbox, reins: Reins) -
         steps=Steps(claimed.steps, _keeping_steps(worker, claim, reins)),
     )
     return turn, answer
+
+
+async def _handled(worker: Worker, claimed: ClaimedTurn, turn: Turn, answer: Answer) -> Outcome:
+    """What is loaded for a handler takes of its time, and is stopped with it."""
+    turn.referenced_tasks = await referenced_tasks(worker.storage, claimed)
+    return await perform(worker.agent, turn, answer)
 
 
 def _keeping_steps(worker: Worker, claim: Claim, reins: Reins) -> Store:

@@ -39,10 +39,10 @@ class Dialect(Protocol):
     def task(self, task: Task) -> Json:
         """A Task."""
 
-    def sent(self, task: Task) -> Json:
+    def sent(self, answer: Task | Message) -> Json:
         """What a send gives back."""
 
-    def update(self, item: Task | Update) -> Json:
+    def update(self, item: Task | Update | Message) -> Json:
         """What one item of a stream says."""
 
     def message(self, message: Message) -> Json:

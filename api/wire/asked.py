@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -32,6 +32,8 @@ class Send:
     history_length: int | None = None
     return_immediately: bool = False
     callback: Callback | None = None
+    accepted_output_modes: Sequence[str] = ()
+    """Media types that the caller can do something with; none: any."""
     key: IdempotencyKey | None = None
     """Of a send that may be repeated; it does not come from the body."""
 

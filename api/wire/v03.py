@@ -186,6 +186,7 @@ def read_send(params: Any) -> Send:
         history_length=configuration.history_length,
         return_immediately=configuration.blocking is False,
         callback=callback.callback() if callback else None,
+        accepted_output_modes=tuple(configuration.accepted_output_modes or ()),
     )
 
 
@@ -276,15 +277,15 @@ def task(found: Task) -> Json:
     }
 
 
-def sent(found: Task) -> Json:
-    """A bare Task."""
-    return task(found)
+def sent(answer: Task | Message) -> Json:
+    """A bare Task or Message."""
+    return message(answer) if isinstance(answer, Message) else task(answer)
 
 
-def update(item: Task | Update) -> Json:
-    """A bare Task, TaskStatusUpdateEvent or TaskArtifactUpdateEvent."""
-    if isinstance(item, Task):
-        return task(item)
+def update(item: Task | Update | Message) -> Json:
+    """A bare Task, Message, TaskStatusUpdateEvent or TaskArtifactUpdateEvent."""
+    if not isinstance(item, Update):
+        return sent(item)
     ids = {"taskId": str(item.task_id), "contextId": item.context_id}
     if isinstance(item.body, ArtifactChunk):
         chunk = item.body

@@ -190,6 +190,7 @@ def read_send(params: Any) -> Send:
         history_length=configuration.history_length,
         return_immediately=bool(configuration.return_immediately),
         callback=callback.callback() if callback else None,
+        accepted_output_modes=tuple(configuration.accepted_output_modes or ()),
     )
 
 
@@ -243,15 +244,15 @@ def task(found: Task) -> Json:
     }
 
 
-def sent(found: Task) -> Json:
+def sent(answer: Task | Message) -> Json:
     """A SendMessageResponse."""
-    return {"task": task(found)}
+    return {"message": message(answer)} if isinstance(answer, Message) else {"task": task(answer)}
 
 
-def update(item: Task | Update) -> Json:
+def update(item: Task | Update | Message) -> Json:
     """A StreamResponse."""
-    if isinstance(item, Task):
-        return {"task": task(item)}
+    if not isinstance(item, Update):
+        return sent(item)
     kind, payload = dump_body(item.body)
     if isinstance(item.body, StatusChange):
         payload["status"]["timestamp"] = timestamp(item.time)

@@ -117,6 +117,7 @@ MESSAGES: dict[str, tuple[Json, str]] = {
     "metadata as a text": ({"metadata": "x"}, "message.metadata"),
     "extensions as a text": ({"extensions": "x"}, "message.extensions"),
     "reference as a number": ({"referenceTaskIds": [1]}, "message.referenceTaskIds"),
+    "too many references": ({"referenceTaskIds": ["t"] * 101}, "message.referenceTaskIds"),
 }
 
 

@@ -233,11 +233,15 @@ async def test_push_configs(binding: str) -> None:
             await client.get_task_push_notification_config(get)
 
 
-async def test_files_and_data_arrive_as_they_were_sent(front: Front, client: Client) -> None:
+async def test_files_and_data_arrive_as_they_were_sent(binding: str) -> None:
     asked = request(wait=False)
     asked.message.parts.append(pb.Part(raw=b"\x00\xff", filename="f", media_type="image/png"))
     asked.message.parts.append(pb.Part(url="https://a.test/f"))
     for value in ({"a": [1.0, None]}, [True], "text", None):
         asked.message.parts.append(parse_lenient({"data": value}, pb.Part()))
-    task = await sent(client, asked)
+    async with (
+        opened_front({"default_input_modes": ["*/*"]}) as front,
+        client_of(front, binding) as client,
+    ):
+        task = await sent(client, asked)
     assert list(task.history[0].parts) == list(asked.message.parts)

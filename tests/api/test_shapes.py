@@ -70,7 +70,10 @@ async def test_a_part_of_0_3_is_returned_in_both_versions(front: Front, new: Jso
         ({"raw": "-_-_"}, {"raw": "+/+/"}),
         ({"raw": "aGk"}, {"raw": "aGk="}),
         ({"raw": ""}, {"raw": ""}),
-        ({"text": "a", "media_type": "text/x", "unknown": 1}, {"text": "a", "mediaType": "text/x"}),
+        (
+            {"text": "a", "media_type": "text/plain", "unknown": 1},
+            {"text": "a", "mediaType": "text/plain"},
+        ),
         ({"text": "a", "data": None, "url": None, "metadata": None}, {"text": "a"}),
         ({"text": "\U0001f600 \u2028"}, {"text": "\U0001f600 \u2028"}),
     ],

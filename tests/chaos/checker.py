@@ -20,6 +20,9 @@ from tests.chaos.history import HELD_UP, TERMINAL, Effect, Event, History, Op, T
 
 T = TypeVar("T")
 
+A_MOMENT = 1.0
+"""Seconds that a process which was let go on may take until its handler begins."""
+
 
 @dataclass(frozen=True)
 class Violation:
@@ -308,8 +311,8 @@ def turns_of_a_conversation_never_overlap(history: History) -> Found:
 
 
 def handlers_of_a_conversation_never_overlap(history: History) -> Found:
-    """By the handlers' own marks: as above, but for an attempt that lost its task to a crash, or was canceled on a process that
-    could not be told; what such a one says is refused."""
+    """By the handlers' own marks: as above, but for an attempt that lost its task to a takeover, or was canceled, while its
+    process was out of reach; what such a one says is refused."""
     for marks in _by(history.effects, lambda mark: mark.context).values():
         works = sorted(_works(history, marks), key=lambda work: work.begun)
         for number, work in enumerate(works):
@@ -336,19 +339,30 @@ def _works(history: History, marks: Iterable[Effect]) -> Iterator[_Work]:
 
 
 def _may_overlap(history: History, work: _Work, later: _Work) -> bool:
+    if _was_taken_over(history, work):
+        return True
+    if _was_taken_over(history, later):  # frozen between its claim and its begin: it begins when it wakes up
+        return _out_of_reach(history, later.mark.pid, later.begun - A_MOMENT, later.begun)
     row = history.tasks.get(work.mark.task)
-    if row is None:
+    canceled = row is not None and row.state == "canceled" and work.mark.attempt == row.attempt
+    return canceled and _out_of_reach(history, work.mark.pid, work.begun, later.begun)
+
+
+def _was_taken_over(history: History, work: _Work) -> bool:
+    """Whether it lost its task, and not by its own release, which comes after its handler's end."""
+    row = history.tasks.get(work.mark.task)
+    if row is None or work.mark.attempt not in row.lost:
         return False
-    taken_back = [event for event in row.events if event.reason == "crash" and event.attempt == 0]
-    if work.mark.attempt in row.lost:
-        return bool(taken_back)
-    cut_off = any(
-        fault.at < later.begun
-        and fault.ended > work.begun
-        and (not fault.targets or work.mark.pid in fault.targets)
+    after = [event for event in row.events if event.said == "submitted" and not event.attempt]
+    return any(event.reason == "crash" for event in after)
+
+
+def _out_of_reach(history: History, pid: int, begin: float, end: float) -> bool:
+    """Whether a fault that hit this process, or everybody, was under way in between."""
+    return any(
+        fault.at < end and fault.ended > begin and (not fault.targets or pid in fault.targets)
         for fault in history.faults
     )
-    return row.state == "canceled" and work.mark.attempt == row.attempt and cut_off
 
 
 # ---------------------------------------------------------------------- what is left

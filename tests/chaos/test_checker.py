@@ -358,6 +358,17 @@ def test_an_attempt_that_crashed_may_overlap_the_next() -> None:
     assert not check(marked(clean(), *marks("one", "talk", "t1", 1, 102, 107, pid=WORKER)[1:])).violations
 
 
+def test_an_attempt_that_was_frozen_before_it_began_may_overlap_the_next() -> None:
+    """Its worker was stopped between claim and begin for longer than the lease, and woke up while the next one was at work."""
+    history = clean()
+    late = marked(
+        unmarked(history, "one", 1, "begin"), *marks("one", "talk", "t1", 1, 106, 106.1, pid=WORKER)
+    )
+    assert {each.rule for each in check(late).violations} == {"handlers of a conversation never overlap"}
+    frozen = Fault(kind="freeze worker", at=102, ended=105.9, targets=[WORKER])
+    assert not check(replace(late, faults=[frozen])).violations
+
+
 def test_the_longest_standstill() -> None:
     """Six seconds from the loss of the first task's worker to the next claim, less the handler's pause."""
     history = clean()

@@ -83,9 +83,10 @@ async def storage(shared: Storage | None) -> AsyncIterator[Storage]:
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def front(request: pytest.FixtureRequest, storage: Storage) -> AsyncIterator[Front]:
-    """A front door whose agent does nothing by itself: the test plays it. Push notifications are on."""
+    """A front door whose agent does nothing by itself: the test plays it. Push is on, and any media type is taken."""
     mark = request.node.get_closest_marker("agent")
     config = mark.args[0] if mark else {"capabilities": {"push_notifications": True}}
+    config = {"default_input_modes": ["*/*"], **config}
     async with opened_front(config, storage=storage) as front:
         yield front
 

@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from uuid import UUID
 
+from perdure.agent import REPLY
 from perdure.storage import ClaimedTurn
-from perdure.tasks import TaskState
+from perdure.tasks import Message, TaskState, TextPart
 from tests.api.front import End, answer, echo, question, texts
 
-from .marks import IN_ONE_LOOP, NEW, OLD, agent, must, not_yet, should
+from .marks import IN_ONE_LOOP, NEW, OLD, agent, must, should
 from .speakers import Speaker, refused, role, state
 
 pytestmark = IN_ONE_LOOP
 
+REPLIED = Message(message_id="r1", parts=(TextPart("hi"),), metadata={REPLY: True})
 ENDS = [TaskState.COMPLETED, TaskState.FAILED, TaskState.REJECTED, TaskState.CANCELED]
 INTERRUPTIONS = [TaskState.INPUT_REQUIRED, TaskState.AUTH_REQUIRED]
+
+
+def replies(turn: ClaimedTurn) -> End:
+    """The agent answers with a message."""
+    return {
+        "state": TaskState.COMPLETED,
+        "status_message": replace(REPLIED, context_id=turn.task.context_id),
+    }
 
 
 async def at(speaker: Speaker, end: TaskState) -> str:
@@ -49,7 +60,6 @@ async def test_an_ended_task_takes_no_message(speaker: Speaker) -> None:
 
 
 @must("3.1.1", "A part whose media type the agent does not take is refused: ContentTypeNotSupported")
-@not_yet("the media types of parts are not checked")
 @agent(default_input_modes=["text/plain"])
 async def test_a_media_type_that_is_not_taken(speaker: Speaker) -> None:
     new = {"raw": "AAEC", "mediaType": "application/x-unknown"}
@@ -57,6 +67,16 @@ async def test_a_media_type_that_is_not_taken(speaker: Speaker) -> None:
     error = await refused(speaker.send(parts=[old if speaker.binding == OLD else new]))
     assert error.name == "CONTENT_TYPE_NOT_SUPPORTED"
     assert await speaker.front.stored() == 0
+
+
+@must("3.1.1", "An agent may answer with a message: it is the whole answer to whoever waited for it")
+async def test_a_send_is_answered_with_a_message(speaker: Speaker) -> None:
+    speaker.front.plays(replies)
+    result = await speaker.answer("send", speaker.sending(wait=True))
+    said = result if speaker.binding == OLD else result["message"]
+    assert (role(said), texts([said])) == ("agent", ["hi"])
+    assert "taskId" not in said
+    assert said.get("kind") == ("message" if speaker.binding == OLD else None)
 
 
 # ---------------------------------------------------------------------- 3.2.2

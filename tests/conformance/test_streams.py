@@ -5,9 +5,9 @@ from __future__ import annotations
 from perdure.tasks import TaskState
 from tests.api.front import answer, chunk, echo, question, texts
 
-from .marks import IN_ONE_LOOP, NEW, OLD, must
+from .marks import IN_ONE_LOOP, NEW, OLD, agent, must
 from .speakers import Said, Speaker, refused, state
-from .test_messages import ENDS, at
+from .test_messages import ENDS, at, replies
 from .test_tasks import UNKNOWN
 
 pytestmark = IN_ONE_LOOP
@@ -64,6 +64,15 @@ async def test_the_stream_of_a_send_ends_at_a_question(echoing: Speaker) -> None
         said = await events.rest()
     assert said[0].kind == "task"
     assert told(said)[-2:] == ["because", "COMPLETED"]
+
+
+@must("3.1.2", "If the agent answers with a message, the stream is that message and nothing else")
+@agent(direct_replies=True)
+async def test_a_stream_of_a_message(speaker: Speaker) -> None:
+    speaker.front.plays(replies)
+    async with speaker.stream() as events:
+        (only,) = await events.rest()
+    assert (only.kind, texts([only.body])) == ("message", ["hi"])
 
 
 @must("3.1.2", "Streaming to a task that does not exist: TaskNotFound")

@@ -40,4 +40,6 @@ def _note(gate: str, line: str) -> None:
         print(line, file=log)
 
 
-bindufy({"name": "talking", "capabilities": {"push_notifications": True}}, handler)
+bindufy(
+    {"name": "talking", "capabilities": {"push_notifications": True}, "default_input_modes": ["*/*"]}, handler
+)
