@@ -254,7 +254,7 @@ async def test_a_body_that_is_not_said_to_be_json_is_refused(front: Front, conte
     assert reply["error"]["code"] == -32005
     assert await front.stored() == 0
     response = await front.http.post("/message:send", content=orjson.dumps(at_once()), headers=headers)
-    assert response.status_code == 415
+    assert response.status_code == 400
     assert response.json()["error"]["details"][0]["reason"] == "CONTENT_TYPE_NOT_SUPPORTED"
     assert await front.stored() == 0
 

@@ -1,0 +1,142 @@
+"""The agent card (sections 4.4, 8; 0.3: 5)."""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests.api.front import Front, Json
+
+from .marks import IN_ONE_LOOP, NEW, OLD, RPC, agent, must, should
+from .speakers import SPEAKERS
+
+pytestmark = IN_ONE_LOOP
+PATH = "/.well-known/agent-card.json"
+
+
+async def card(front: Front) -> Json:
+    response = await front.http.get(PATH)
+    assert response.status_code == 200
+    found: Json = response.json()
+    return found
+
+
+@must("8.2", "The card is at /.well-known/agent-card.json, for everybody, as JSON")
+async def test_the_card_is_public(front: Front) -> None:
+    response = await front.http.get(PATH)
+    assert response.status_code == 200
+    assert response.headers["content-type"].startswith("application/json")
+    assert response.json()["name"] == "echo"
+
+
+@must("4.4.1", "The card has all required members, even with the smallest config", *NEW)
+@agent()
+async def test_required_members(front: Front) -> None:
+    found = await card(front)
+    for name in ("name", "description", "version"):
+        assert isinstance(found[name], str)
+        assert found[name]
+    assert found["supportedInterfaces"]
+    assert isinstance(found["capabilities"], dict)
+    for name in ("defaultInputModes", "defaultOutputModes", "skills"):
+        assert isinstance(found[name], list)
+
+
+@must("4.4.5", "A skill has id, name, description and tags", *NEW)
+@agent(skills=["forecast", {"name": "snow", "description": "Snow", "tags": ["sky"]}])
+async def test_skills(front: Front) -> None:
+    skills = (await card(front))["skills"]
+    assert [skill["id"] for skill in skills] == ["forecast", "snow"]
+    assert all(skill["name"] and skill["description"] and skill["tags"] for skill in skills)
+
+
+@must("8.3.1", "Each declared interface has its url, its binding and its version")
+async def test_interfaces_are_declared(front: Front) -> None:
+    interfaces = (await card(front))["supportedInterfaces"]
+    assert all(urlsplit(each["url"]).scheme in ("http", "https") for each in interfaces)
+    declared = {
+        f"{each['protocolVersion']} {each['protocolBinding'].replace('JSONRPC', 'JSON-RPC')}"
+        for each in interfaces
+    }
+    assert declared >= set(SPEAKERS)
+
+
+@must("8.3.1", "What is declared is true: each of these interfaces answers at its url")
+@pytest.mark.parametrize("binding", list(SPEAKERS))
+async def test_interfaces_answer(front: Front, binding: str) -> None:
+    declared = next(
+        each
+        for each in (await card(front))["supportedInterfaces"]
+        if f"{each['protocolVersion']} {each['protocolBinding'].replace('JSONRPC', 'JSON-RPC')}" == binding
+    )
+    assert declared["url"].rstrip("/") == str(front.http.base_url).rstrip("/")
+    assert (await SPEAKERS[binding](front).send())["id"]
+
+
+@must("3.3.4", "Capabilities are declared as they are", *NEW)
+async def test_capabilities(front: Front) -> None:
+    capabilities = (await card(front))["capabilities"]
+    assert (capabilities["streaming"], capabilities["pushNotifications"]) == (True, True)
+    assert not capabilities.get("extendedAgentCard")
+
+
+@should("8.6.1", "The card has Cache-Control with max-age, and an ETag that changes with its content")
+async def test_the_card_can_be_kept(front: Front) -> None:
+    response = await front.http.get(PATH)
+    assert "max-age=" in response.headers["cache-control"]
+    assert response.headers["etag"]
+    assert (await front.http.get(PATH)).headers["etag"] == response.headers["etag"]
+
+
+@should("8.6.2", "Whoever has the card is told 304 without a body: If-None-Match")
+async def test_the_card_is_not_sent_again(front: Front) -> None:
+    etag = (await front.http.get(PATH)).headers["etag"]
+    again = await front.http.get(PATH, headers={"If-None-Match": etag})
+    assert (again.status_code, again.content) == (304, b"")
+
+
+@must("5.7", "Optional members without a value are left out of the card", *NEW)
+@agent()
+async def test_optional_members_are_left_out(front: Front) -> None:
+    found = await card(front)
+    for name in (
+        "provider",
+        "documentationUrl",
+        "iconUrl",
+        "securitySchemes",
+        "securityRequirements",
+        "signatures",
+    ):
+        assert name not in found or found[name]
+
+
+@must(
+    "0.3: 5.5",
+    "The card has protocolVersion, name, description, url, version, capabilities, modes and skills",
+    OLD,
+)
+async def test_required_members_of_0_3(front: Front) -> None:
+    found = await card(front)
+    required = {"protocolVersion", "name", "description", "url", "version", "capabilities", "skills"}
+    assert required | {"defaultInputModes", "defaultOutputModes"} <= set(found)
+    assert found["protocolVersion"].startswith("0.3")
+
+
+@must(
+    "0.3: 5.6.4",
+    "preferredTransport is there and answers at url; additionalInterfaces has it too, and no url has two of one kind",
+    OLD,
+)
+async def test_transports_of_0_3(front: Front) -> None:
+    found = await card(front)
+    main = {"url": found["url"], "transport": found["preferredTransport"]}
+    assert main["transport"] == "JSONRPC"
+    assert main in found["additionalInterfaces"]
+    pairs = [(each["url"], each["transport"]) for each in found["additionalInterfaces"]]
+    assert len(set(pairs)) == len(pairs)
+
+
+@must("0.3: 5.3", "The card is also where clients before 0.3 look for it: /.well-known/agent.json", OLD, RPC)
+async def test_the_older_path(front: Front) -> None:
+    assert (await front.http.get("/.well-known/agent.json")).json() == await card(front)
