@@ -13,7 +13,7 @@ from starlette.responses import Response
 from . import operations as run
 from . import stream
 from .auth import identify
-from .codes import InvalidRequest, MethodNotFound, Refusal, WrongContentType, refusal
+from .codes import INTERNAL, InvalidRequest, MethodNotFound, Refusal, WrongContentType, refusal
 from .operations import Answer, Call, Door, Stream
 from .versions import DIALECTS, named_version, negotiated
 from .wire import Dialect, v03, v1
@@ -59,7 +59,7 @@ METHODS: Mapping[str, Method] = {
     "contexts/clear": Method(None, run.clear_context),
 }
 
-_SHOWN_AS_STATUS = frozenset({401, 403, 413, 429, 503})
+SHOWN_AS_STATUS = frozenset({401, 403, 413, 429, 503})
 """Errors that are an HTTP status as well. All others are 200, as JSON-RPC over HTTP has it."""
 
 
@@ -75,7 +75,8 @@ class Reply:
         return {"jsonrpc": "2.0", "id": self.id, "result": result}
 
     def error(self, refused: Refusal) -> Json:
-        error: Json = {"code": refused.code.rpc, "message": refused.text}
+        code = INTERNAL if refused.code.rpc in self.dialect.UNKNOWN_CODES else refused.code
+        error: Json = {"code": code.rpc, "message": refused.text}
         if (
             data := self.dialect.error_data(refused.code.reason, refused.field, refused.description)
         ) is not None:
@@ -108,6 +109,7 @@ async def _answer(door: Door, request: Request, body: bytes, reply: Reply) -> Re
         reply.dialect,
         envelope.get("params"),
         request.headers,
+        door.extensions.activated(request),
     )
     if method.answer is not None:
         return _json(reply.result(await method.answer(call)), headers=call.said)
@@ -159,7 +161,7 @@ def _method(envelope: Mapping[str, Any]) -> Method:
 
 def refused(told: Refusal, reply: Reply) -> Response:
     """The answer to a request that failed."""
-    status = told.code.http if told.code.http in _SHOWN_AS_STATUS else 200
+    status = told.code.http if told.code.http in SHOWN_AS_STATUS else 200
     if reply.as_stream and status == 200:
         return stream.error_stream(reply.error(told))
     return _json(reply.error(told), status=status, headers=told.headers)
