@@ -41,7 +41,7 @@ def routes(config: AgentConfig) -> list[Route]:
         document = await asyncio.to_thread(show)  # takes a third of a second, once
         return document.answer(request)
 
-    return [Route("/openapi.json", openapi), *(Route(path, _asset) for path in _FILES)]
+    return [Route("/openapi.json", openapi), *(Route(path, partial(_asset, path)) for path in _FILES)]
 
 
 def _document(config: AgentConfig) -> Cached:
@@ -50,8 +50,8 @@ def _document(config: AgentConfig) -> Cached:
     return cached(orjson.dumps(document(config)), "application/json")
 
 
-async def _asset(request: Request) -> Response:
-    return _file(request.scope["path"]).answer(request)
+async def _asset(path: str, request: Request) -> Response:
+    return _file(path).answer(request)
 
 
 @cache

@@ -130,7 +130,8 @@ def _error(told: Refusal, request: Request) -> Json:
 
 
 def _is_03(request: Request) -> bool:
-    return str(request.scope["path"]).startswith("/v1/")
+    path: str = request.scope["path"]
+    return path.removeprefix(request.scope.get("root_path", "")).startswith("/v1/")
 
 
 _NAMES = {
