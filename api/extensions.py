@@ -63,7 +63,7 @@ def _named(values: Iterable[str]) -> list[str]:
 
 def declared(agent: Agent, own: Extension) -> tuple[Extension, ...]:
     """What the card lists: the agent's, then ours."""
-    return (*agent.config.extensions, own)
+    return (*agent.config.capabilities.extensions, own)
 
 
 def negotiated(agent: Agent, own: Extension) -> Extensions:

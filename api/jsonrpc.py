@@ -69,19 +69,27 @@ class Reply:
 
     id: str | int | None = None
     dialect: Dialect = v1
+    named: str | None = None
+    """The version that the client names."""
     as_stream: bool = False
 
     def result(self, result: Any) -> Json:
         return {"jsonrpc": "2.0", "id": self.id, "result": result}
 
     def error(self, refused: Refusal) -> Json:
-        code = INTERNAL if refused.code.rpc in self.dialect.UNKNOWN_CODES else refused.code
-        error: Json = {"code": code.rpc, "message": refused.text}
+        error: Json = {"code": self._code(refused), "message": refused.text}
         if (
             data := self.dialect.error_data(refused.code.reason, refused.field, refused.description)
         ) is not None:
             error["data"] = data
         return {"jsonrpc": "2.0", "id": self.id, "error": error}
+
+    def _code(self, refused: Refusal) -> int:
+        """Who names a version that is not served knows the code that says so."""
+        speaks_it = self.named in (None, self.dialect.VERSION)
+        return (
+            INTERNAL.rpc if speaks_it and refused.code.rpc in self.dialect.UNKNOWN_CODES else refused.code.rpc
+        )
 
 
 async def endpoint(door: Door, request: Request) -> Response:
@@ -99,7 +107,7 @@ async def _answer(door: Door, request: Request, body: bytes, reply: Reply) -> Re
     envelope = _envelope(decode(body, max_depth=door.settings.max_depth))
     reply.id = _reply_id(envelope)
     method = _method(envelope)
-    named = named_version(request)
+    reply.named = named = named_version(request)
     reply.dialect = DIALECTS.get(named or "") or method.dialect or reply.dialect
     reply.as_stream = method.stream is not None and not (named or "").startswith("1.")
     reply.dialect = negotiated(method.dialect, named)

@@ -64,14 +64,6 @@ class Provider(_Config):
     url: str
 
 
-class Capabilities(_Config):
-    """What of A2A's optional parts callers may use (1.0, section 4.4.3)."""
-
-    streaming: bool = True
-    push_notifications: bool = False
-    extended_agent_card: bool = False
-
-
 class Extension(_Config):
     """An A2A extension that the agent speaks (1.0, section 4.6). A request that does not name a `required` one is refused."""
 
@@ -80,6 +72,15 @@ class Extension(_Config):
     description: str = ""
     required: bool = False
     params: Mapping[str, Any] = Field(default_factory=dict)
+
+
+class Capabilities(_Config):
+    """What of A2A's optional parts callers may use (1.0, section 4.4.3)."""
+
+    streaming: bool = True
+    push_notifications: bool = False
+    extended_agent_card: bool = False
+    extensions: Sequence[Extension] = ()
 
 
 class ExtendedCard(_Config):
@@ -118,7 +119,6 @@ class AgentConfig(_Config):
     security_schemes: Mapping[str, SecurityScheme] = Field(default_factory=dict)
     security: Sequence[SecurityRequirement] = ()
     """What callers must satisfy one of."""
-    extensions: Sequence[Extension] = ()
     extended_card: ExtendedCard | None = None
     conversation_policy: Literal["enqueue", "reject", "interrupt", "parallel"] = "enqueue"
     """What a new task does while its conversation has one that waits or runs."""

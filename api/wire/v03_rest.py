@@ -282,15 +282,15 @@ def task(found: Task) -> Json:
     }
 
 
-def sent(found: Task) -> Json:
+def sent(answer: Task | Message) -> Json:
     """A SendMessageResponse."""
-    return {"task": task(found)}
+    return {"message": message(answer)} if isinstance(answer, Message) else {"task": task(answer)}
 
 
-def update(item: Task | Update) -> Json:
+def update(item: Task | Update | Message) -> Json:
     """A StreamResponse."""
-    if isinstance(item, Task):
-        return {"task": task(item)}
+    if not isinstance(item, Update):
+        return sent(item)
     ids = {"taskId": str(item.task_id), "contextId": item.context_id}
     if isinstance(item.body, ArtifactChunk):
         chunk = item.body

@@ -148,7 +148,7 @@ async def test_security_is_told_in_the_words_of_both_versions() -> None:
             {"security_schemes": {"a": {"type": "oauth2", "flows": {"client_credentials": {}}}}},
             "client_credentials must have token_url",
         ),
-        ({"extensions": [{"uri": "urn:a, urn:b"}]}, "extensions.0.uri"),
+        ({"capabilities": {"extensions": [{"uri": "urn:a, urn:b"}]}}, "capabilities.extensions.0.uri"),
         ({"extended_card": {}}, "only with capabilities.extended_agent_card"),
     ],
 )
@@ -160,7 +160,7 @@ def test_a_card_that_contradicts_itself_does_not_start(config: dict[str, Any], s
 # ---------------------------------------------------------------------- the extended card
 
 EXTENDED = FULL | {
-    "extensions": [{"uri": "urn:sky:units"}],
+    "capabilities": {"extended_agent_card": True, "extensions": [{"uri": "urn:sky:units"}]},
     "extended_card": {
         "description": "Tells the weather, and makes it",
         "skills": [{"name": "rain", "description": "Makes rain"}],

@@ -13,10 +13,12 @@ from tests.api.front import Front, Live, at_once, message, message03, opened_fro
 
 UNITS, TRACE = "urn:sky:units", "https://sky.test/extensions/trace"
 CONFIG = {
-    "extensions": [
-        {"uri": UNITS, "description": "Degrees", "required": True, "params": {"scale": "K"}},
-        {"uri": TRACE},
-    ]
+    "capabilities": {
+        "extensions": [
+            {"uri": UNITS, "description": "Degrees", "required": True, "params": {"scale": "K"}},
+            {"uri": TRACE},
+        ]
+    }
 }
 
 
