@@ -96,7 +96,8 @@ def _example(spoken: Spoken, dialect: Dialect) -> Json:
 
 
 def _place(name: str, where: str, schema: Json) -> Json:
-    return {"name": name, "in": where, "required": where == "path", "schema": schema}
+    told_of = {"description": schema["description"]} if "description" in schema else {}
+    return {"name": name, "in": where, "required": where == "path", **told_of, "schema": schema}
 
 
 def _query(asks: Model, in_path: Iterable[str]) -> list[Json]:

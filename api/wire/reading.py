@@ -203,7 +203,10 @@ class ListTasks(Shape):
 
     context_id: Id | None = None
     status: (
-        Annotated[str | int, Field(description="The name of a state, as the version spells it")] | None
+        Annotated[
+            str | int, WithJsonSchema({"type": "string", "description": "A state, as the version calls it"})
+        ]
+        | None
     ) = None
     page_size: PageSize | None = None
     page_token: Annotated[str, Field(max_length=1024)] | None = None
