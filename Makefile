@@ -9,7 +9,7 @@ CHAOS_SEED ?=
 CHAOS_KEYS ?= on
 
 .DEFAULT_GOAL := help
-.PHONY: help run test chaos coverage check format constraints clean
+.PHONY: help run test chaos coverage check format constraints swagger-ui clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[.a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,6 +53,15 @@ constraints: .venv  ## Renew constraints.txt with the newest versions that pypro
 	@echo "[2/2] installing perdure and its tools (about a minute, once)"
 	@$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]' -c constraints.txt
 	@touch $@
+
+swagger-ui:  ## Renew the page at /docs with the newest Swagger UI (needs npm)
+	@rm -rf build/swagger-ui && mkdir -p build/swagger-ui
+	@cd build/swagger-ui && npm pack --silent swagger-ui-dist > /dev/null && tar xzf swagger-ui-dist-*.tgz
+	@cd build/swagger-ui/package && cp LICENSE NOTICE swagger-ui.css swagger-ui-bundle.js \
+	  swagger-ui-bundle.js.LICENSE.txt $(CURDIR)/api/assets/swagger-ui/
+	@sed -i '/sourceMappingURL/d' api/assets/swagger-ui/swagger-ui.css api/assets/swagger-ui/swagger-ui-bundle.js
+	@cd build/swagger-ui && ls swagger-ui-dist-*.tgz | sed 's/-\([0-9.]*\)\.tgz/ \1/' > $(CURDIR)/api/assets/swagger-ui/VERSION
+	@cat api/assets/swagger-ui/VERSION
 
 clean:  ## Remove .venv, caches and build results
 	rm -rf .venv build dist htmlcov .coverage .coverage.* .hypothesis .import_linter_cache \

@@ -17,7 +17,7 @@ from perdure.settings import Settings
 from perdure.storage import Storage
 from perdure.watch import Watch
 
-from . import card, health, jsonrpc, rest
+from . import card, docs, extensions, health, jsonrpc, rest
 from .connection import SlowReaders
 from .limits import BodyLimit
 from .media_types import Modes
@@ -42,14 +42,17 @@ def create_app(
 ) -> Starlette:
     """The front door of an agent. `lifespan` opens storage, queue and watch, and closes them."""
     manager = TaskManager(storage, queue, watch, settings.server, agent.config)
+    own = extensions.ours(name for name, method in jsonrpc.METHODS.items() if method.dialect is None)
+    declared = extensions.declared(agent, own)
     door = Door(
         manager,
         settings.server,
         Modes(agent),
-        extended_card=agent.config.capabilities.extended_agent_card,
+        extended_card=card.extended_card(agent, declared),
+        extensions=extensions.negotiated(agent, own),
         direct_replies=agent.config.direct_replies,
     )
-    show_card = partial(card.endpoint, card.build_card(agent))
+    show_card = partial(card.endpoint, card.build_card(agent, declared))
     return Starlette(
         routes=[
             Route("/", partial(jsonrpc.endpoint, door), methods=["POST"]),
@@ -57,6 +60,7 @@ def create_app(
             Route("/.well-known/agent.json", show_card),
             Route("/healthz", health.healthz),
             Route("/readyz", partial(health.readyz, storage, queue, settings)),
+            *docs.routes(agent.config),
             *rest.routes(door),
         ],
         middleware=[

@@ -14,6 +14,8 @@ class Caller:
     """Whoever sent a request. What `owner` stores is found again by the same owner only."""
 
     owner: str
+    authenticated: bool = False
+    """Whether it proved who it is."""
 
 
 _ANYBODY = Caller(ANONYMOUS)

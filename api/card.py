@@ -2,51 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import format_datetime
-from hashlib import sha256
 from typing import Any
 
 import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
-from perdure.agent import Agent
+from perdure.agent import Agent, Extension
+from perdure.agent import ExtendedCard as ExtendedCardConfig
+from perdure.errors import UnsupportedOperation
+from perdure.security import SecurityRequirement, SecurityScheme
 from perdure.skills import Skill
 
+from .auth import Caller
+from .cached import Cached, cached
+from .codes import ExtendedCardNotConfigured, Unauthenticated
 from .wire import v03, v1
 from .wire.writing import given
 
 Json = dict[str, Any]
-MAX_AGE = 300
-"""Seconds that a card may be kept without asking. Whoever asks with the ETag sees a changed agent at once."""
 
 
-@dataclass(frozen=True, slots=True)
-class Card:
-    """The document with what its caches need."""
-
-    body: bytes
-    headers: dict[str, str]
-
-    @property
-    def etag(self) -> str:
-        return self.headers["ETag"]
+def build_card(agent: Agent, extensions: Sequence[Extension]) -> Cached:
+    """The card of an agent that speaks `extensions`, as of now."""
+    return cached(orjson.dumps(card_json(agent, extensions)), "application/json")
 
 
-def build_card(agent: Agent) -> Card:
-    """The card of an agent, as of now."""
-    body = orjson.dumps(card_json(agent))
-    headers = {
-        "ETag": f'"{sha256(body).hexdigest()[:32]}"',
-        "Cache-Control": f"public, max-age={MAX_AGE}",
-        "Last-Modified": format_datetime(datetime.now(UTC), usegmt=True),
-    }
-    return Card(body, headers)
-
-
-def card_json(agent: Agent) -> Json:
+def card_json(agent: Agent, extensions: Sequence[Extension]) -> Json:
     """An AgentCard (1.0, section 4.4.1) with the members that 0.3 wants (section 5.5 there)."""
     config = agent.config
     url = str(config.deployment.url)
@@ -55,14 +39,14 @@ def card_json(agent: Agent) -> Json:
         "description": config.description or config.name,
         "version": config.version,
         "supportedInterfaces": [
-            {"url": url, "protocolBinding": "JSONRPC", "protocolVersion": v1.VERSION},
-            {"url": url, "protocolBinding": "HTTP+JSON", "protocolVersion": v1.VERSION},
-            {"url": url, "protocolBinding": "JSONRPC", "protocolVersion": v03.VERSION},
+            {"url": url, "protocolBinding": binding, "protocolVersion": version}
+            for binding, version in INTERFACES
         ],
         "capabilities": {
             "streaming": config.capabilities.streaming,
             "pushNotifications": config.capabilities.push_notifications,
             "extendedAgentCard": config.capabilities.extended_agent_card,
+            **given(extensions=[_extension(extension) for extension in extensions]),
         },
         "defaultInputModes": list(config.default_input_modes),
         "defaultOutputModes": list(config.default_output_modes),
@@ -71,14 +55,28 @@ def card_json(agent: Agent) -> Json:
             provider=config.provider.model_dump() if config.provider else None,
             documentationUrl=config.documentation_url,
             iconUrl=config.icon_url,
+            securitySchemes={name: _scheme(scheme) for name, scheme in config.security_schemes.items()},
+            securityRequirements=[_requirement(each) for each in config.security],
         ),
         # What 0.3 adds.
         "protocolVersion": "0.3.0",
         "url": url,
         "preferredTransport": "JSONRPC",
-        "additionalInterfaces": [{"url": url, "transport": "JSONRPC"}],
+        "additionalInterfaces": [
+            {"url": url, "transport": binding} for binding, version in INTERFACES if version == v03.VERSION
+        ],
         "supportsAuthenticatedExtendedCard": config.capabilities.extended_agent_card,
+        **given(security=[{name: list(scopes) for name, scopes in each.items()} for each in config.security]),
     }
+
+
+INTERFACES = (
+    ("JSONRPC", v1.VERSION),
+    ("HTTP+JSON", v1.VERSION),
+    ("JSONRPC", v03.VERSION),
+    ("HTTP+JSON", v03.VERSION),
+)
+"""What is spoken, in the order of preference."""
 
 
 def _skill(skill: Skill) -> Json:
@@ -95,14 +93,86 @@ def _skill(skill: Skill) -> Json:
     }
 
 
-async def endpoint(card: Card, request: Request) -> Response:
-    """The card, or 304 when the caller has it."""
-    if _has_it(request.headers.get("If-None-Match", ""), card.etag):
-        return Response(status_code=304, headers=card.headers)
-    return Response(card.body, headers=card.headers, media_type="application/json")
+def _extension(extension: Extension) -> Json:
+    return {"uri": extension.uri, **given(**extension.model_dump(exclude={"uri"}))}
 
 
-def _has_it(if_none_match: str, etag: str) -> bool:
-    """Weak comparison (RFC 9110, section 13.1.2): a proxy that compresses makes the tag weak."""
-    tags = {tag.strip().removeprefix("W/") for tag in if_none_match.split(",")}
-    return etag in tags or "*" in tags
+_MEMBERS = {
+    "apiKey": "apiKeySecurityScheme",
+    "http": "httpAuthSecurityScheme",
+    "oauth2": "oauth2SecurityScheme",
+    "openIdConnect": "openIdConnectSecurityScheme",
+    "mutualTLS": "mtlsSecurityScheme",
+}
+"""0.3 tells the kind of a scheme by its type, 1.0 by the name of its only member."""
+
+
+def _scheme(scheme: SecurityScheme) -> Json:
+    """A SecurityScheme of both versions: the members of 0.3 beside the one of 1.0. Each ignores what it does not know."""
+    old = scheme.model_dump(by_alias=True, exclude_none=True)
+    new = {name: value for name, value in old.items() if name not in ("type", "in")}
+    if "in" in old:
+        new["location"] = old["in"]
+    return {**old, _MEMBERS[scheme.type]: new}
+
+
+def _requirement(schemes: SecurityRequirement) -> Json:
+    """A SecurityRequirement of 1.0."""
+    return {"schemes": {name: {"list": list(scopes)} for name, scopes in schemes.items()}}
+
+
+# ------------------------------------------------------------------ the extended card
+
+
+@dataclass(frozen=True, slots=True)
+class ExtendedCard:
+    """The card for callers who have identified themselves (1.0, section 3.1.11); and the challenge to others."""
+
+    enabled: bool = False
+    document: Json | None = None
+    challenge: str = "Bearer"
+
+    def shown_to(self, caller: Caller) -> Json:
+        """The card. `UnsupportedOperation` if it is switched off, `ExtendedCardNotConfigured` if the agent has none,
+        `Unauthenticated` for a caller that nobody knows."""
+        if not self.enabled:
+            raise UnsupportedOperation("this agent has no extended card")
+        if self.document is None:
+            raise ExtendedCardNotConfigured("the extended card is not configured")
+        if not caller.authenticated:
+            raise Unauthenticated("the extended card is for authenticated callers", self.challenge)
+        return self.document
+
+
+def extended_card(agent: Agent, extensions: Sequence[Extension]) -> ExtendedCard:
+    """The extended card of an agent, as of now."""
+    more = agent.config.extended_card
+    return ExtendedCard(
+        enabled=agent.config.capabilities.extended_agent_card,
+        document=_extended(agent, more, extensions) if more else None,
+        challenge=", ".join(_challenges(agent.config.security_schemes.values())) or "Bearer",
+    )
+
+
+def _extended(agent: Agent, more: ExtendedCardConfig, extensions: Sequence[Extension]) -> Json:
+    document = card_json(agent, [*extensions, *more.extensions])
+    document["skills"] += [_skill(skill) for skill in agent.extended_skills]
+    return document | given(description=more.description, documentationUrl=more.documentation_url)
+
+
+def _challenges(schemes: Iterable[SecurityScheme]) -> Iterator[str]:
+    """The HTTP authentication schemes by which the declared schemes are met. Keys and certificates have none."""
+    names = {
+        scheme.scheme.capitalize() if scheme.type == "http" else "Bearer"
+        for scheme in schemes
+        if scheme.type in ("http", "oauth2", "openIdConnect")
+    }
+    return iter(sorted(names))
+
+
+# ------------------------------------------------------------------ over HTTP
+
+
+async def endpoint(card: Cached, request: Request) -> Response:
+    """The card, public and cacheable."""
+    return card.answer(request)

@@ -47,6 +47,18 @@ class ExtendedCardNotConfigured(CallerError):
     """The agent has no extended card."""
 
 
+class ExtensionSupportRequired(CallerError):
+    """The agent requires an extension that the request does not name."""
+
+
+class Unauthenticated(CallerError):
+    """The caller has to say who it is. `challenge` is the WWW-Authenticate of the answer (RFC 9110, section 11.6.1)."""
+
+    def __init__(self, text: str, challenge: str) -> None:
+        super().__init__(text)
+        self.challenge = challenge
+
+
 class WrongContentType(ContentTypeNotSupported):
     """The request's own Content-Type is not JSON. Told as 400 and not 415: section 5.4 of 1.0.1 has one status for both."""
 
@@ -77,6 +89,7 @@ _CODES: dict[type[Exception], Code] = {
     ContextBusy: Code(-32004, 409, "ABORTED", "CONTEXT_BUSY"),
     ContentTypeNotSupported: Code(-32005, 400, "INVALID_ARGUMENT", "CONTENT_TYPE_NOT_SUPPORTED"),
     ExtendedCardNotConfigured: Code(-32007, 400, "FAILED_PRECONDITION", "EXTENDED_AGENT_CARD_NOT_CONFIGURED"),
+    ExtensionSupportRequired: Code(-32008, 400, "FAILED_PRECONDITION", "EXTENSION_SUPPORT_REQUIRED"),
     VersionNotSupported: Code(-32009, 400, "FAILED_PRECONDITION", "VERSION_NOT_SUPPORTED"),
     NotJson: Code(-32700, 400, "INVALID_ARGUMENT", "PARSE_ERROR"),
     InvalidRequest: Code(-32600, 400, "INVALID_ARGUMENT", "INVALID_REQUEST"),
@@ -84,6 +97,7 @@ _CODES: dict[type[Exception], Code] = {
     MethodNotAllowed: Code(-32601, 405, "UNIMPLEMENTED", "METHOD_NOT_FOUND"),
     InvalidParams: Code(-32602, 400, "INVALID_ARGUMENT", "INVALID_PARAMS"),
     KeyReused: Code(-32602, 409, "ALREADY_EXISTS", "IDEMPOTENCY_KEY_REUSED"),
+    Unauthenticated: Code(-32600, 401, "UNAUTHENTICATED", "UNAUTHENTICATED"),
     RequestTooLarge: Code(-32600, 413, "INVALID_ARGUMENT", "REQUEST_TOO_LARGE"),
     TooMuch: Code(-32603, 429, "RESOURCE_EXHAUSTED", "RATE_LIMITED"),
     StorageUnavailable: Code(-32603, 503, "UNAVAILABLE", "UNAVAILABLE"),
@@ -105,16 +119,23 @@ class Refusal:
     description: str = ""
     """What is wrong with it."""
     retry_after: int | None = None
+    challenge: str = ""
 
     @property
     def headers(self) -> dict[str, str]:
         """The HTTP headers that go with it."""
-        return {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
+        wait = {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
+        return wait | ({"WWW-Authenticate": self.challenge} if self.challenge else {})
+
+
+def code_of(kind: type[Exception]) -> Code:
+    """The code of a kind of error, or of the nearest that it descends from."""
+    return next((_CODES[each] for each in kind.__mro__ if each in _CODES), INTERNAL)
 
 
 def refusal(error: Exception) -> Refusal:
     """What the caller is told of an error. What it may not know is logged, with the traceback, and told as an internal error."""
-    code = next((_CODES[kind] for kind in type(error).__mro__ if kind in _CODES), INTERNAL)
+    code = code_of(type(error))
     match error:
         case StorageUnavailable():
             log.warning("request.storage_unavailable", error=str(error))
@@ -125,6 +146,8 @@ def refusal(error: Exception) -> Refusal:
             return Refusal(code, str(error), field=field, description=description)
         case TooMuch(retry_after=float() | int() as seconds):
             return Refusal(code, str(error), retry_after=max(1, round(seconds)))
+        case Unauthenticated(challenge=challenge):
+            return Refusal(code, str(error), challenge=challenge)
         case CallerError():
             return Refusal(code, str(error) or type(error).__name__)
         case _:

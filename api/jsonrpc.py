@@ -13,7 +13,7 @@ from starlette.responses import Response
 from . import operations as run
 from . import stream
 from .auth import identify
-from .codes import InvalidRequest, MethodNotFound, Refusal, WrongContentType, refusal
+from .codes import INTERNAL, InvalidRequest, MethodNotFound, Refusal, WrongContentType, refusal
 from .operations import Answer, Call, Door, Stream
 from .versions import DIALECTS, named_version, negotiated
 from .wire import Dialect, v03, v1
@@ -59,7 +59,7 @@ METHODS: Mapping[str, Method] = {
     "contexts/clear": Method(None, run.clear_context),
 }
 
-_SHOWN_AS_STATUS = frozenset({401, 403, 413, 429, 503})
+SHOWN_AS_STATUS = frozenset({401, 403, 413, 429, 503})
 """Errors that are an HTTP status as well. All others are 200, as JSON-RPC over HTTP has it."""
 
 
@@ -69,18 +69,27 @@ class Reply:
 
     id: str | int | None = None
     dialect: Dialect = v1
+    named: str | None = None
+    """The version that the client names."""
     as_stream: bool = False
 
     def result(self, result: Any) -> Json:
         return {"jsonrpc": "2.0", "id": self.id, "result": result}
 
     def error(self, refused: Refusal) -> Json:
-        error: Json = {"code": refused.code.rpc, "message": refused.text}
+        error: Json = {"code": self._code(refused), "message": refused.text}
         if (
             data := self.dialect.error_data(refused.code.reason, refused.field, refused.description)
         ) is not None:
             error["data"] = data
         return {"jsonrpc": "2.0", "id": self.id, "error": error}
+
+    def _code(self, refused: Refusal) -> int:
+        """Who names a version that is not served knows the code that says so."""
+        speaks_it = self.named in (None, self.dialect.VERSION)
+        return (
+            INTERNAL.rpc if speaks_it and refused.code.rpc in self.dialect.UNKNOWN_CODES else refused.code.rpc
+        )
 
 
 async def endpoint(door: Door, request: Request) -> Response:
@@ -98,7 +107,7 @@ async def _answer(door: Door, request: Request, body: bytes, reply: Reply) -> Re
     envelope = _envelope(decode(body, max_depth=door.settings.max_depth))
     reply.id = _reply_id(envelope)
     method = _method(envelope)
-    named = named_version(request)
+    reply.named = named = named_version(request)
     reply.dialect = DIALECTS.get(named or "") or method.dialect or reply.dialect
     reply.as_stream = method.stream is not None and not (named or "").startswith("1.")
     reply.dialect = negotiated(method.dialect, named)
@@ -108,6 +117,7 @@ async def _answer(door: Door, request: Request, body: bytes, reply: Reply) -> Re
         reply.dialect,
         envelope.get("params"),
         request.headers,
+        door.extensions.activated(request),
     )
     if method.answer is not None:
         return _json(reply.result(await method.answer(call)), headers=call.said)
@@ -159,7 +169,7 @@ def _method(envelope: Mapping[str, Any]) -> Method:
 
 def refused(told: Refusal, reply: Reply) -> Response:
     """The answer to a request that failed."""
-    status = told.code.http if told.code.http in _SHOWN_AS_STATUS else 200
+    status = told.code.http if told.code.http in SHOWN_AS_STATUS else 200
     if reply.as_stream and status == 200:
         return stream.error_stream(reply.error(told))
     return _json(reply.error(told), status=status, headers=told.headers)

@@ -11,13 +11,14 @@ from typing import Any
 
 from starlette.datastructures import Headers
 
-from perdure.errors import InvalidParams, UnsupportedOperation
+from perdure.errors import InvalidParams
 from perdure.settings import ServerSettings
 from perdure.tasks import Message, Task
 
 from . import replies
 from .auth import Caller
-from .codes import ExtendedCardNotConfigured
+from .card import ExtendedCard
+from .extensions import Extensions
 from .idempotency import HEADER, REPLAYED, key_of
 from .media_types import Modes
 from .task_manager import TaskManager
@@ -33,7 +34,8 @@ class Door:
     manager: TaskManager
     settings: ServerSettings
     modes: Modes
-    extended_card: bool = False
+    extended_card: ExtendedCard
+    extensions: Extensions
     direct_replies: bool = False
 
 
@@ -124,7 +126,7 @@ async def list_tasks(call: Call) -> Json:
 
 async def cancel_task(call: Call) -> Json:
     """CancelTask."""
-    asked = reading.read(reading.GetTask, call.params)
+    asked = reading.read(reading.NameTask, call.params)
     return call.dialect.task(await call.manager.cancel_task(call.caller, asked.id))
 
 
@@ -197,7 +199,5 @@ async def delete_callback(call: Call) -> Json | None:
 
 
 async def get_extended_card(call: Call) -> Json:
-    """GetExtendedAgentCard: there is none to give yet."""
-    if not call.door.extended_card:
-        raise UnsupportedOperation("this agent has no extended card")
-    raise ExtendedCardNotConfigured("the extended card is not configured")
+    """GetExtendedAgentCard: what the public card says, and what is for callers who have identified themselves."""
+    return call.door.extended_card.shown_to(call.caller)

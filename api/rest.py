@@ -1,8 +1,11 @@
-"""The HTTP+JSON binding of A2A 1.0 (section 11), at the root and under `/{tenant}`. Runs the operations that JSON-RPC runs."""
+"""The HTTP+JSON bindings: A2A 1.0 (section 11) at the root and under `/{tenant}`, 0.3 under `/v1`.
+
+They run the operations that JSON-RPC runs.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -21,7 +24,7 @@ from .codes import MethodNotAllowed, MethodNotFound, Refusal, refusal
 from .jsonrpc import check_content_type
 from .operations import Answer, Call, Door, Stream
 from .versions import HEADER, named_version, negotiated
-from .wire import v1
+from .wire import Dialect, v03_rest, v1
 from .wire.reading import check_storable, decode
 from .wire.writing import Json, error_details
 
@@ -31,13 +34,15 @@ A2A_JSON = "application/a2a+json"
 def routes(door: Door) -> list[Route]:
     """All paths. A custom verb (`:cancel`) stands before the path that would take it for a part of the id."""
     return [
-        Route(prefix + path, partial(endpoint, door, answer, streamed), methods=methods)
-        for prefix in ("", "/{tenant}")
-        for path, methods, answer, streamed in _PATHS
+        Route(prefix + path, partial(endpoint, door, dialect, answer, streamed), methods=methods)
+        for prefix, dialect, paths in BINDINGS
+        for path, methods, answer, streamed in paths
     ]
 
 
-_PATHS: list[tuple[str, list[str], Answer | None, Stream | None]] = [
+Paths = list[tuple[str, list[str], Answer | None, Stream | None]]
+
+_TASKS: Paths = [
     ("/message:send", ["POST"], run.send_message, None),
     ("/message:stream", ["POST"], None, run.stream_message),
     ("/tasks", ["GET"], run.list_tasks, None),
@@ -48,24 +53,34 @@ _PATHS: list[tuple[str, list[str], Answer | None, Stream | None]] = [
     ("/tasks/{taskId}/pushNotificationConfigs", ["GET"], run.list_callbacks, None),
     ("/tasks/{taskId}/pushNotificationConfigs/{id}", ["GET"], run.get_callback, None),
     ("/tasks/{taskId}/pushNotificationConfigs/{id}", ["DELETE"], run.delete_callback, None),
-    ("/extendedAgentCard", ["GET"], run.get_extended_card, None),
+]
+_PATHS: Paths = [*_TASKS, ("/extendedAgentCard", ["GET"], run.get_extended_card, None)]
+_PATHS_03: Paths = [*_TASKS, ("/card", ["GET"], run.get_extended_card, None)]
+
+BINDINGS: Sequence[tuple[str, Dialect, Paths]] = [
+    ("/v1", v03_rest, _PATHS_03),  # first, since no tenant is called v1
+    ("", v1, _PATHS),
+    ("/{tenant}", v1, _PATHS),
 ]
 
 
-async def endpoint(door: Door, answer: Answer | None, streamed: Stream | None, request: Request) -> Response:
+async def endpoint(
+    door: Door, own: Dialect, answer: Answer | None, streamed: Stream | None, request: Request
+) -> Response:
     """Answer one request."""
     body = await request.body()
     try:
-        dialect = negotiated(v1, named_version(request))
+        dialect = negotiated(own, named_version(request))
         params = _params(door, request, body)
-        call = Call(door, identify(request), dialect, params, request.headers)
+        said = door.extensions.activated(request)
+        call = Call(door, identify(request), dialect, params, request.headers, said)
         if answer is not None:
             return _json(await answer(call), request, headers=call.said)
         assert streamed is not None  # noqa: S101 - a path has one or the other
         return await stream.event_stream(
             streamed(call),
             dialect.update,
-            lambda error: _error(refusal(error)),
+            lambda error: _error(refusal(error), request),
             keep_alive=door.settings.keep_alive,
             error_event="error",  # how clients of this binding tell a frame with an error
             headers=call.said,
@@ -99,22 +114,45 @@ def _json(
     return Response(orjson.dumps(value), status, headers, _media_type(request))
 
 
-def _error(told: Refusal) -> Json:
-    """A google.rpc.Status in the form of AIP-193."""
+def _error(told: Refusal, request: Request) -> Json:
+    """A google.rpc.Status in the form of AIP-193. 0.3 names no form; beside it is what its official client reads."""
     code = told.code
+    old = {"type": _NAMES.get(code.rpc, "InternalError"), "message": told.text} if _is_03(request) else {}
     return {
+        **old,
         "error": {
             "code": code.http,
             "status": code.status,
             "message": told.text,
             "details": error_details(code.reason, told.field, told.description),
-        }
+        },
     }
+
+
+def _is_03(request: Request) -> bool:
+    path: str = request.scope["path"]
+    return path.removeprefix(request.scope.get("root_path", "")).startswith("/v1/")
+
+
+_NAMES = {
+    -32700: "JSONParseError",
+    -32600: "InvalidRequestError",
+    -32601: "MethodNotFoundError",
+    -32602: "InvalidParamsError",
+    -32001: "TaskNotFoundError",
+    -32002: "TaskNotCancelableError",
+    -32003: "PushNotificationNotSupportedError",
+    -32004: "UnsupportedOperationError",
+    -32005: "ContentTypeNotSupportedError",
+    -32006: "InvalidAgentResponseError",
+    -32007: "AuthenticatedExtendedCardNotConfiguredError",
+}
+"""What 0.3 calls its errors (section 8.2 there)."""
 
 
 def refused(told: Refusal, request: Request) -> Response:
     """The answer to a request that failed."""
-    return _json(_error(told), request, status=told.code.http, headers=told.headers)
+    return _json(_error(told, request), request, status=told.code.http, headers=told.headers)
 
 
 async def no_route(request: Request, error: Exception) -> Response:

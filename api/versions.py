@@ -34,4 +34,4 @@ def negotiated(own: Dialect | None, named: str | None) -> Dialect:
         )
     if own is not None and named != own.VERSION:
         raise VersionNotSupported(f"this is an operation of A2A {own.VERSION}, but A2A-Version says {named}")
-    return DIALECTS[named]
+    return own or DIALECTS[named]

@@ -20,12 +20,13 @@ import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, ParamSpec, TypeVar, overload
+from typing import Any, Literal, ParamSpec, Self, TypeVar, overload
 
-from pydantic import BaseModel, ConfigDict, Field, HttpUrl, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, HttpUrl, ValidationError, field_validator, model_validator
 
 from perdure.errors import ConfigError, LeaseLost
 from perdure.output import parts_in
+from perdure.security import SecurityRequirement, SecurityScheme
 from perdure.skills import Skill, read_skill
 from perdure.steps import Steps
 from perdure.tasks import Artifact, Message, Part, Task
@@ -63,12 +64,32 @@ class Provider(_Config):
     url: str
 
 
+class Extension(_Config):
+    """An A2A extension that the agent speaks (1.0, section 4.6). A request that does not name a `required` one is refused."""
+
+    uri: str = Field(min_length=1, max_length=2048, pattern=r"^[^\s,]+$")
+    """Stands in comma-separated headers."""
+    description: str = ""
+    required: bool = False
+    params: Mapping[str, Any] = Field(default_factory=dict)
+
+
 class Capabilities(_Config):
     """What of A2A's optional parts callers may use (1.0, section 4.4.3)."""
 
     streaming: bool = True
     push_notifications: bool = False
     extended_agent_card: bool = False
+    extensions: Sequence[Extension] = ()
+
+
+class ExtendedCard(_Config):
+    """What authenticated callers see in the card besides (1.0, section 3.1.11): more skills, another description."""
+
+    description: str = ""
+    documentation_url: str = ""
+    skills: Sequence[str | Mapping[str, Any]] = ()
+    extensions: Sequence[Extension] = ()
 
 
 class Limit(_Config):
@@ -95,6 +116,10 @@ class AgentConfig(_Config):
     provider: Provider | None = None
     documentation_url: str = ""
     icon_url: str = ""
+    security_schemes: Mapping[str, SecurityScheme] = Field(default_factory=dict)
+    security: Sequence[SecurityRequirement] = ()
+    """What callers must satisfy one of."""
+    extended_card: ExtendedCard | None = None
     conversation_policy: Literal["enqueue", "reject", "interrupt", "parallel"] = "enqueue"
     """What a new task does while its conversation has one that waits or runs."""
     priority: int = Field(default=0, ge=-100, le=100)
@@ -120,6 +145,19 @@ class AgentConfig(_Config):
         if "\x00" in value:
             raise ValueError("holds a NUL character")
         return value.strip()
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        """Members that speak of each other agree."""
+        unknown = {name for each in self.security for name in each} - set(self.security_schemes)
+        if unknown:
+            raise ValueError(
+                f"security names {', '.join(sorted(unknown))}, which security_schemes does not have"
+            )
+        said = self.capabilities.model_fields_set
+        if self.extended_card is not None and "extended_agent_card" not in said:
+            raise ValueError("extended_card is shown only with capabilities.extended_agent_card: true")
+        return self
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,6 +293,8 @@ class Agent:
     skills: Sequence[Skill]
     kind: Literal["function", "coroutine", "generator", "async generator"]
     takes_turn: bool
+    extended_skills: Sequence[Skill] = ()
+    """Those of the extended card alone."""
 
     @classmethod
     def of(
@@ -262,12 +302,14 @@ class Agent:
     ) -> Agent:
         """Check both. Relative skill folders are looked for in `folder` (default: the working directory)."""
         checked = _checked(config)
+        more = checked.extended_card.skills if checked.extended_card else ()
         return cls(
             config=checked,
             handler=handler,
             skills=tuple(read_skill(skill, folder or Path.cwd()) for skill in checked.skills),
             kind=_kind(handler),
             takes_turn=_takes_turn(handler),
+            extended_skills=tuple(read_skill(skill, folder or Path.cwd()) for skill in more),
         )
 
 

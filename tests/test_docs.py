@@ -56,10 +56,12 @@ def test_the_readmes_curl_answers(echo: Server) -> None:
     assert answer["result"]["task"]["artifacts"][0]["parts"] == [{"text": "hello"}]
 
 
-def test_the_requests_of_the_api_page_are_answered(echo: Server) -> None:
+def test_the_requests_of_the_api_pages_are_answered(echo: Server) -> None:
     task = echo.send("hello")
     assert text_of(task) == "hello"
-    for block in blocks(ROOT / "docs" / "api.md", "json"):
+    written = [block for page in ("api.md", "extension.md") for block in blocks(ROOT / "docs" / page, "json")]
+    assert len(written) > 4
+    for block in written:
         request = block.replace("<task id>", task["id"]).replace("<context id>", task["contextId"])
         assert "result" in httpx.post(echo.url, json=json.loads(request)).json(), request
 

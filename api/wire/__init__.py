@@ -20,6 +20,8 @@ class Dialect(Protocol):
     VERSION: str
     NOTHING: Json | None
     """The result of an operation that has none."""
+    UNKNOWN_CODES: frozenset[int]
+    """Codes of JSON-RPC errors that came with a later version: told as internal errors, with their own text."""
 
     def read_send(self, params: Any) -> Send:
         """The params of SendMessage and SendStreamingMessage."""

@@ -8,12 +8,20 @@ from __future__ import annotations
 import re
 from base64 import b64decode, urlsafe_b64decode
 from binascii import Error as Base64Error
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any, TypeVar
 
 import orjson
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    ValidationError,
+    WithJsonSchema,
+)
 from pydantic.alias_generators import to_camel
 
 from perdure.errors import CallerError, InvalidParams
@@ -64,6 +72,16 @@ class Shape(BaseModel):
     """The members of a request."""
 
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="ignore")
+
+
+def exactly_one_of(*members: str) -> Callable[[dict[str, Any]], None]:
+    """Says in the JSON schema what a validator of the model checks."""
+    return lambda schema: schema.update(oneOf=[{"required": [member]} for member in members])
+
+
+def kind(name: str) -> Callable[[dict[str, Any]], None]:
+    """Says in the JSON schema that 0.3 names the kind of an object. On the way in it is not asked for."""
+    return lambda schema: schema["properties"].update(kind={"const": name})
 
 
 S = TypeVar("S", bound=Shape)
@@ -146,10 +164,18 @@ def one_of(choices: Mapping[Any, Any]) -> Callable[[Any], Any]:
     return read_name
 
 
-Count = Annotated[int, BeforeValidator(_whole_number), Field(ge=0, le=INT32)]
-PageSize = Annotated[int, BeforeValidator(_whole_number), Field(ge=1, le=100)]
+def enum(choices: Mapping[Any, Any], *, shown: Iterable[str] | None = None) -> tuple[Any, ...]:
+    """What makes a type an enum: `Annotated[Role, *enum(names)]`. `shown` are the names in its JSON schema; default: all."""
+    names = [name for name in choices if isinstance(name, str)] if shown is None else list(shown)
+    return PlainValidator(one_of(choices)), WithJsonSchema({"type": "string", "enum": names})
+
+
+Count = Annotated[int, Field(ge=0, le=INT32), BeforeValidator(_whole_number)]
+PageSize = Annotated[int, Field(ge=1, le=100), BeforeValidator(_whole_number)]
 Flag = Annotated[bool, BeforeValidator(_flag)]
-Base64 = Annotated[bytes, BeforeValidator(_base64)]
+Base64 = Annotated[
+    bytes, BeforeValidator(_base64), WithJsonSchema({"type": "string", "contentEncoding": "base64"})
+]
 Moment = Annotated[datetime, BeforeValidator(_moment)]
 Id = Annotated[str, Field(max_length=MAX_ID)]
 GivenId = Annotated[str, Field(min_length=1, max_length=MAX_ID)]
@@ -159,8 +185,14 @@ WebUrl = Annotated[str, Field(max_length=MAX_URL, pattern=r"^(?i:https?)://[^\s/
 Metadata = dict[str, Any]
 
 
+class NameTask(Shape):
+    """CancelTask and its 0.3 form."""
+
+    id: GivenId
+
+
 class GetTask(Shape):
-    """GetTask, CancelTask, SubscribeToTask and their 0.3 forms."""
+    """GetTask, SubscribeToTask and their 0.3 forms."""
 
     id: GivenId
     history_length: Count | None = None
@@ -170,7 +202,12 @@ class ListTasks(Shape):
     """ListTasks, and `tasks/list`."""
 
     context_id: Id | None = None
-    status: str | int | None = None
+    status: (
+        Annotated[
+            str | int, WithJsonSchema({"type": "string", "description": "A state, as the version calls it"})
+        ]
+        | None
+    ) = None
     page_size: PageSize | None = None
     page_token: Annotated[str, Field(max_length=1024)] | None = None
     history_length: Count | None = None
@@ -196,8 +233,12 @@ class GiveFeedback(Shape):
 
     task_id: GivenId
     feedback: Annotated[str, Field(max_length=10_000)] = ""
-    rating: Annotated[int, BeforeValidator(_whole_number), Field(ge=1, le=5)] | None = None
+    rating: Annotated[int, Field(ge=1, le=5), BeforeValidator(_whole_number)] | None = None
     metadata: Metadata | None = None
+
+
+class Nothing(Shape):
+    """No members."""
 
 
 class ListContexts(Shape):

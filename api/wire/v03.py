@@ -6,7 +6,7 @@ from base64 import b64encode
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, PlainValidator, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from perdure.errors import InvalidParams
 from perdure.storage import WebhookConfig, WebhookConfigPage
@@ -37,13 +37,16 @@ from .reading import (
     Shape,
     Url,
     WebUrl,
-    one_of,
+    enum,
+    exactly_one_of,
+    kind,
     read,
 )
 from .writing import Json, given, timestamp
 
 VERSION = "0.3"
 NOTHING: Json | None = None
+UNKNOWN_CODES = frozenset({-32008, -32009})
 
 WRAPPED = "data_part_compat"
 """The mark, in a part's metadata, by which the official SDK knows a value that 0.3 cannot spell and that is wrapped."""
@@ -54,6 +57,8 @@ _ROLES = {role.value: role for role in Role}
 class FileShape(Shape):
     """A file: its bytes or its address."""
 
+    model_config = ConfigDict(json_schema_extra=exactly_one_of("bytes", "uri"))
+
     bytes: Base64 | None = None
     uri: Url | None = None
     name: Name | None = None
@@ -62,6 +67,8 @@ class FileShape(Shape):
 
 class PartShape(Shape):
     """A TextPart, FilePart or DataPart. A `kind` that was left out is told from the member."""
+
+    model_config = ConfigDict(json_schema_extra=exactly_one_of("text", "file", "data"))
 
     kind: Literal["text", "file", "data"] | None = None
     text: str | None = None
@@ -97,8 +104,10 @@ class PartShape(Shape):
 class MessageShape(Shape):
     """A Message."""
 
+    model_config = ConfigDict(json_schema_extra=kind("message"))
+
     message_id: GivenId
-    role: Annotated[Role, PlainValidator(one_of(_ROLES))]
+    role: Annotated[Role, *enum(_ROLES)]
     parts: Annotated[list[PartShape], Field(min_length=1)]
     context_id: Id | None = None
     task_id: Id | None = None

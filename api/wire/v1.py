@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Self
 
-from pydantic import Field, PlainValidator, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from perdure.errors import InvalidParams
 from perdure.payload import STATE_NAMES, dump_artifact, dump_body, dump_message
@@ -35,13 +35,15 @@ from .reading import (
     Shape,
     Url,
     WebUrl,
-    one_of,
+    enum,
+    exactly_one_of,
     read,
 )
 from .writing import Json, error_details, given, timestamp
 
 VERSION = "1.0"
 NOTHING: Json | None = {}
+UNKNOWN_CODES: frozenset[int] = frozenset()
 
 # Names and, as ProtoJSON allows, the numbers of a2a.proto.
 _ROLES = {"ROLE_USER": Role.USER, "ROLE_AGENT": Role.AGENT, 1: Role.USER, 2: Role.AGENT}
@@ -65,6 +67,8 @@ _STATES: dict[str | int, TaskState | None] = {
 
 class PartShape(Shape):
     """Exactly one of text, raw, url and data; data may be null."""
+
+    model_config = ConfigDict(json_schema_extra=exactly_one_of("text", "raw", "url", "data"))
 
     text: str | None = None
     raw: Base64 | None = None
@@ -100,7 +104,7 @@ class MessageShape(Shape):
     """A Message."""
 
     message_id: GivenId
-    role: Annotated[Role, PlainValidator(one_of(_ROLES))]
+    role: Annotated[Role, *enum(_ROLES)]
     parts: Annotated[list[PartShape], Field(min_length=1)]
     context_id: Id | None = None
     task_id: Id | None = None

@@ -33,6 +33,7 @@ from perdure.tasks import (
     TextPart,
 )
 from perdure.watch import Watch
+from tests.api.documented import check
 from worker.embedded import embedded
 
 URL = "http://agent.test"
@@ -172,6 +173,11 @@ class Front:
         return await self.storage.events_since(ANONYMOUS, UUID(task_id), 0)
 
 
+async def _documented(response: httpx.Response) -> None:
+    await response.aread()
+    check(response)
+
+
 @asynccontextmanager
 async def opened_front(
     config: Json | None = None,
@@ -187,7 +193,10 @@ async def opened_front(
     agent = Agent.of({"name": "echo", "deployment": {"url": URL}} | (config or {}), handler)
     app = create_app(agent, storage, queue, watch, settings)
     transport = httpx.ASGITransport(app)
-    async with watch.running(), httpx.AsyncClient(transport=transport, base_url=URL) as http:
+    async with (
+        watch.running(),
+        httpx.AsyncClient(transport=transport, base_url=URL, event_hooks={"response": [_documented]}) as http,
+    ):
         front = Front(storage, queue, watch, app, agent, settings, http)
         queue.attach(lambda: front.bell.put_nowait(None))
         yield front

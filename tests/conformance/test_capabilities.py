@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.api.front import opened_front
 
-from .marks import IN_ONE_LOOP, NEW, OLD, REST, RPC, agent, must, not_yet, should
+from .marks import IN_ONE_LOOP, NEW, OLD, REST, RPC, agent, must, should
 from .speakers import SPEAKERS, Speaker, refused
 
 pytestmark = IN_ONE_LOOP
@@ -62,7 +62,6 @@ async def test_the_extended_card_is_not_configured(speaker: Speaker) -> None:
     "A required extension that the client does not name: ExtensionSupportRequired, and nothing is stored",
     *NEW,
 )
-@not_yet("extensions cannot be declared")
 async def test_a_required_extension(speaker: Speaker) -> None:
     # Not by a mark: an agent whose config is refused is to be a failure of the test and no error before it.
     async with opened_front({"capabilities": {"extensions": [{"uri": REQUIRED, "required": True}]}}) as front:

@@ -13,6 +13,7 @@ import venv
 import zipfile
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.support.processes import ROOT, finished, serving, surroundings, text_of
@@ -67,6 +68,10 @@ def test_only_the_name_perdure_reaches_site_packages(dist: Path) -> None:
     for needed in (
         "py.typed",
         "api/app.py",
+        "api/assets/docs.html",
+        "api/assets/swagger-ui/LICENSE",
+        "api/assets/swagger-ui/VERSION",
+        "api/assets/swagger-ui/swagger-ui-bundle.js",
         "worker/settings.py",
         "migrations/env.py",
         "migrations/versions/20251207_0001_initial_schema.py",
@@ -93,6 +98,8 @@ def test_it_is_the_wheel_that_runs(installed: Path, hostile: Path) -> None:
 def test_it_serves_from_a_folder_with_packages_called_like_ours(installed: Path, hostile: Path) -> None:
     with serving([str(installed / "perdure"), "serve", "agent.py", "--port", "0"], cwd=hostile) as server:
         assert text_of(server.send("hello")) == "HELLO"
+        for path in ("/docs", "/docs/swagger-ui-bundle.js", "/openapi.json"):
+            assert httpx.get(server.url + path).status_code == 200
         assert server.stop() == 0
 
 

@@ -1,0 +1,77 @@
+"""A2A extensions (1.0, sections 3.2.6 and 4.6): what is declared, what requests must name, what answers say was active."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from starlette.requests import Request
+
+from perdure.agent import Agent, Extension
+
+from .codes import ExtensionSupportRequired
+
+HEADER = "A2A-Extensions"
+HEADER_03 = "X-A2A-Extensions"
+"""As 0.3 calls it. Both are read in both versions: clients that speak both send either."""
+
+OURS = "urn:perdure:a2a:operations:v1"
+"""What Perdure offers beyond A2A; the page docs/extension.md. Another version of it gets another URI."""
+
+
+def ours(methods: Iterable[str]) -> Extension:
+    """The declaration of our own operations."""
+    return Extension(
+        uri=OURS,
+        description="Lists tasks in 0.3, takes feedback, lists, shows and clears conversations; "
+        "streams resume by Last-Event-ID, sends repeat safely by Idempotency-Key",
+        params={"methods": sorted(methods)},
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Extensions:
+    """The extensions that this agent declares, by URI."""
+
+    declared: frozenset[str]
+    required: frozenset[str]
+
+    def activated(self, request: Request) -> dict[str, str]:
+        """The headers that say to the client which of the extensions it named are active: under the name that it used.
+
+        Those that nobody declared are ignored, as the protocol wants. `ExtensionSupportRequired` if a required one is missing.
+        """
+        named = {
+            header: uris
+            for header in (HEADER, HEADER_03)
+            if (uris := _named(request.headers.getlist(header)))
+        }
+        missing = self.required.difference(*named.values())
+        if missing:
+            raise ExtensionSupportRequired(
+                f"this agent requires extensions that {HEADER} does not name: {', '.join(sorted(missing))}"
+            )
+        active = {header: [uri for uri in uris if uri in self.declared] for header, uris in named.items()}
+        return {header: ", ".join(uris) for header, uris in active.items() if uris}
+
+
+def _named(values: Iterable[str]) -> list[str]:
+    """URIs as the client lists them, each once."""
+    found = (uri.strip() for value in values for uri in value.split(","))
+    return list(dict.fromkeys(uri for uri in found if uri))
+
+
+def declared(agent: Agent, own: Extension) -> tuple[Extension, ...]:
+    """What the card lists: the agent's, then ours."""
+    return (*agent.config.capabilities.extensions, own)
+
+
+def negotiated(agent: Agent, own: Extension) -> Extensions:
+    """What requests are held to. What the extended card declares besides can be activated, but is never required: not everybody
+    can know of it."""
+    extended = agent.config.extended_card.extensions if agent.config.extended_card else ()
+    shown = declared(agent, own)
+    return Extensions(
+        declared=frozenset(extension.uri for extension in (*shown, *extended)),
+        required=frozenset(extension.uri for extension in shown if extension.required),
+    )
