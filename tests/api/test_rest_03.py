@@ -9,6 +9,7 @@ import pytest
 from a2a.compat.v0_3 import a2a_v0_3_pb2 as pb
 from google.protobuf.json_format import ParseDict  # type: ignore[import-untyped] # its stubs are a package of their own
 
+from api.wire import v03_rest
 from perdure.tasks import TaskState
 from tests.api.front import Front, Json, Live, answer, at_once, chunk, says
 
@@ -77,15 +78,21 @@ async def test_every_spelling_is_understood(front: Front, message: Json, member:
 
 async def test_files_and_data(front: Front) -> None:
     parts = [
-        {"file": {"fileWithBytes": "AP8=", "mimeType": "image/png", "name": "f"}},
+        {"file": {"fileWithBytes": "AP8=", "mimeType": "text/plain", "name": "f"}},
         {"file": {"fileWithUri": "https://a.test/f"}, "metadata": {"a": "b"}},
         {"data": {"data": {"a": [1, None]}}},
     ]
     task = await sent(front, said(content=parts))
     assert task["history"][0]["content"] == parts
     new = (await front.http.get(f"/tasks/{task['id']}")).json()["history"][0]["parts"]
-    assert new[0] == {"raw": "AP8=", "mediaType": "image/png", "filename": "f"}
+    assert new[0] == {"raw": "AP8=", "mediaType": "text/plain", "filename": "f"}
     assert new[2] == {"data": {"a": [1, None]}}
+
+
+def test_a_bare_message() -> None:
+    for sent_back in (v03_rest.sent(says("hi")), v03_rest.update(says("hi"))):
+        assert sent_back["message"]["content"] == [{"text": "hi"}]
+        ParseDict(sent_back, pb.SendMessageResponse())
 
 
 async def test_data_that_0_3_cannot_spell_is_wrapped(front: Front) -> None:
