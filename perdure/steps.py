@@ -42,10 +42,13 @@ class Steps:
         step = self._next(name)
         if step in self._stored:
             return self._stored[step]
+        await asyncio.sleep(0)  # a cancel that waits comes before the call
         if _is_async(call):
             return await self._kept(step, await call())
         running = in_thread(call, f"step {name}")
         cancelled = await _to_its_end(running)
+        if cancelled and (error := running.exception()):
+            raise cancelled from error  # or a handler that tries again when a step fails would go on
         value = running.result()
         if inspect.isawaitable(value):  # `lambda: client.search(...)` of an async client
             value = await value
@@ -79,6 +82,8 @@ class Steps:
         value = _as_json(step, result)
         storing = asyncio.ensure_future(self._stored_now(step, value))
         cancelled = await _to_its_end(storing)
+        if cancelled and storing.exception() and (task := asyncio.current_task()):
+            task.cancel()  # the refusal is told first, the cancel at the next await
         storing.result()
         if cancelled:
             raise cancelled

@@ -213,7 +213,7 @@ async def _recorded(
     match reins.why, outcome:
         case Stop.LOST, _:
             log.warning("turn.lost")
-        case Stop.CANCELED | Stop.TIMEOUT | Stop.DEADLINE, _Stuck():
+        case Stop.CANCELED | Stop.TIMEOUT | Stop.DEADLINE | Stop.BROKEN, _Stuck():
             # It may still act: its conversation waits until the lease is over, and then a crash is counted (decision 010).
             log.warning("turn.abandoned")
         case Stop.CANCELED, _:
@@ -278,6 +278,8 @@ async def _settle(
     except LeaseLost as lost:
         if lost.canceled:
             await _release(worker, claim, reins, Stop.CANCELED.value)
+        elif reins.leaving.is_set():  # or a write was given up before this one, and the turn is still ours
+            await _release(worker, claim, reins, Stop.DEPLOY.value)
         else:
             log.warning("turn.lost")
     except StorageUnavailable as error:

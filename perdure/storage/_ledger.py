@@ -272,7 +272,7 @@ class Ledger:
         # `line_up` has called whoever is first if that is the task itself.
         if not row.parallel and context.first() is not row:
             rings = self.wake(context)
-        rings = (*rings, *self._unlimited(row, {ring.task_id for ring in rings}))
+        rings = (*rings, *self._unlimited(row))
         if row.state.terminal:
             self.finish(row)
         return rings
@@ -281,13 +281,12 @@ class Ledger:
         for key in row.limit_keys:
             self._limits[key].running -= 1
 
-    def _unlimited(self, ended: TaskRow, rung: set[UUID]) -> Sequence[Ring]:
-        """The best of those that wait for a limit which is free again, if it is due."""
+    def _unlimited(self, ended: TaskRow) -> Sequence[Ring]:
+        """A ring for whoever waits for a limit that is free again, if one is due: under the id of the task whose turn ended."""
         now = self.now()
         waiting = self.waiting.sharing(ended.limit_keys)
-        due = (row for row in waiting if row is not ended and row.due_at <= now)
-        best = min(due, key=TaskRow.order, default=None)
-        return () if best is None or best.task_id in rung else (Ring(best.task_id, best.dispatch),)
+        due = any(row is not ended and row.due_at <= now for row in waiting)
+        return (Ring(ended.task_id, ended.dispatch + 1),) if due else ()
 
     def fail_late(self, row: TaskRow) -> Notice:
         """It was not begun or not done in time. Whoever comes next in its context is offered, not rung for."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -82,8 +83,10 @@ from perdure.tasks import (
 
 log = structlog.get_logger(__name__)
 
-CLAIM_TRIES = 5
+CLAIM_TRIES = 20
 """How often a claim that met others at a limited key is tried again."""
+_AFTER_OTHERS = 0.005
+"""Seconds that it waits for them at most, each time."""
 
 
 class PostgresStorage:
@@ -251,6 +254,7 @@ class PostgresStorage:
             for _ in range(CLAIM_TRIES):
                 if row is None or row["task_id"] is not None:
                     break
+                await asyncio.sleep(random.uniform(0, _AFTER_OTHERS))  # noqa: S311 -- no secret
                 row = await connection.fetchrow(sql.CLAIM, holder, token, lease)
             if row is None or row["task_id"] is None:
                 return None
@@ -621,9 +625,9 @@ def _rings(task_id: UUID, row: Row) -> tuple[Ring, ...]:
         rings.append(Ring(row["next_id"], row["next_dispatch"]))
     elif row["waiting"] and not row["seen"] and not row.get("again"):
         rings.append(Ring(task_id, row["dispatch"] + 1))
-    if row.get("unlimited_id") is not None and row["unlimited_id"] != row["next_id"]:
+    if row.get("unlimited_id") is not None:
         rings.append(Ring(row["unlimited_id"], row["unlimited_dispatch"]))
-    return tuple(rings)
+    return tuple(dict.fromkeys(rings))
 
 
 def _change(metadata: Mapping[str, Any]) -> tuple[str, list[str]]:

@@ -246,7 +246,7 @@ task_steps = sa.Table(
     sa.Column("turn", sa.Integer, nullable=False),
     sa.Column("name", sa.Text, nullable=False),
     sa.Column("occurrence", sa.Integer, nullable=False),
-    sa.Column("result", JSONB, nullable=False),
+    sa.Column("result", sa.JSON, nullable=False),  # jsonb would not keep the order of members
     sa.Column("attempt", sa.Integer, nullable=False),
     _time("created_at"),
     sa.PrimaryKeyConstraint("task_id", "turn", "name", "occurrence"),

@@ -34,14 +34,15 @@ _UNCOUNT = """
         UPDATE concurrency_limits l SET running = counters.running - freed_keys.turns
           FROM counters JOIN freed_keys ON freed_keys.key = counters.limit_key WHERE l.limit_key = counters.limit_key)"""
 
-# ... and whoever waits for it may run: the best of them, if it is due. Their contexts are not locked: a ring is only a hint.
+# ... and whoever waits for it may run, if one is due. It is rung for under the id of the turn that ended, which is only a hint:
+# its own last ring may have been heard already, and be known to Redis for as long as the turn lasts that it led to.
 _UNLIMITED = """
     unlimited AS (
-        SELECT u.task_id, u.dispatch FROM let_go CROSS JOIN LATERAL (
-               SELECT w.task_id, w.dispatch FROM tasks w
-                WHERE cardinality(let_go.limit_keys) > 0 AND w.limit_keys && let_go.limit_keys
-                  AND w.state = 'submitted' AND w.lease_token IS NULL AND w.due_at <= now() AND w.task_id <> let_go.task_id
-                ORDER BY w.priority DESC, w.rank LIMIT 1) u)"""
+        SELECT let_go.task_id, let_go.dispatch + 1 AS dispatch FROM let_go
+         WHERE cardinality(let_go.limit_keys) > 0 AND EXISTS (
+               SELECT FROM tasks w
+                WHERE w.limit_keys && let_go.limit_keys
+                  AND w.state = 'submitted' AND w.lease_token IS NULL AND w.due_at <= now() AND w.task_id <> let_go.task_id))"""
 
 # What becomes claimable when a context's slot is freed: the first in its line, if it is due. `freed` is a CTE of
 # (owner, context_id); the dispatch is raised in the same statement, so that the ring is never taken for an older one.
@@ -227,7 +228,8 @@ WITH line AS (
         SELECT changed.* FROM changed, line
          WHERE line.running_task IS NULL AND waited
            AND NOT EXISTS (SELECT FROM tasks e WHERE e.owner = changed.owner AND e.context_id = changed.context_id
-                                                 AND e.position < changed.position AND e.state = 'submitted')),
+                                                 AND e.position < changed.position AND e.state = 'submitted'
+                                                 AND NOT e.parallel)),
     {_NEXT}
 SELECT task.state AS before, changed.task_id IS NOT NULL AS kept, changed.dispatch, waits.waiting,
        next.task_id AS next_id, next.dispatch AS next_dispatch, {_seen("changed")}
@@ -551,7 +553,7 @@ WITH lapsed AS (
     {_NEXT}
 SELECT task_id, dispatch, last_seq, CASE WHEN worked THEN state END AS state, again AS rings FROM rescued
 UNION ALL SELECT task_id, dispatch, 0, NULL, true FROM next
-UNION ALL SELECT DISTINCT task_id, dispatch, 0, NULL, true FROM unlimited
+UNION ALL SELECT task_id, dispatch, 0, NULL, true FROM unlimited
 """
 
 # $1 limit, $2 status payload, $3 its message: what has not started or not ended in time, and is not running
@@ -597,7 +599,7 @@ WITH held AS (
          WHERE t.task_id = $1 AND t.attempt = $2 AND t.lease_token = $3 AND t.state = 'working' FOR NO KEY UPDATE),
     kept AS (
         INSERT INTO task_steps (task_id, turn, name, occurrence, result, attempt)
-        SELECT task_id, turns, $4, $5, $6::jsonb, $2 FROM held ON CONFLICT DO NOTHING)
+        SELECT task_id, turns, $4, $5, $6::json, $2 FROM held ON CONFLICT DO NOTHING)
 SELECT true FROM held
 """
 # $1 task_id, $2 turn

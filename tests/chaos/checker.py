@@ -339,13 +339,15 @@ def _works(history: History, marks: Iterable[Effect]) -> Iterator[_Work]:
 
 
 def _may_overlap(history: History, work: _Work, later: _Work) -> bool:
-    if _was_taken_over(history, work):
-        return True
-    if _was_taken_over(history, later):  # frozen between its claim and its begin: it begins when it wakes up
-        return _out_of_reach(history, later.mark.pid, later.begun - A_MOMENT, later.begun)
+    """Whether the earlier one's process could not be reached while it lost its task or was to be told to stop. (Frozen between
+    its claim and its begin, a lost attempt may even be the one that begins later: when it wakes up.)"""
     row = history.tasks.get(work.mark.task)
     canceled = row is not None and row.state == "canceled" and work.mark.attempt == row.attempt
-    return canceled and _out_of_reach(history, work.mark.pid, work.begun, later.begun)
+    lost = canceled or _was_taken_over(history, work)
+    if lost and _out_of_reach(history, work.mark.pid, work.begun - A_MOMENT, later.begun):
+        return True
+    late = _was_taken_over(history, later)
+    return late and _out_of_reach(history, later.mark.pid, later.begun - A_MOMENT, later.begun)
 
 
 def _was_taken_over(history: History, work: _Work) -> bool:
@@ -353,14 +355,23 @@ def _was_taken_over(history: History, work: _Work) -> bool:
     row = history.tasks.get(work.mark.task)
     if row is None or work.mark.attempt not in row.lost:
         return False
-    after = [event for event in row.events if event.said == "submitted" and not event.attempt]
-    return any(event.reason == "crash" for event in after)
+    statuses = [event for event in row.events if event.kind == "status"]
+    own = [event.seq for event in statuses if event.attempt == work.mark.attempt]
+    after = [event for event in statuses if own and event.seq > own[0] and event.said == "submitted"]
+    return bool(after) and after[0].reason == "crash"
+
+
+SEPARATES = ("freeze", "cut", "hold", "delay", "restart postgres")
+"""How the kinds of faults begin that can part a process from its database."""
 
 
 def _out_of_reach(history: History, pid: int, begin: float, end: float) -> bool:
-    """Whether a fault that hit this process, or everybody, was under way in between."""
+    """Whether a fault that parts this process, or everybody, from the database was under way in between."""
     return any(
-        fault.at < end and fault.ended > begin and (not fault.targets or pid in fault.targets)
+        fault.at < end
+        and fault.ended > begin
+        and fault.kind.startswith(SEPARATES)
+        and (not fault.targets or pid in fault.targets)
         for fault in history.faults
     )
 

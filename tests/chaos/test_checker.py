@@ -353,9 +353,19 @@ def test_what_is_unknown_may_have_been_done_or_not() -> None:
     assert not check(without(never_sent, "three")).violations
 
 
-def test_an_attempt_that_crashed_may_overlap_the_next() -> None:
+def test_only_a_worker_out_of_reach_may_go_on_when_its_task_has_been_taken_over() -> None:
     """A frozen worker's handler goes on when it wakes up; what it says is refused."""
-    assert not check(marked(clean(), *marks("one", "talk", "t1", 1, 102, 107, pid=WORKER)[1:])).violations
+    both = marked(clean(), *marks("one", "talk", "t1", 1, 102, 107, pid=WORKER)[1:])
+    frozen = Fault(kind="freeze worker", at=102.5, ended=106.5, targets=[WORKER])
+    assert not check(replace(both, faults=[frozen])).violations
+    for harmless in (
+        [],
+        [replace(frozen, targets=[OTHER])],
+        [replace(frozen, at=90, ended=95)],
+        [Fault(kind="stop redis for 10 s", at=100, ended=110)],
+    ):
+        found = {each.rule for each in check(replace(both, faults=harmless)).violations}
+        assert "handlers of a conversation never overlap" in found
 
 
 def test_an_attempt_that_was_frozen_before_it_began_may_overlap_the_next() -> None:

@@ -200,7 +200,8 @@ async def test_every_end_of_a_turn_frees_its_limits(storage: Storage, clock: Clo
     assert await idle(storage)
     rings = await end_turn(storage, clock, turn, end)
     if end != "cleared":  # whose next one the sweep finds
-        assert id_of(waiting) in {ring.task_id for ring in rings}
+        assert rings
+        assert waiting.ring not in rings  # which may have been heard already
     second = await claim(storage)
     assert id_of(second) == id_of(waiting)
     assert await idle(storage)

@@ -34,6 +34,16 @@ async def test_the_next_run_of_the_turn_gets_them(storage: Storage, clock: Clock
     }
 
 
+async def test_a_result_comes_back_as_it_was(storage: Storage) -> None:
+    """The order of members too: a handler that goes through them takes the same steps again."""
+    turn = await started(storage)
+    result = {"zz": 1, "a": {"y": 1e16, "x": 2}, "b": 0.1}
+    await storage.store_step(turn.claim, "one", 1, result)
+    await storage.release_task(turn.claim, reason="deploy")
+    again = (await claim(storage)).steps["one", 1]
+    assert repr(again) == repr(result)
+
+
 async def test_every_run_adds_to_them(storage: Storage) -> None:
     turn = await started(storage)
     await storage.store_step(turn.claim, "one", 1, 1)

@@ -10,6 +10,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from tenacity import AsyncRetrying, stop_after_delay, wait_fixed
 
 from perdure import Retry, Turn
 from perdure.errors import LeaseLost, StorageUnavailable
@@ -177,6 +178,38 @@ async def test_a_refused_commit_raises_and_stops_the_handler(any_shop: Shop, how
     assert raised == [how is Stop.CANCELED]
     assert stopped_for == [how]
     assert after.is_set()
+
+
+async def test_a_cancel_goes_before_the_error_of_a_step(shop: Shop) -> None:
+    """A handler that tries a step again when it fails is stopped all the same."""
+    entered, go_on, calls = threading.Event(), threading.Event(), []
+    reins = Reins()
+
+    def fails() -> None:
+        calls.append(1)
+        entered.set()
+        assert go_on.wait(10)
+        raise RuntimeError("no")
+
+    async def handler(messages: Any, turn: Turn) -> str:
+        for _ in range(3):
+            try:
+                await turn.step("pay", fails)
+            except Exception:  # noqa: S112 -- as people write it
+                continue
+        return "never"
+
+    task_id = await shop.submit()
+    running = asyncio.create_task(run_turn(shop.worker(handler), reins))
+    await asyncio.to_thread(entered.wait)
+    await shop.storage.cancel_task(ANONYMOUS, task_id)
+    reins.pull(Stop.CANCELED)
+    async for attempt in AsyncRetrying(stop=stop_after_delay(10), wait=wait_fixed(0.01)):
+        with attempt:
+            assert any(task.cancelling() for task in asyncio.all_tasks())
+    go_on.set()
+    await running
+    assert calls == [1]
 
 
 async def test_an_outage_is_waited_for(shop: Shop) -> None:

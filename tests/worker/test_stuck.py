@@ -100,6 +100,19 @@ async def test_a_stuck_turn_is_fenced_and_runs_again_once_its_lease_is_over(
     assert (await any_shop.run(lambda messages: "next", following)).state is TaskState.COMPLETED
 
 
+async def test_one_that_emitted_what_cannot_be_stored_too(shop: Shop, stubborn: Stubborn) -> None:
+    task_id, _ = await shop.submit(context="c"), await shop.submit(context="c")
+    reins = Reins()
+    running = asyncio.create_task(
+        run_turn(shop.worker(stubborn.coroutine, settings=turns(patience=0.05)), reins)
+    )
+    await asyncio.to_thread(stubborn.entered.get)
+    reins.pull(Stop.BROKEN)
+    await running
+    assert (await shop.load(task_id)).state is TaskState.WORKING
+    assert not await run_turn(shop.worker(lambda messages: "never"), Reins())
+
+
 async def test_a_stuck_turn_is_renewed_no_more(shop: Shop, stubborn: Stubborn) -> None:
     task_id, keeper = await shop.submit(), DeafKeeper()
     await run_turn(replace(shop.worker(stubborn.coroutine, settings=QUICK), keeper=keeper), Reins())
