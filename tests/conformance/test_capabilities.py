@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from tests.api.front import opened_front
 
-from .marks import IN_ONE_LOOP, NEW, OLD, REST, RPC, agent, must, should
+from .marks import BOTH_RPC, IN_ONE_LOOP, NEW, OLD, REST, RPC, agent, must, should
 from .speakers import SPEAKERS, Speaker, refused
 
 pytestmark = IN_ONE_LOOP
 
-REQUIRED = "https://ext.test/required"
+REQUIRED, KNOWN = "https://ext.test/required", "https://ext.test/known"
 
 
 @must(
@@ -69,6 +69,17 @@ async def test_a_required_extension(speaker: Speaker) -> None:
         assert (await refused(asking.send())).name == "EXTENSION_SUPPORT_REQUIRED"
         assert await front.stored() == 0
         assert await asking.answer("send", asking.sending(), A2A_Extensions=REQUIRED)
+
+
+@should("3.2.6", "The extensions that are active for a request are named in its answer", *BOTH_RPC)
+async def test_active_extensions_are_named(speaker: Speaker) -> None:
+    header = "X_A2A_Extensions" if speaker.binding == OLD else "A2A_Extensions"
+    async with opened_front({"capabilities": {"extensions": [{"uri": KNOWN}]}}) as front:
+        params = SPEAKERS[speaker.binding](front).sending()
+        names = {header: f"{KNOWN}, https://ext.test/unknown"}
+        version = {"A2A_Version": speaker.version} if speaker.version else {}
+        response = await front.post(speaker.methods["send"], params, **names, **version)
+        assert response.headers[header.replace("_", "-")] == KNOWN
 
 
 @must("3.2.6", "Extensions that the agent does not know are no error: A2A-Extensions")

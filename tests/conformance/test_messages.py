@@ -69,6 +69,22 @@ async def test_a_media_type_that_is_not_taken(speaker: Speaker) -> None:
     assert await speaker.front.stored() == 0
 
 
+@should(
+    "3.2.2",
+    "A client that accepts nothing of what the agent gives: ContentTypeNotSupported, nothing is stored",
+)
+async def test_accepted_output_modes(speaker: Speaker) -> None:
+    for modes, refuses in ((["image/png"], True), (["image/png", "text/plain"], False), (["text/*"], False)):
+        params = speaker.sending()
+        params["configuration"]["acceptedOutputModes"] = modes
+        before = await speaker.front.stored()
+        if refuses:
+            assert (await refused(speaker.answer("send", params))).name == "CONTENT_TYPE_NOT_SUPPORTED"
+            assert await speaker.front.stored() == before
+        else:
+            assert await speaker.answer("send", params)
+
+
 @must("3.1.1", "An agent may answer with a message: it is the whole answer to whoever waited for it")
 async def test_a_send_is_answered_with_a_message(speaker: Speaker) -> None:
     speaker.front.plays(replies)
