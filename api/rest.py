@@ -25,7 +25,7 @@ from .jsonrpc import check_content_type
 from .operations import Answer, Call, Door, Stream
 from .versions import HEADER, named_version, negotiated
 from .wire import Dialect, v03_rest, v1
-from .wire.reading import check_storable, decode
+from .wire.reading import check_decoded, check_storable, decode
 from .wire.writing import Json, error_details
 
 A2A_JSON = "application/a2a+json"
@@ -97,9 +97,10 @@ def _params(door: Door, request: Request, body: bytes) -> Mapping[str, Any]:
     if not body:
         return outside
     check_content_type(request)
-    inside = decode(body, max_depth=door.settings.max_depth)
+    inside = decode(body)
     if not isinstance(inside, dict):
         raise InvalidParams("", "the body must be an object")
+    check_decoded(inside, body, max_depth=door.settings.max_depth)
     return inside | outside
 
 
