@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 import orjson
+from pydantic.alias_generators import to_camel
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -90,18 +91,20 @@ async def endpoint(
 
 
 def _params(door: Door, request: Request, body: bytes) -> Mapping[str, Any]:
-    """Body, query and path as one object; the path has the last word."""
-    outside = {**request.query_params, **request.path_params}
-    outside.pop(HEADER, None)
-    check_storable(outside, max_depth=2)
+    """Query, body and path as one object. The body has the word over the query, in which anyone on the way may leave something,
+    and the path the last one."""
+    query, path = dict(request.query_params), request.path_params
+    query.pop(HEADER, None)
+    check_storable({**query, **path}, max_depth=2)
     if not body:
-        return outside
+        return query | path
     check_content_type(request)
     inside = decode(body)
     if not isinstance(inside, dict):
         raise InvalidParams("", "the body must be an object")
     check_decoded(inside, body, max_depth=door.settings.max_depth)
-    return inside | outside
+    said = {to_camel(name) for name in inside}  # the body may spell a name otherwise
+    return {name: value for name, value in query.items() if to_camel(name) not in said} | inside | path
 
 
 def _media_type(request: Request) -> str:
