@@ -92,8 +92,9 @@ async def endpoint(
 
 def _params(door: Door, request: Request, body: bytes) -> Mapping[str, Any]:
     """Query, body and path as one object. The body has the word over the query, in which anyone on the way may leave something,
-    and the path the last one."""
-    query, path = dict(request.query_params), request.path_params
+    and the path the last one. A parameter that is empty was left out: a form sends all of its fields."""
+    query = {name: value for name, value in request.query_params.multi_items() if value}
+    path = request.path_params
     query.pop(HEADER, None)
     check_storable({**query, **path}, max_depth=2)
     if not body:

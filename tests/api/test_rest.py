@@ -59,6 +59,18 @@ async def test_the_query_says_what_the_body_does_not(front: Front, name: str, as
         assert ("history" in first.data["task"]) is seen
 
 
+@pytest.mark.parametrize("prefix", ["", "/v1", "/acme"])
+async def test_an_empty_parameter_is_as_if_left_out(front: Front, prefix: str) -> None:
+    task = (await front.http.post("/message:send", json=at_once())).json()["task"]
+    names = ("contextId", "status", "pageSize", "pageToken", "historyLength", "includeArtifacts")
+    for query in ("&".join(f"{name}=" for name in (*names, "statusTimestampAfter")), "pageSize=1&pageSize="):
+        response = await front.http.get(f"{prefix}/tasks?{query}")
+        assert response.status_code == 200, response.text
+        assert [found["id"] for found in response.json()["tasks"]] == [task["id"]]
+    response = await front.http.get(f"{prefix}/tasks/{task['id']}?historyLength=")
+    assert len(response.json()["history"]) == 1
+
+
 async def test_every_path_is_there_under_a_tenant(front: Front) -> None:
     task = (await front.http.post("/acme/message:send", json=at_once())).json()["task"]
     assert (await front.http.get(f"/acme/tasks/{task['id']}")).json() == task
