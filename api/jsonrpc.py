@@ -10,6 +10,8 @@ import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
+from perdure.storable import unstorable
+
 from . import operations as run
 from . import stream
 from .auth import identify
@@ -17,7 +19,7 @@ from .codes import INTERNAL, InvalidRequest, MethodNotFound, Refusal, WrongConte
 from .operations import Answer, Call, Door, Stream
 from .versions import DIALECTS, named_version, negotiated
 from .wire import Dialect, v03, v1
-from .wire.reading import decode
+from .wire.reading import check_decoded, decode
 from .wire.writing import Json
 
 
@@ -104,13 +106,14 @@ async def endpoint(door: Door, request: Request) -> Response:
 
 async def _answer(door: Door, request: Request, body: bytes, reply: Reply) -> Response:
     check_content_type(request)
-    envelope = _envelope(decode(body, max_depth=door.settings.max_depth))
+    envelope = _envelope(decode(body))
     reply.id = _reply_id(envelope)
     method = _method(envelope)
     reply.named = named = named_version(request)
     reply.dialect = DIALECTS.get(named or "") or method.dialect or reply.dialect
     reply.as_stream = method.stream is not None and not (named or "").startswith("1.")
     reply.dialect = negotiated(method.dialect, named)
+    check_decoded(envelope, body, max_depth=door.settings.max_depth)
     call = Call(
         door,
         identify(request),
@@ -147,11 +150,12 @@ def _envelope(value: Any) -> Mapping[str, Any]:
 
 
 def _reply_id(envelope: Mapping[str, Any]) -> str | int | None:
+    """None as well for an id that cannot be kept: the request is refused for it, later, with all else that cannot."""
     match envelope.get("id"):
         case bool():
             raise InvalidRequest("id must be a string, an integer or null")
         case None | str() | int() as found:
-            return found
+            return None if unstorable(found) else found
     raise InvalidRequest("id must be a string, an integer or null")
 
 

@@ -130,7 +130,7 @@ SPOKEN: Mapping[Any, Spoken] = {
     run.delete_callback: Spoken(
         "deletePushNotificationConfig",
         "Forget a webhook; nothing happens if it is not there",
-        {v1: v1.CallbackName, v03: v03.CallbackName, v03_rest: v1.CallbackName},
+        {v1: v1.CallbackName, v03: v03.DeleteCallback, v03_rest: v1.CallbackName},
         {v1: told.Nothing, v03: None, v03_rest: told.Nothing},
         _PUSHING,
     ),

@@ -190,7 +190,7 @@ async def list_callbacks(call: Call) -> Any:
 
 async def delete_callback(call: Call) -> Json | None:
     """DeleteTaskPushNotificationConfig."""
-    task_id, config_id = call.dialect.read_callback_id(call.params)
+    task_id, config_id = call.dialect.read_callback_to_delete(call.params)
     await call.manager.delete_callback(call.caller, task_id, config_id)
     return call.dialect.NOTHING
 

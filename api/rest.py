@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 import orjson
+from pydantic.alias_generators import to_camel
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -25,7 +26,7 @@ from .jsonrpc import check_content_type
 from .operations import Answer, Call, Door, Stream
 from .versions import HEADER, named_version, negotiated
 from .wire import Dialect, v03_rest, v1
-from .wire.reading import check_storable, decode
+from .wire.reading import check_decoded, check_storable, decode
 from .wire.writing import Json, error_details
 
 A2A_JSON = "application/a2a+json"
@@ -90,17 +91,21 @@ async def endpoint(
 
 
 def _params(door: Door, request: Request, body: bytes) -> Mapping[str, Any]:
-    """Body, query and path as one object; the path has the last word."""
-    outside = {**request.query_params, **request.path_params}
-    outside.pop(HEADER, None)
-    check_storable(outside, max_depth=2)
+    """Query, body and path as one object. The body has the word over the query, in which anyone on the way may leave something,
+    and the path the last one. A parameter that is empty was left out: a form sends all of its fields."""
+    query = {name: value for name, value in request.query_params.multi_items() if value}
+    path = request.path_params
+    query.pop(HEADER, None)
+    check_storable({**query, **path}, max_depth=2)
     if not body:
-        return outside
+        return query | path
     check_content_type(request)
-    inside = decode(body, max_depth=door.settings.max_depth)
+    inside = decode(body)
     if not isinstance(inside, dict):
         raise InvalidParams("", "the body must be an object")
-    return inside | outside
+    check_decoded(inside, body, max_depth=door.settings.max_depth)
+    said = {to_camel(name) for name in inside}  # the body may spell a name otherwise
+    return {name: value for name, value in query.items() if to_camel(name) not in said} | inside | path
 
 
 def _media_type(request: Request) -> str:

@@ -35,6 +35,9 @@ class Dialect(Protocol):
     def read_callback_id(self, params: Any) -> tuple[str, str]:
         """A task's id and the id of one of its push notification configs; "" where the version lets it be left out."""
 
+    def read_callback_to_delete(self, params: Any) -> tuple[str, str]:
+        """The same of the one to delete, which is never left out."""
+
     def read_callback_list(self, params: Any) -> tuple[str, int, str | None]:
         """A task's id, how many configs, and after which."""
 

@@ -40,20 +40,23 @@ DEEPEST = 100
 _BIG_NUMBER = re.compile(rb"\d{19}")
 
 
-def decode(body: bytes, *, max_depth: int) -> Any:
-    """The JSON of a request's body. `NotJson` if it is none; `InvalidParams` if it holds what cannot be stored.
-
-    Parsing refuses lone surrogates and NaN by itself. What else cannot be stored leaves traces that are quickly looked for in the
-    bytes; only a body that shows one is walked through.
-    """
+def decode(body: bytes) -> Any:
+    """The JSON of a request's body. `NotJson` if it is none, lone surrogates and NaN included."""
     try:
-        value = orjson.loads(body)
+        return orjson.loads(body)
     except orjson.JSONDecodeError as error:
         raise NotJson(f"the body is not valid JSON: {error.msg} (at character {error.pos})") from None
+
+
+def check_decoded(value: Any, body: bytes, *, max_depth: int) -> None:
+    """`InvalidParams` if the JSON of a body holds what cannot be stored.
+
+    Apart from `decode`, so that who refuses it knows by then how to answer. What parsing lets through leaves traces that are
+    quickly looked for in the bytes; only a body that shows one is walked through.
+    """
     nesting = body.count(b"{") + body.count(b"[")
     if nesting > min(max_depth, DEEPEST) or b"\\u0000" in body or _BIG_NUMBER.search(body):
         check_storable(value, max_depth=max_depth)
-    return value
 
 
 def check_storable(value: Any, *, max_depth: int) -> None:

@@ -22,6 +22,7 @@ _NAMES = {
     "Authentication": "AuthenticationInfo",
     "Callback": "PushNotificationConfig",
     "SetCallback": "SetPushNotificationConfig",
+    "DeleteCallback": "DeletePushNotificationConfig",
 }
 """What A2A calls what the dialects call otherwise."""
 

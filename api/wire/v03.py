@@ -161,10 +161,17 @@ class SetCallback(Shape):
 
 
 class CallbackName(Shape):
-    """`tasks/pushNotificationConfig/get|list|delete`: `id` is the task's."""
+    """`tasks/pushNotificationConfig/get|list`: `id` is the task's."""
 
     id: GivenId
     push_notification_config_id: Id | None = None
+
+
+class DeleteCallback(Shape):
+    """`tasks/pushNotificationConfig/delete`: `id` is the task's. Only `get` finds a config without its id."""
+
+    id: GivenId
+    push_notification_config_id: GivenId
 
 
 class Configuration(Shape):
@@ -217,6 +224,12 @@ def read_callback_id(params: Any) -> tuple[str, str]:
     """`{id, pushNotificationConfigId?}`."""
     asked = read(CallbackName, params)
     return asked.id, asked.push_notification_config_id or ""
+
+
+def read_callback_to_delete(params: Any) -> tuple[str, str]:
+    """`{id, pushNotificationConfigId}`."""
+    asked = read(DeleteCallback, params)
+    return asked.id, asked.push_notification_config_id
 
 
 def read_callback_list(params: Any) -> tuple[str, int, str | None]:

@@ -211,6 +211,7 @@ def read_callback(params: Any) -> tuple[str, Callback]:
 
 
 read_callback_id = v1.read_callback_id
+read_callback_to_delete = v1.read_callback_to_delete
 read_callback_list = v1.read_callback_list
 
 

@@ -219,6 +219,9 @@ def read_callback_id(params: Any) -> tuple[str, str]:
     return asked.task_id, asked.id
 
 
+read_callback_to_delete = read_callback_id
+
+
 def read_callback_list(params: Any) -> tuple[str, int, str | None]:
     """`{taskId, pageSize, pageToken}`: the token is the last id of the page before."""
     asked = read(CallbackList, params)

@@ -316,6 +316,42 @@ async def test_the_reply_to_a_request_that_is_not_understood_has_the_id_null(fro
     assert reply["id"] is None
 
 
+UNSTORABLE = {
+    "escaped NUL": b'{"text":"a\\u0000b"}',
+    "integer beyond 64 bits": b'{"data":%d}' % BIG,
+    "too deep": b'{"data":' + DEEP + b"}",
+}
+
+
+@pytest.mark.parametrize("method", ["SendMessage", "SendStreamingMessage", "message/send", "message/stream"])
+@pytest.mark.parametrize("case", UNSTORABLE)
+async def test_what_cannot_be_stored_is_refused_as_everything_is(
+    front: Front, method: str, case: str
+) -> None:
+    """With the id of the request, in its version, and as a stream where that is how errors of this method come."""
+    old, named = "/" in method, {} if "/" in method else {"A2A-Version": "1.0"}
+    body = raw_message(UNSTORABLE[case]).replace(b'"SendMessage"', f'"{method}"'.encode())
+    headers = {"Content-Type": "application/json", **named}
+    response = await front.http.post("/", content=body, headers=headers)
+    streamed = response.headers["Content-Type"].startswith("text/event-stream")
+    assert streamed is (method == "message/stream")
+    reply = orjson.loads(response.text.partition("data: ")[2] if streamed else response.text)
+    assert (reply["id"], reply["error"]["code"]) == (1, -32602)
+    data = reply["error"]["data"]
+    violation = data if old else data[1]["fieldViolations"][0]
+    assert violation["field"].startswith("message.parts[0].")
+    assert await front.stored() == 0
+
+
+@pytest.mark.parametrize("sent", ['"a\\u0000b"', str(BIG), str(2**64 - 1)])
+async def test_an_id_that_cannot_be_kept_is_refused_and_comes_back_as_null(front: Front, sent: str) -> None:
+    body = f'{{"jsonrpc":"2.0","id":{sent},"method":"tasks/list"}}'
+    response = await front.http.post("/", content=body, headers={"Content-Type": "application/json"})
+    assert response.json()["id"] is None
+    assert response.json()["error"]["code"] == -32602
+    assert response.json()["error"]["data"]["field"] == "id"
+
+
 async def test_other_http_methods_and_paths_get_json_too(front: Front) -> None:
     response = await front.http.get("/")
     assert response.status_code == 405

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from jsonschema import ValidationError  # type: ignore[import-untyped] # its stubs are a package of their own
 
+from tests.api.documented import check_request
 from tests.api.front import Front, Json, at_once, message, message03
 
 HOOK = "https://hook.test/a"
@@ -67,6 +69,20 @@ async def test_set_without_an_id_replaces_and_get_without_an_id_finds_any(pushin
     made = await pushing.call("CreateTaskPushNotificationConfig", {"taskId": other, "id": "x", "url": HOOK})
     found = await pushing.call("tasks/pushNotificationConfig/get", {"id": other})
     assert found["pushNotificationConfig"]["id"] == made["id"]
+
+
+@pytest.mark.parametrize("wrong", [{}, {"pushNotificationConfigId": None}, {"pushNotificationConfigId": ""}])
+async def test_a_delete_of_0_3_names_its_config(pushing: Front, wrong: Json) -> None:
+    """Else it would say that it is done, and nothing would be deleted."""
+    task_id = await a_task(pushing)
+    params = {"taskId": task_id, "pushNotificationConfig": {"url": HOOK}}
+    made = await pushing.call("tasks/pushNotificationConfig/set", params)
+    error = await pushing.error("tasks/pushNotificationConfig/delete", {"id": task_id, **wrong})
+    assert (error["code"], error["data"]["field"]) == (-32602, "pushNotificationConfigId")
+    assert await pushing.call("tasks/pushNotificationConfig/list", {"id": task_id}) == [made]
+    request = {"jsonrpc": "2.0", "id": 1, "method": "tasks/pushNotificationConfig/delete"}
+    with pytest.raises(ValidationError):
+        check_request("POST", "/", {**request, "params": {"id": task_id, **wrong}})
 
 
 async def test_the_paths_of_rest(pushing: Front) -> None:

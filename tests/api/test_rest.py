@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.api.front import Front, at_once, message, texts
+from tests.api.front import Front, Live, at_once, message, texts
 
 
 async def test_send_get_cancel_and_list(front: Front) -> None:
@@ -33,6 +33,42 @@ async def test_the_path_has_the_last_word_over_the_body(front: Front) -> None:
     task = (await front.http.post("/message:send", json=at_once())).json()["task"]
     response = await front.http.post(f"/tasks/{task['id']}:cancel", json={"id": "another"})
     assert response.json()["id"] == task["id"]
+
+
+@pytest.mark.parametrize("query", ["message=x&configuration=y", "metadata=z", "utm_source=a&id=b"])
+async def test_the_body_has_the_word_over_the_query(front: Front, query: str) -> None:
+    body = {**at_once("hi"), "metadata": {}}
+    response = await front.http.post(f"/message:send?{query}", json=body)
+    assert response.status_code == 200, response.text
+    task = response.json()["task"]
+    assert texts(task["history"]) == ["hi"]
+    response = await front.http.post(f"/tasks/{task['id']}:cancel?{query}&id=c", json={"id": "another"})
+    assert response.json()["id"] == task["id"]
+
+
+@pytest.mark.parametrize("name", ["historyLength", "history_length"])
+@pytest.mark.parametrize("asked", ["historyLength", "history_length"])
+async def test_the_query_says_what_the_body_does_not(front: Front, name: str, asked: str) -> None:
+    """However either spells it."""
+    task = (await front.http.post("/message:send", json=at_once())).json()["task"]
+    path = f"/tasks/{task['id']}:subscribe?{asked}=0"
+    for body, seen in (({}, False), ({name: 5}, True)):
+        async with Live(front.app, "POST", path, body) as live:
+            first = await live.frame()
+        assert first is not None
+        assert ("history" in first.data["task"]) is seen
+
+
+@pytest.mark.parametrize("prefix", ["", "/v1", "/acme"])
+async def test_an_empty_parameter_is_as_if_left_out(front: Front, prefix: str) -> None:
+    task = (await front.http.post("/message:send", json=at_once())).json()["task"]
+    names = ("contextId", "status", "pageSize", "pageToken", "historyLength", "includeArtifacts")
+    for query in ("&".join(f"{name}=" for name in (*names, "statusTimestampAfter")), "pageSize=1&pageSize="):
+        response = await front.http.get(f"{prefix}/tasks?{query}")
+        assert response.status_code == 200, response.text
+        assert [found["id"] for found in response.json()["tasks"]] == [task["id"]]
+    response = await front.http.get(f"{prefix}/tasks/{task['id']}?historyLength=")
+    assert len(response.json()["history"]) == 1
 
 
 async def test_every_path_is_there_under_a_tenant(front: Front) -> None:

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from tests.support.processes import text_of
-from tests.support.streams import Listener, words
+from tests.support.streams import BINDINGS, Listener, words
 
 from .conftest import AGENTS, Stack, at, until
 
@@ -20,12 +20,13 @@ def talking(stack: Stack) -> None:
     stack.settings["AGENT"] = str(AGENTS / "words.py")
 
 
-def test_a_stream_survives_its_front_door_and_its_worker(stack: Stack) -> None:
+@pytest.mark.parametrize("binding", BINDINGS)
+def test_a_stream_survives_its_front_door_and_its_worker(stack: Stack, binding: str) -> None:
     """Both are killed in mid-answer; the client ends with exactly the text that the handler produced."""
     talking(stack)
     (server, door), (other, _) = stack.front_door(), stack.front_door()
     workers = {worker.popen.pid: worker for worker in (stack.worker(), stack.worker())}
-    gate, client = stack.gate("gate"), Listener()
+    gate, client = stack.gate("gate"), Listener(binding)
     with client.sends(server, f"{NUMBER} {gate.path}") as texts:
         assert next(text for text in texts if text.endswith(f" {NUMBER // 2 - 1} "))
         workers[gate.begun()].signal(signal.SIGKILL)
@@ -40,9 +41,9 @@ def test_a_stream_survives_its_front_door_and_its_worker(stack: Stack) -> None:
     assert (client.text, client.state) == (words(NUMBER), "completed")
     numbers = [number for number, _ in client.frames]
     assert numbers == sorted(set(numbers))
-    resumed = [result for number, result in client.frames if number > int(before.place)]
-    first = next(result for result in resumed if result["kind"] == "artifact-update")
-    assert not first["append"]  # the rerun replaces what the lost turn had said
+    resumed = [client.read(result) for number, result in client.frames if number > int(before.place)]
+    first = next(thing for kind, thing in resumed if kind == "artifact-update")
+    assert not first.get("append")  # the rerun replaces what the lost turn had said
 
     again = before  # the task has ended, and its log is still there
     with again.resumes(other) as texts:
