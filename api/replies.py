@@ -57,8 +57,7 @@ def _whole_answer(item: Task | Update) -> Message | None:
             return None
     if message.metadata.get(REPLY) is not True:
         return None
-    metadata = {name: value for name, value in message.metadata.items() if name != REPLY}
-    return replace(message, task_id="", metadata=metadata)
+    return replace(message, task_id="")
 
 
 def _says_nothing(item: Task | Update) -> bool:

@@ -35,7 +35,7 @@ from perdure.tasks import (
 from . import v03, v1
 from .asked import Callback, Send, Update
 from .reading import Base64, Count, Flag, GivenId, Id, Metadata, Name, Shape, Url, enum, exactly_one_of, read
-from .writing import Json, error_details, given, timestamp
+from .writing import Json, error_details, given, timestamp, unmarked
 
 VERSION = "0.3"
 NOTHING: Json | None = {}
@@ -245,7 +245,7 @@ def message(said: Message) -> Json:
         **given(
             contextId=said.context_id,
             taskId=said.task_id,
-            metadata=dict(said.metadata),
+            metadata=unmarked(said.metadata),
             extensions=list(said.extensions),
         ),
     }
