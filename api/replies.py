@@ -1,7 +1,8 @@
 """Agents that answer with a message instead of a task (`turn.reply`; A2A 1.0, section 3.1.2).
 
 The task is there all the same: it is stored, runs again if its worker dies, and completes with the reply as the message of its
-status. But a caller that waited for the answer to a new message gets the message alone.
+status. But a caller that waited for the answer to a new message gets the message alone. A stream is that only with
+`direct_replies`, since it then has to wait before it says the id of its task.
 """
 
 from __future__ import annotations

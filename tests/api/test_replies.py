@@ -174,3 +174,4 @@ async def test_without_the_config_a_stream_begins_with_its_task(front: Front) ->
     (body,) = [event.body for event in await front.log(frames[0].data["result"]["task"]["id"])][-1:]
     assert isinstance(body, StatusChange)
     assert body.message is not None
+    assert await front.call("SendMessage", {"message": message()}) == {"message": SHOWN}  # needs no setting
