@@ -29,10 +29,11 @@ _OLD_NAMES = {
 
 
 class Modes:
-    """What an agent takes and gives, its skills included (A2A 1.0, sections 4.4.1 and 4.4.5)."""
+    """What an agent takes and gives, its skills included, also those that only the extended card tells (A2A 1.0, sections 4.4.1
+    and 4.4.5)."""
 
     def __init__(self, agent: Agent) -> None:
-        config, skills = agent.config, agent.skills
+        config, skills = agent.config, (*agent.skills, *agent.extended_skills)
         self.taken = _all(config.default_input_modes, *(skill.input_modes for skill in skills))
         self.given = _all(config.default_output_modes, *(skill.output_modes for skill in skills))
 

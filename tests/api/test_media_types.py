@@ -106,8 +106,9 @@ async def test_modes_may_stand_for_many(mode: str) -> None:
         await accepted(front, sent({"raw": PNG, "mediaType": "image/png"}))
 
 
-async def test_a_skill_has_modes_of_its_own() -> None:
-    skill = {
+@pytest.mark.parametrize("extended", [False, True])
+async def test_a_skill_has_modes_of_its_own(extended: bool) -> None:
+    skill: Json = {
         "id": "see",
         "name": "see",
         "description": "",
@@ -115,7 +116,10 @@ async def test_a_skill_has_modes_of_its_own() -> None:
         "input_modes": ["image/png"],
         "output_modes": ["audio/mpeg"],
     }
-    async with opened_front({"skills": [skill]}) as front:
+    config: Json = {"skills": [skill]}
+    if extended:
+        config = {"capabilities": {"extended_agent_card": True}, "extended_card": config}
+    async with opened_front(config) as front:
         await accepted(front, sent({"raw": PNG, "mediaType": "image/png"}, accepted=["audio/*"]))
 
 
