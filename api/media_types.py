@@ -17,6 +17,7 @@ from perdure.errors import ContentTypeNotSupported
 from perdure.tasks import DataPart, Message, Part, TextPart, UrlPart
 
 from .wire.asked import Send
+from .wire.writing import unmarked
 
 _OLD_NAMES = {
     "text": "text/plain",
@@ -28,22 +29,26 @@ _OLD_NAMES = {
 
 
 class Modes:
-    """What an agent takes and gives, its skills included (A2A 1.0, sections 4.4.1 and 4.4.5)."""
+    """What an agent takes and gives, its skills included, also those that only the extended card tells (A2A 1.0, sections 4.4.1
+    and 4.4.5)."""
 
     def __init__(self, agent: Agent) -> None:
-        config, skills = agent.config, agent.skills
+        config, skills = agent.config, (*agent.skills, *agent.extended_skills)
         self.taken = _all(config.default_input_modes, *(skill.input_modes for skill in skills))
         self.given = _all(config.default_output_modes, *(skill.output_modes for skill in skills))
 
     def check(self, send: Send) -> Send:
-        """The same, with what its caller accepts noted for the handler. `ContentTypeNotSupported` for a part that the agent does
-        not take, and for a caller that accepts nothing of what it gives."""
+        """The same, with what its caller accepts noted for the handler, and without such notes of the caller's own, in the
+        message or in the request, whose metadata a follow-up's message takes over. `ContentTypeNotSupported` for a part that the
+        agent does not take, and for a caller that accepts nothing of what it gives."""
         for place, part in enumerate(send.message.parts):
             found = media_type_of(part)
             if found and not _matches_one(found, self.taken):
                 raise ContentTypeNotSupported(
                     f"message.parts[{place}] is {found}; this agent takes {', '.join(self.taken) or 'nothing'}"
                 )
+        message = replace(send.message, metadata=unmarked(send.message.metadata))
+        send = replace(send, message=message, metadata=unmarked(send.metadata))
         wanted = _all(send.accepted_output_modes)
         if not wanted:
             return send
@@ -51,7 +56,7 @@ class Modes:
             raise ContentTypeNotSupported(
                 f"this agent gives {', '.join(self.given) or 'nothing'}, and nothing of it is accepted"
             )
-        return replace(send, message=_noted(send.message, send.accepted_output_modes))
+        return replace(send, message=_noted(message, send.accepted_output_modes))
 
 
 def media_type_of(part: Part) -> str:
@@ -91,6 +96,6 @@ def _overlap(one: str, other: str) -> bool:
 
 
 def _noted(message: Message, modes: Sequence[str]) -> Message:
-    """In the message's metadata: it is the only place that goes with a message to the turn that answers it, and every client
-    can read it."""
+    """In the message's metadata: it is the only place that goes with a message to the turn that answers it. Answers are written
+    without it."""
     return replace(message, metadata={**message.metadata, ACCEPTED_OUTPUT_MODES: list(modes)})

@@ -1,7 +1,8 @@
 """Agents that answer with a message instead of a task (`turn.reply`; A2A 1.0, section 3.1.2).
 
 The task is there all the same: it is stored, runs again if its worker dies, and completes with the reply as the message of its
-status. But a caller that waited for the answer to a new message gets the message alone.
+status. But a caller that waited for the answer to a new message gets the message alone. A stream is that only with
+`direct_replies`, since it then has to wait before it says the id of its task.
 """
 
 from __future__ import annotations
@@ -57,8 +58,7 @@ def _whole_answer(item: Task | Update) -> Message | None:
             return None
     if message.metadata.get(REPLY) is not True:
         return None
-    metadata = {name: value for name, value in message.metadata.items() if name != REPLY}
-    return replace(message, task_id="", metadata=metadata)
+    return replace(message, task_id="")
 
 
 def _says_nothing(item: Task | Update) -> bool:

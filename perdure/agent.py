@@ -42,6 +42,9 @@ ACCEPTED_OUTPUT_MODES = "perdure.acceptedOutputModes"
 REPLY = "perdure.reply"
 """The member of a message's metadata, true, by which the front door knows that it is the whole answer."""
 
+MARKS = frozenset({ACCEPTED_OUTPUT_MODES, REPLY})
+"""What messages are stored with and clients neither set nor see."""
+
 
 class _Config(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)

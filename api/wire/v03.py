@@ -42,7 +42,7 @@ from .reading import (
     kind,
     read,
 )
-from .writing import Json, given, timestamp
+from .writing import Json, given, timestamp, unmarked
 
 VERSION = "0.3"
 NOTHING: Json | None = None
@@ -247,7 +247,7 @@ def message(said: Message) -> Json:
         **given(
             contextId=said.context_id,
             taskId=said.task_id,
-            metadata=dict(said.metadata),
+            metadata=unmarked(said.metadata),
             extensions=list(said.extensions),
             referenceTaskIds=list(said.reference_task_ids),
         ),

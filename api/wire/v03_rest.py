@@ -3,7 +3,7 @@
 Other than in 0.3's JSON-RPC, nothing has a `kind`, a message's parts are its `content`, states and roles have the names of the
 enums, results are wrapped, and a push config is named by its path. Other than in 1.0, `file` and `data` are objects and CANCELLED
 has two L.
-What was written for 0.3's text instead of its proto (`parts`, `kind`, `user`) is understood as well.
+What was written for 0.3's text instead of its proto (`parts`, `kind`, `user`, `pushNotificationConfig`) is understood as well.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from perdure.tasks import (
 from . import v03, v1
 from .asked import Callback, Send, Update
 from .reading import Base64, Count, Flag, GivenId, Id, Metadata, Name, Shape, Url, enum, exactly_one_of, read
-from .writing import Json, error_details, given, timestamp
+from .writing import Json, error_details, given, timestamp, unmarked
 
 VERSION = "0.3"
 NOTHING: Json | None = {}
@@ -127,6 +127,8 @@ class MessageShape(Shape):
     task_id: Id | None = None
     metadata: Metadata | None = None
     extensions: list[Url] | None = None
+    reference_task_ids: list[Id] | None = None
+    """Of 0.3's text: its proto has none, and answers leave them out."""
 
     def message(self) -> Message:
         return Message(
@@ -137,6 +139,7 @@ class MessageShape(Shape):
             task_id=self.task_id or "",
             metadata=self.metadata or {},
             extensions=tuple(self.extensions or ()),
+            reference_task_ids=tuple(self.reference_task_ids or ()),
         )
 
 
@@ -144,7 +147,17 @@ class Configuration(Shape):
     """A SendMessageConfiguration. The proto cannot tell `blocking` left out from false."""
 
     accepted_output_modes: list[Name] | None = None
-    push_notification: v03.CallbackShape | None = None
+    push_notification: Annotated[
+        v03.CallbackShape | None,
+        Field(
+            validation_alias=AliasChoices(
+                "pushNotification",
+                "push_notification",
+                "pushNotificationConfig",
+                "push_notification_config",
+            )
+        ),
+    ] = None
     history_length: Count | None = None
     blocking: Flag | None = None
 
@@ -246,7 +259,7 @@ def message(said: Message) -> Json:
         **given(
             contextId=said.context_id,
             taskId=said.task_id,
-            metadata=dict(said.metadata),
+            metadata=unmarked(said.metadata),
             extensions=list(said.extensions),
         ),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Any, Self
 
 from pydantic import ConfigDict, Field, model_validator
@@ -39,7 +40,7 @@ from .reading import (
     exactly_one_of,
     read,
 )
-from .writing import Json, error_details, given, timestamp
+from .writing import Json, error_details, given, timestamp, unmarked
 
 VERSION = "1.0"
 NOTHING: Json | None = {}
@@ -230,14 +231,14 @@ def read_callback_list(params: Any) -> tuple[str, int, str | None]:
 
 def message(said: Message) -> Json:
     """A Message."""
-    return dump_message(said)
+    return dump_message(replace(said, metadata=unmarked(said.metadata)))
 
 
 def task(found: Task) -> Json:
     """A Task."""
     status: Json = {"state": STATE_NAMES[found.state]}
     if found.status_message is not None:
-        status["message"] = dump_message(found.status_message)
+        status["message"] = message(found.status_message)
     status["timestamp"] = timestamp(found.status_timestamp)
     return {
         "id": str(found.task_id),
@@ -245,7 +246,7 @@ def task(found: Task) -> Json:
         "status": status,
         **given(
             artifacts=[dump_artifact(artifact) for artifact in found.artifacts],
-            history=[dump_message(said) for said in found.history],
+            history=[message(said) for said in found.history],
             metadata=dict(found.metadata),
         ),
     }
@@ -262,6 +263,8 @@ def update(item: Task | Update | Message) -> Json:
         return sent(item)
     kind, payload = dump_body(item.body)
     if isinstance(item.body, StatusChange):
+        if item.body.message is not None:
+            payload["status"]["message"] = message(item.body.message)
         payload["status"]["timestamp"] = timestamp(item.time)
     return {f"{kind}Update": {"taskId": str(item.task_id), "contextId": item.context_id, **payload}}
 

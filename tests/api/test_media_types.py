@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from perdure.agent import ACCEPTED_OUTPUT_MODES
+from perdure.agent import ACCEPTED_OUTPUT_MODES, REPLY
 from perdure.tasks import Artifact, DataPart, RawPart, TaskState, TextPart, UrlPart
 from tests.api.front import Front, Json, message, message03, opened_front
 
@@ -106,8 +106,9 @@ async def test_modes_may_stand_for_many(mode: str) -> None:
         await accepted(front, sent({"raw": PNG, "mediaType": "image/png"}))
 
 
-async def test_a_skill_has_modes_of_its_own() -> None:
-    skill = {
+@pytest.mark.parametrize("extended", [False, True])
+async def test_a_skill_has_modes_of_its_own(extended: bool) -> None:
+    skill: Json = {
         "id": "see",
         "name": "see",
         "description": "",
@@ -115,7 +116,10 @@ async def test_a_skill_has_modes_of_its_own() -> None:
         "input_modes": ["image/png"],
         "output_modes": ["audio/mpeg"],
     }
-    async with opened_front({"skills": [skill]}) as front:
+    config: Json = {"skills": [skill]}
+    if extended:
+        config = {"capabilities": {"extended_agent_card": True}, "extended_card": config}
+    async with opened_front(config) as front:
         await accepted(front, sent({"raw": PNG, "mediaType": "image/png"}, accepted=["audio/*"]))
 
 
@@ -146,6 +150,48 @@ async def test_the_handler_is_told_what_its_caller_accepts(front: Front, method:
     await front.call(method, params)
     told = (await front.takes()).conversation[-1].metadata
     assert told == {"mine": 1, ACCEPTED_OUTPUT_MODES: ["text/markdown", "text/plain"]}
+
+
+FORGED: Json = {"mine": 1, ACCEPTED_OUTPUT_MODES: ["text/csv"], REPLY: True}
+
+
+async def test_only_the_handler_is_told(front: Front) -> None:
+    params = sent(accepted=["text/plain"])
+    params["message"] |= {"metadata": {"mine": 1}, "contextId": "c"}
+    task = (await front.call("SendMessage", params))["task"]
+    name = {"id": task["id"]}
+    async with front.live("SubscribeToTask", name) as client:
+        snapshot = (await client.result())[1]["task"]
+    (context,) = (await front.call("contexts/get", {"contextId": "c"}, A2A_Version="1.0"))["messages"]
+    told = [
+        shown["history"][0]
+        for shown in (
+            task,
+            snapshot,
+            await front.call("GetTask", name),
+            (await front.call("ListTasks", {}))["tasks"][0],
+            await front.call("tasks/get", name),
+            (await front.http.get(f"/v1/tasks/{task['id']}")).json(),
+        )
+    ]
+    assert [said["metadata"] for said in (*told, context)] == [{"mine": 1}] * 7
+    assert (await front.takes()).conversation[-1].metadata[ACCEPTED_OUTPUT_MODES] == ["text/plain"]
+
+
+@pytest.mark.parametrize("accepted", [None, ["text/plain"]])
+async def test_nobody_can_forge_what_its_caller_accepts(front: Front, accepted: list[str] | None) -> None:
+    params = sent(accepted=accepted) | {"metadata": FORGED}
+    params["message"]["metadata"] = FORGED
+    task = (await front.call("SendMessage", params))["task"]
+    assert (task["metadata"], task["history"][0]["metadata"]) == ({"mine": 1}, {"mine": 1})
+    noted = {} if accepted is None else {ACCEPTED_OUTPUT_MODES: accepted}
+    turn = await front.takes()
+    assert turn.conversation[-1].metadata == {"mine": 1, **noted}
+    await front.ends(turn, state=TaskState.INPUT_REQUIRED)
+    del params["message"]["metadata"]
+    params["message"] |= {"taskId": task["id"], "messageId": "next"}
+    await front.call("SendMessage", params)
+    assert (await front.takes()).conversation[-1].metadata == {"mine": 1, **noted}
 
 
 async def test_files_and_data_go_in_and_out() -> None:

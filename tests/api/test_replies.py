@@ -62,6 +62,24 @@ async def test_the_task_is_there_all_the_same(front: Front) -> None:
     assert task["status"]["message"]["parts"] == [{"text": "hi"}]
 
 
+async def test_nobody_sees_how_a_reply_is_marked(front: Front) -> None:
+    front.plays(replies)
+    async with front.live("SendStreamingMessage", {"message": message()}, **NEW) as client:
+        frames = [frame.data["result"] for frame in await client.rest()]
+    name = {"id": frames[0]["task"]["id"]}
+    told = [
+        frames[-1]["statusUpdate"],
+        await front.call("GetTask", name),
+        await front.call("tasks/get", name),
+        (await front.http.get(f"/v1/tasks/{name['id']}")).json(),
+    ]
+    async with front.live("message/stream", {"message": message03()}) as client:
+        told.append((await client.rest())[-1].data["result"])
+    async with Live(front.app, "POST", "/v1/message:stream", {"message": message03()}) as client:
+        told.append((await client.rest())[-1].data["statusUpdate"])
+    assert [shown["status"]["message"]["metadata"] for shown in told] == [{"mood": "good"}] * 6
+
+
 async def test_who_knows_of_the_task_gets_the_task(front: Front) -> None:
     task = (await front.call("SendMessage", at_once()))["task"]
     await front.ends(await front.takes(), state=TaskState.INPUT_REQUIRED, status_message=says("so?"))
@@ -156,3 +174,4 @@ async def test_without_the_config_a_stream_begins_with_its_task(front: Front) ->
     (body,) = [event.body for event in await front.log(frames[0].data["result"]["task"]["id"])][-1:]
     assert isinstance(body, StatusChange)
     assert body.message is not None
+    assert await front.call("SendMessage", {"message": message()}) == {"message": SHOWN}  # needs no setting

@@ -76,6 +76,22 @@ async def test_every_spelling_is_understood(front: Front, message: Json, member:
     assert task["history"][0]["content"] == [{"text": "hello"}]
 
 
+@pytest.mark.parametrize(
+    "member",
+    ["pushNotification", "push_notification", "pushNotificationConfig", "push_notification_config"],
+)
+async def test_a_send_brings_its_push_config_in_every_spelling(pushing: Front, member: str) -> None:
+    task = await sent(pushing, said() | {"configuration": {member: {"url": "https://hook.test/a"}}})
+    listed = (await pushing.http.get(TASK(task["id"]) + "/pushNotificationConfigs")).json()
+    assert [each["pushNotificationConfig"]["url"] for each in listed["configs"]] == ["https://hook.test/a"]
+
+
+@pytest.mark.parametrize("member", ["referenceTaskIds", "reference_task_ids"])
+async def test_references_are_handed_on(front: Front, member: str) -> None:
+    await sent(front, {"message": said()["message"] | {member: ["a", "b"]}})
+    assert (await front.takes()).conversation[-1].reference_task_ids == ("a", "b")
+
+
 async def test_files_and_data(front: Front) -> None:
     parts = [
         {"file": {"fileWithBytes": "AP8=", "mimeType": "text/plain", "name": "f"}},
