@@ -10,7 +10,6 @@ from functools import partial
 from typing import Any
 
 import orjson
-from pydantic.alias_generators import to_camel
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -26,7 +25,7 @@ from .jsonrpc import check_content_type
 from .operations import Answer, Call, Door, Stream
 from .versions import HEADER, named_version, negotiated
 from .wire import Dialect, v03_rest, v1
-from .wire.reading import check_decoded, check_storable, decode
+from .wire.reading import check_decoded, check_storable, decode, spelled
 from .wire.writing import Json, error_details
 
 A2A_JSON = "application/a2a+json"
@@ -104,8 +103,8 @@ def _params(door: Door, request: Request, body: bytes) -> Mapping[str, Any]:
     if not isinstance(inside, dict):
         raise InvalidParams("", "the body must be an object")
     check_decoded(inside, body, max_depth=door.settings.max_depth)
-    said = {to_camel(name) for name in inside}  # the body may spell a name otherwise
-    return {name: value for name, value in query.items() if to_camel(name) not in said} | inside | path
+    said = {spelled(name) for name in inside}  # the body may spell a name otherwise
+    return {name: value for name, value in query.items() if spelled(name) not in said} | inside | path
 
 
 def _media_type(request: Request) -> str:

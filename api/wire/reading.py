@@ -71,6 +71,11 @@ MAX_URL = 8192
 INT32 = 2**31 - 1
 
 
+def spelled(name: str) -> str:
+    """A member's name as A2A's JSON has it, however it came: `history_length` is `historyLength`."""
+    return to_camel(name)
+
+
 class Shape(BaseModel):
     """The members of a request."""
 
