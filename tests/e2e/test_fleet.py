@@ -133,9 +133,10 @@ def test_a_zombie_cannot_write(stack: Stack) -> None:
     gate = stack.gate("gate")
     task_id = server.send(str(gate.path), blocking=False)["id"]
     zombie = workers[gate.begun()]
+    until(lambda: len(stack.artifact_events(task_id)) == 1)  # it said that it has begun
     zombie.signal(signal.SIGSTOP)
     second = gate.begun(2)
-    until(lambda: len(stack.artifact_events(task_id)) == 2)  # each said that it has begun
+    until(lambda: len(stack.artifact_events(task_id)) == 2)  # and the second one too
     written = stack.events(task_id)
     gate.open(zombie.popen.pid)
     zombie.signal(signal.SIGCONT)
