@@ -11,7 +11,7 @@ import structlog
 
 from perdure import __version__
 from perdure.errors import QueueUnavailable, StorageUnavailable
-from perdure.storage import WorkerBeat
+from perdure.storage.operators import WorkerBeat
 
 from .slots import Slots
 from .worker import Worker, announce, ring

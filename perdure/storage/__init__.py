@@ -30,6 +30,7 @@ from enum import Enum
 from typing import Any, Protocol
 from uuid import UUID
 
+from perdure.storage.operators import Operators, WorkerBeat
 from perdure.tasks import (
     Artifact,
     ArtifactChunk,
@@ -246,17 +247,6 @@ class WebhookConfigPage:
     next: str | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerBeat:
-    """A sign of life. `worker_id` is random for each start of a process."""
-
-    worker_id: str
-    slots: int
-    running: int
-    version: str
-    draining: bool = False
-
-
 class Keeper(Protocol):
     """Renews leases from its own thread over its own connection, so that a handler that blocks the event loop keeps its task."""
 
@@ -276,7 +266,7 @@ class Keeper(Protocol):
         """End the thread."""
 
 
-class Storage(Protocol):
+class Storage(Operators, Protocol):
     """See the module's text for the rules that hold everywhere."""
 
     async def open(self) -> None:
@@ -493,8 +483,8 @@ class Storage(Protocol):
 
     # ------------------------------------------------------------------ workers' signs of life
 
-    async def beat(self, beat: WorkerBeat) -> None:
-        """Record that a worker lives."""
+    async def beat(self, beat: WorkerBeat) -> bool:
+        """Record that a worker lives; whether an operator asked it to drain."""
 
     async def forget_worker(self, worker_id: str) -> None:
         """The worker ended in order."""

@@ -15,7 +15,7 @@ from api.auth import Caller
 from api.extensions import OURS
 from perdure.agent import Agent
 from perdure.errors import ConfigError, QueueUnavailable, SchemaOutdated, StorageUnavailable
-from perdure.storage import WorkerBeat
+from perdure.storage.operators import WorkerBeat
 from tests.api.front import Front, opened_front
 
 FULL = {

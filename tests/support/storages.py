@@ -65,7 +65,9 @@ async def opened_postgres(database_url: str) -> AsyncIterator[Opened]:
     storage = PostgresStorage(database_url, settings=StorageSettings(run_migrations_on_startup=False))
     connection = await asyncpg.connect(database_url)
     try:
-        await connection.execute("DELETE FROM contexts; DELETE FROM workers; DELETE FROM concurrency_limits")
+        await connection.execute(
+            "DELETE FROM contexts; DELETE FROM workers; DELETE FROM concurrency_limits; DELETE FROM operator_actions"
+        )
         await storage.open()
         yield Opened(storage, PostgresClock(connection))
     finally:
