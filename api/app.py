@@ -12,17 +12,29 @@ from starlette.middleware import Middleware
 from starlette.routing import Route
 
 from perdure.agent import Agent
+from perdure.errors import CallerError
 from perdure.queue import Queue
 from perdure.settings import Settings
 from perdure.storage import Storage
 from perdure.watch import Watch
 
 from . import card, docs, extensions, health, jsonrpc, rest
+from .auth.guard import Authenticator, Guard
+from .auth.schemes import with_security
 from .connection import SlowReaders
 from .limits import BodyLimit
 from .media_types import Modes
 from .operations import Door
 from .task_manager import TaskManager
+
+PUBLIC = (
+    "/.well-known/agent-card.json",
+    "/.well-known/agent.json",
+    "/healthz",
+    "/readyz",
+    *docs.PATHS,
+)
+"""For everybody. The document and its page tell no more than the card does, and how to authenticate is in them."""
 
 
 class Lifespan(Protocol):
@@ -41,6 +53,7 @@ def create_app(
     lifespan: Lifespan | None = None,
 ) -> Starlette:
     """The front door of an agent. `lifespan` opens storage, queue and watch, and closes them."""
+    agent = with_security(agent, settings.auth)
     manager = TaskManager(storage, queue, watch, settings.server, agent.config)
     own = extensions.ours(name for name, method in jsonrpc.METHODS.items() if method.dialect is None)
     declared = extensions.declared(agent, own)
@@ -66,7 +79,12 @@ def create_app(
         middleware=[
             Middleware(SlowReaders, seconds=settings.server.slow_reader),
             Middleware(BodyLimit, max_bytes=settings.server.max_body_bytes),
+            Middleware(
+                Guard,
+                authenticator=Authenticator(settings.auth, storage) if settings.auth.is_on else None,
+                public=PUBLIC,
+            ),
         ],
-        exception_handlers={HTTPException: rest.no_route},
+        exception_handlers={HTTPException: rest.no_route, CallerError: rest.refuse},
         lifespan=lifespan,
     )
