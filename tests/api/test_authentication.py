@@ -391,13 +391,18 @@ def test_every_operation_needs_a_scope() -> None:
 
 def calls() -> Iterator[tuple[str, str, str, Any]]:
     """Every operation of every dialect: its scope, HTTP method, path and body."""
-    for name, method in METHODS.items():
+    for name, operation in METHODS.items():
         body = {"jsonrpc": "2.0", "id": 7, "method": name, "params": {}}
-        yield NEEDED[method.answer or method.stream], "POST", "/", body
+        yield _needed(operation.answer or operation.stream), "POST", "/", body
     for prefix, _, paths in BINDINGS:
         for path, methods, answer, streamed in paths:
             for method in methods:
-                yield NEEDED[answer or streamed], method, re.sub(r"{\w+}", "x", prefix + path), {}
+                yield _needed(answer or streamed), method, re.sub(r"{\w+}", "x", prefix + path), {}
+
+
+def _needed(operation: Callable[..., Any] | None) -> str:
+    assert operation is not None
+    return NEEDED[operation]
 
 
 @pytest.mark.parametrize("missing", ["read", "write"])

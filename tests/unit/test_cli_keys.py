@@ -69,7 +69,7 @@ async def test_the_secret_is_not_in_the_database(database_url: str) -> None:
     assert parts is not None
     connection = await asyncpg.connect(database_url)
     try:
-        row = dict(await connection.fetchrow("SELECT * FROM api_keys"))
+        [row] = map(dict, await connection.fetch("SELECT * FROM api_keys"))
     finally:
         await connection.close()
     assert row["owner"] == "ada"
