@@ -172,11 +172,12 @@ ALWAYS = (
     codes.VersionNotSupported,
     codes.ExtensionSupportRequired,
     errors.TooMuch,
+    errors.Overloaded,
     errors.StorageUnavailable,
     codes.Unauthenticated,
     codes.InsufficientScope,
     codes.IssuerUnavailable,
     Exception,
 )
-WITH_A_BODY = (reading.NotJson, codes.WrongContentType, codes.RequestTooLarge)
+WITH_A_BODY = (reading.NotJson, codes.WrongContentType, codes.RequestTooLarge, codes.RequestTooSlow)
 """What every operation can fail with."""

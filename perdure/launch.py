@@ -245,7 +245,7 @@ def _server(app: Application, settings: Settings, listening: Callable[[], None])
             app,
             lifespan="off",
             proxy_headers=False,  # who may speak for a client is said by AUTH__PROXY_ADDRESSES
-            http=ours("api.connection").Connection,
+            http=ours("api.connection").connection(settings.server),
             ws="none",
             log_config=None,
             access_log=settings.log.level == "debug",
