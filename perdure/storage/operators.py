@@ -224,7 +224,7 @@ class Operators(Protocol):
     ) -> TaskLines:
         """The newest that match, made before the task `before`."""
 
-    async def count_tasks(self, wanted: TaskFilter) -> int:
+    async def count_matching(self, wanted: TaskFilter) -> int:
         """How many match among the newest `SCANNED` (`SEARCHED` for `text` and `error`), counted up to `COUNTED`."""
 
     async def task_line(self, task_id: UUID) -> TaskLine:

@@ -42,7 +42,7 @@ def _failure(turn: ClaimedTurn, message: str = "no route", error_class: str = "O
 
 async def _found(storage: Storage, **wanted: Any) -> list[str]:
     page = await storage.find_tasks(TaskFilter(**wanted))
-    assert await storage.count_tasks(TaskFilter(**wanted)) == len(page.lines)
+    assert await storage.count_matching(TaskFilter(**wanted)) == len(page.lines)
     return [line.text for line in page.lines]
 
 

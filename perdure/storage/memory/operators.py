@@ -107,7 +107,7 @@ class Operators(Locked):
             lines = [_line(self._ledger.limits_of(row), row) for row in after[:page_size]]
             return TaskLines(lines, lines[-1].task_id if len(after) > page_size else None)
 
-    async def count_tasks(self, wanted: TaskFilter) -> int:
+    async def count_matching(self, wanted: TaskFilter) -> int:
         with self._lock:
             return min(len(self._matching(wanted)), COUNTED)
 

@@ -191,7 +191,7 @@ class Operators(Statements):
         )
         return TaskLines(lines, last["task_id"] if last else None, complete=last is None)
 
-    async def count_tasks(self, wanted: TaskFilter) -> int:
+    async def count_matching(self, wanted: TaskFilter) -> int:
         scan, arguments = _scan(wanted, None)
         statement = f"""
 SELECT count(*) FROM (SELECT FROM ({scan} LIMIT {_bound(wanted)}) t WHERE {_REST} LIMIT {COUNTED}) m"""
