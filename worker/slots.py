@@ -46,7 +46,7 @@ class Slots:
     @property
     def free(self) -> int:
         """How many more may start."""
-        return 0 if self.stopping else max(self.capacity - self.running, 0)
+        return 0 if self.stopping or self.worker.duty.draining else max(self.capacity - self.running, 0)
 
     @property
     def silence(self) -> float:
