@@ -114,13 +114,15 @@ async def _answer(door: Door, request: Request, body: bytes, reply: Reply) -> Re
     reply.as_stream = method.stream is not None and not (named or "").startswith("1.")
     reply.dialect = negotiated(method.dialect, named)
     check_decoded(envelope, body, max_depth=door.settings.max_depth)
+    active = door.extensions.activated(request)
     call = Call(
         door,
         identify(request),
         reply.dialect,
         envelope.get("params"),
         request.headers,
-        door.extensions.activated(request),
+        extensions=active.uris,
+        said=active.headers,
     )
     if method.answer is not None:
         return _json(reply.result(await method.answer(call)), headers=call.said)

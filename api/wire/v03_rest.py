@@ -15,6 +15,7 @@ from typing import Annotated, Any, Self
 from pydantic import AliasChoices, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from perdure.errors import InvalidParams
+from perdure.notes import without_notes
 from perdure.payload import STATE_NAMES
 from perdure.storage import WebhookConfig, WebhookConfigPage
 from perdure.tasks import (
@@ -35,7 +36,7 @@ from perdure.tasks import (
 from . import v03, v1
 from .asked import Callback, Send, Update
 from .reading import Base64, Count, Flag, GivenId, Id, Metadata, Name, Shape, Url, enum, exactly_one_of, read
-from .writing import Json, error_details, given, timestamp, unmarked
+from .writing import Json, error_details, given, timestamp
 
 VERSION = "0.3"
 NOTHING: Json | None = {}
@@ -226,6 +227,7 @@ def read_callback(params: Any) -> tuple[str, Callback]:
 read_callback_id = v1.read_callback_id
 read_callback_to_delete = v1.read_callback_to_delete
 read_callback_list = v1.read_callback_list
+read_tenant = v03.read_tenant
 
 
 # ---------------------------------------------------------------------- answers
@@ -259,7 +261,7 @@ def message(said: Message) -> Json:
         **given(
             contextId=said.context_id,
             taskId=said.task_id,
-            metadata=unmarked(said.metadata),
+            metadata=without_notes(said.metadata),
             extensions=list(said.extensions),
         ),
     }
@@ -321,13 +323,13 @@ def _status_change(change: StatusChange, item: Update) -> Json:
     return {"status": status, **given(final=change.state.rests, metadata=dict(change.metadata))}
 
 
-def callback(config: WebhookConfig) -> Json:
+def callback(config: WebhookConfig, tenant: str = "") -> Json:
     """A TaskPushNotificationConfig."""
     name = f"tasks/{config.task_id}/pushNotificationConfigs/{config.config_id}"
     return {"name": name, "pushNotificationConfig": v03.callback(config)["pushNotificationConfig"]}
 
 
-def callbacks(page: WebhookConfigPage) -> Any:
+def callbacks(page: WebhookConfigPage, tenant: str = "") -> Any:
     """A ListTaskPushNotificationConfigResponse."""
     return {"configs": [callback(config) for config in page.configs], **given(nextPageToken=page.next)}
 

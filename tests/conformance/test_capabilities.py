@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from tests.api.front import opened_front
+import pytest
 
-from .marks import BOTH_RPC, IN_ONE_LOOP, NEW, OLD, REST, RPC, agent, must, should
-from .speakers import SPEAKERS, Speaker, refused
+from api import jsonrpc, rest
+from api.auth import Caller
+from perdure.agent import Turn
+from tests.api.front import at_work, opened_front
+
+from .marks import BOTH_OLD, IN_ONE_LOOP, NEW, OLD, REST, RPC, agent, must, should
+from .speakers import SPEAKERS, RestSpeaker, Speaker, refused
 
 pytestmark = IN_ONE_LOOP
 
@@ -57,6 +62,46 @@ async def test_the_extended_card_is_not_configured(speaker: Speaker) -> None:
     assert (await refused(speaker.extended_card())).name == "EXTENDED_AGENT_CARD_NOT_CONFIGURED"
 
 
+EXTENDED = {
+    "capabilities": {"extended_agent_card": True},
+    "extended_card": {
+        "skills": [{"name": "rain", "description": "Makes rain"}],
+        "description": "And makes it",
+    },
+    "security_schemes": {"token": {"type": "http", "scheme": "bearer"}},
+    "security": [{"token": []}],
+}
+
+
+@must(
+    "3.1.11",
+    "The extended card has all of the public one, and more, for callers who have identified themselves",
+)
+@agent(**EXTENDED)
+async def test_the_extended_card(speaker: Speaker, monkeypatch: pytest.MonkeyPatch) -> None:
+    for binding in (jsonrpc, rest):
+        monkeypatch.setattr(binding, "identify", lambda request: Caller("ada", authenticated=True))
+    public = (await speaker.front.http.get("/.well-known/agent-card.json")).json()
+    card = await speaker.extended_card()
+    assert [skill["id"] for skill in card["skills"]] == ["rain"]
+    assert (public["skills"], card["description"]) == ([], "And makes it")
+    same = set(public) - {"skills", "description"}
+    assert {name: card[name] for name in same} == {name: public[name] for name in same}
+
+
+@must("7.4", "Whoever has not identified itself is refused with 401 and a challenge, where that is needed")
+@agent(**EXTENDED)
+async def test_missing_credentials(speaker: Speaker) -> None:
+    http = speaker.front.http
+    if isinstance(speaker, RestSpeaker):
+        response = await http.get(speaker.paths["extended_card"][1])
+        assert response.json()["error"]["status"] == "UNAUTHENTICATED"
+    else:
+        response = await speaker.front.post(speaker.methods["extended_card"])
+        assert response.json()["error"]["code"] == -32600
+    assert (response.status_code, response.headers["WWW-Authenticate"]) == (401, "Bearer")
+
+
 @must(
     "3.3.4",
     "A required extension that the client does not name: ExtensionSupportRequired, and nothing is stored",
@@ -71,21 +116,44 @@ async def test_a_required_extension(speaker: Speaker) -> None:
         assert await asking.answer("send", asking.sending(), A2A_Extensions=REQUIRED)
 
 
-@should("3.2.6", "The extensions that are active for a request are named in its answer", *BOTH_RPC)
+@should("3.2.6", "The extensions that are active for a request are named in its answer")
 async def test_active_extensions_are_named(speaker: Speaker) -> None:
-    header = "X_A2A_Extensions" if speaker.binding == OLD else "A2A_Extensions"
+    header = "X-A2A-Extensions" if speaker.old else "A2A-Extensions"
     async with opened_front({"capabilities": {"extensions": [{"uri": KNOWN}]}}) as front:
-        params = SPEAKERS[speaker.binding](front).sending()
-        names = {header: f"{KNOWN}, https://ext.test/unknown"}
-        version = {"A2A_Version": speaker.version} if speaker.version else {}
-        response = await front.post(speaker.methods["send"], params, **names, **version)
-        assert response.headers[header.replace("_", "-")] == KNOWN
+        asking = type(speaker)(front)
+        params, path = asking.sending(), "/"
+        if isinstance(asking, RestSpeaker):
+            path = asking.paths["send"][1]
+        else:
+            params = {"jsonrpc": "2.0", "id": 7, "method": asking.methods["send"], "params": params}
+        response = await front.http.post(
+            path, json=params, headers={header: f"{KNOWN}, https://ext.test/unknown"}
+        )
+        assert response.status_code == 200
+        assert response.headers[header] == KNOWN
+
+
+@must("3.2.6", "The agent is told which extensions are active for a message")
+async def test_active_extensions_reach_the_agent(speaker: Speaker) -> None:
+    header = "X_A2A_Extensions" if speaker.old else "A2A_Extensions"
+    config = {"capabilities": {"extensions": [{"uri": KNOWN}]}}
+
+    def tells(messages: object, turn: Turn) -> object:
+        return list(turn.extensions)
+
+    async with opened_front(config, storage=speaker.front.storage, handler=tells) as front, at_work(front):
+        asking = type(speaker)(front)
+        names = {header: f"https://ext.test/unknown,{KNOWN}"}
+        result = await asking.answer("send", asking.sending(wait=True), **names)
+        task_id = result.get("task", result)["id"]
+        ((part,),) = [artifact["parts"] for artifact in (await Speaker(front).get(task_id))["artifacts"]]
+        assert part == {"data": [KNOWN]}
 
 
 @must("3.2.6", "Extensions that the agent does not know are no error: A2A-Extensions")
 async def test_unknown_extensions(speaker: Speaker) -> None:
     names = "https://ext.test/a, https://ext.test/b"
-    header = {"X_A2A_Extensions" if speaker.binding == OLD else "A2A_Extensions": names}
+    header = {"X_A2A_Extensions" if speaker.old else "A2A_Extensions": names}
     assert await speaker.answer("send", speaker.sending(), **header)
 
 
@@ -113,9 +181,10 @@ async def test_patches_mean_nothing(speaker: Speaker) -> None:
         assert await speaker.answer("send", speaker.sending(), A2A_Version=version)
 
 
-@must("3.6.2", "A client that names no version speaks 0.3", OLD)
+@must("3.6.2", "A client that names no version speaks 0.3", *BOTH_OLD)
 async def test_no_version_is_0_3(speaker: Speaker) -> None:
-    assert (await speaker.send())["kind"] == "task"
+    task = await speaker.send()
+    assert task.get("kind", "proto") == ("task" if speaker.binding == OLD else "proto")
     assert await speaker.answer("send", speaker.sending(), A2A_Version="")
     assert await speaker.answer("send", speaker.sending(), A2A_Version="0.3")
     assert await speaker.answer("send", speaker.sending(), A2A_Version="0.3.0")
@@ -140,7 +209,7 @@ async def test_versions_side_by_side(speaker: Speaker) -> None:
 async def test_a_version_in_the_query(speaker: Speaker) -> None:
     http = speaker.front.http
     for version, good in (("1.0", True), ("99.0", False)):
-        if speaker.binding == REST:
+        if speaker.over_http:
             answer = await http.get(f"/tasks?A2A-Version={version}")
         else:
             body = {"jsonrpc": "2.0", "id": 7, "method": "ListTasks"}
