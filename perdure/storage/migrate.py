@@ -23,8 +23,8 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
 from perdure.errors import ConfigError, SchemaOutdated, StorageUnavailable
-from perdure.storage.database import passing, undressed
 from perdure.storage.dsn import normalised, redacted
+from perdure.storage.postgres.database import passing, undressed
 from perdure.storage.schema import VERSION_TABLE
 
 LOCK = 7_236_587_441_907_523

@@ -16,8 +16,8 @@ import pytest
 from perdure.ids import new_task_id, new_token
 from perdure.settings import StorageSettings
 from perdure.storage import IdempotencyKey, NewTask, Policy
-from perdure.storage.database import Database
 from perdure.storage.postgres import PostgresStorage
+from perdure.storage.postgres.database import Database
 from perdure.tasks import Artifact, Message, Ring, Role, TaskState, TextPart
 
 ME = "me"

@@ -13,7 +13,7 @@ import pytest
 
 from perdure.errors import StorageUnavailable
 from perdure.settings import StorageSettings
-from perdure.storage.database import Database
+from perdure.storage.postgres.database import Database
 
 
 async def one(connection: asyncpg.Connection, again: bool) -> Any:

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import TypeVar
 from uuid import UUID
 
-from perdure.storage._rows import TaskRow
+from perdure.storage.memory.rows import TaskRow
 
 Key = TypeVar("Key")
 

@@ -24,7 +24,7 @@ INTERRUPTED = "('input-required', 'auth-required')"
 _SUBMITTED = """jsonb_build_object('status', jsonb_build_object('state', 'TASK_STATE_SUBMITTED'))"""
 
 # What a turn counted against is free again. `let_go` is a CTE of tasks with their limit_keys.
-_UNCOUNT = """
+UNCOUNT = """
     freed_keys AS (
         SELECT key, count(*) AS turns FROM let_go, unnest(let_go.limit_keys) AS key GROUP BY key),
     counters AS (
@@ -432,7 +432,7 @@ WITH line AS (
           FROM held WHERE t.task_id = held.task_id
         RETURNING t.task_id, t.owner, t.context_id, t.attempt, t.state, t.last_seq, t.dispatch, t.updated_at, t.parallel,
                   t.limit_keys, held.again),
-    let_go AS (SELECT * FROM settled),{_UNCOUNT},{_UNLIMITED},
+    let_go AS (SELECT * FROM settled),{UNCOUNT},{_UNLIMITED},
     events AS (
         INSERT INTO task_events (task_id, seq, first_seq, kind, attempt, payload, created_at)
         SELECT s.task_id, s.last_seq - 1 - cardinality($7) + e.ord, s.last_seq - 1 - cardinality($7) + e.ord, e.kind, s.attempt,
@@ -483,7 +483,7 @@ WITH line AS (
                dispatch = t.dispatch + held.again::int, dispatched_at = held.now, updated_at = held.now
           FROM held WHERE t.task_id = held.task_id
         RETURNING t.task_id, t.owner, t.context_id, t.last_seq, t.dispatch, t.updated_at, t.parallel, t.limit_keys, held.again),
-    let_go AS (SELECT * FROM released),{_UNCOUNT},{_UNLIMITED},
+    let_go AS (SELECT * FROM released),{UNCOUNT},{_UNLIMITED},
     event AS (
         INSERT INTO task_events (task_id, seq, first_seq, kind, attempt, payload, created_at)
         SELECT task_id, last_seq, last_seq, 'status', 0, $6::jsonb, updated_at FROM released WHERE again),
@@ -538,7 +538,7 @@ WITH lapsed AS (
           FROM held WHERE t.task_id = held.task_id
         RETURNING t.task_id, t.owner, t.context_id, t.state, t.attempt, t.last_seq, t.dispatch,
                   t.status_message, t.updated_at, t.parallel, t.limit_keys, held.again, held.worked),
-    let_go AS (SELECT * FROM rescued),{_UNCOUNT},{_UNLIMITED},
+    let_go AS (SELECT * FROM rescued),{UNCOUNT},{_UNLIMITED},
     event AS (
         INSERT INTO task_events (task_id, seq, first_seq, kind, attempt, payload, created_at)
         SELECT task_id, last_seq, last_seq, 'status', 0,
@@ -623,79 +623,6 @@ WITH held AS (
 UPDATE tasks t SET dispatch = t.dispatch + 1, dispatched_at = clock_timestamp()
   FROM held WHERE t.task_id = held.task_id RETURNING t.task_id, t.dispatch
 """
-
-# $1 owner, $2 context_id
-LOAD_CONTEXT = """
-SELECT c.context_id, c.owner, c.metadata, c.created_at, c.updated_at, c.last_position,
-       coalesce((SELECT array_agg(t.task_id ORDER BY t.position) FROM tasks t
-                  WHERE t.owner = c.owner AND t.context_id = c.context_id), '{}') AS task_ids
-  FROM contexts c WHERE c.owner = $1 AND c.context_id = $2
-"""
-
-# $1 owner, $2 rows, $3 $4 cursor or null
-LIST_CONTEXTS = """
-SELECT c.context_id, c.owner, c.metadata, c.created_at, c.updated_at, '{}'::uuid[] AS task_ids FROM contexts c
- WHERE c.owner = $1 AND ($3::timestamptz IS NULL OR (c.updated_at, c.context_id) < ($3, $4::text))
- ORDER BY c.updated_at DESC, c.context_id DESC LIMIT $2
-"""
-
-# $1 owner, $2 context_id, $3 messages: a place each; ones whose id was appended before are left out
-APPEND_MESSAGES = """
-WITH place AS (
-        INSERT INTO contexts AS c (owner, context_id, last_position) VALUES ($1, $2, cardinality($3::jsonb[]))
-        ON CONFLICT (owner, context_id) DO UPDATE
-           SET last_position = c.last_position + cardinality($3::jsonb[]), updated_at = clock_timestamp()
-        RETURNING last_position)
-INSERT INTO context_messages (owner, context_id, position, payload)
-SELECT $1, $2, place.last_position - cardinality($3) + m.ord, m.payload
-  FROM place, unnest($3::jsonb[]) WITH ORDINALITY AS m(payload, ord)
- WHERE NOT EXISTS (SELECT FROM context_messages b WHERE b.owner = $1 AND b.context_id = $2
-                                                    AND b.payload -> 'messageId' = m.payload -> 'messageId')
-   AND NOT EXISTS (SELECT FROM unnest($3) WITH ORDINALITY AS b(payload, ord)
-                    WHERE b.ord < m.ord AND b.payload -> 'messageId' = m.payload -> 'messageId')
-"""
-
-# $1 owner, $2 context_id, $3 metadata, $4 keys to remove
-UPDATE_CONTEXT = """
-UPDATE contexts SET metadata = (metadata || $3::jsonb) - $4::text[], updated_at = clock_timestamp()
- WHERE owner = $1 AND context_id = $2
-RETURNING context_id, owner, metadata, created_at, updated_at, '{}'::uuid[] AS task_ids
-"""
-
-# $1 owner, $2 context_id; in one transaction, the context's row first
-LOCK_CONTEXT = "SELECT FROM contexts WHERE owner = $1 AND context_id = $2 FOR UPDATE"
-CLEAR_TASKS = f"""
-WITH gone AS (
-        DELETE FROM tasks WHERE owner = $1 AND context_id = $2 RETURNING task_id, last_seq, limit_keys, lease_token),
-    let_go AS (SELECT * FROM gone WHERE lease_token IS NOT NULL),{_UNCOUNT}
-SELECT task_id, last_seq FROM gone
-"""
-CLEAR_CONTEXT = "DELETE FROM contexts WHERE owner = $1 AND context_id = $2"
-
-# $1 feedback_id, $2 task_id, $3 owner, $4 text, $5 rating or null, $6 metadata
-STORE_FEEDBACK = """
-INSERT INTO task_feedback (feedback_id, task_id, feedback, rating, metadata)
-SELECT $1, t.task_id, $4, $5, $6 FROM tasks t WHERE t.task_id = $2 AND t.owner = $3
-RETURNING feedback_id, task_id, feedback, rating, metadata, created_at
-"""
-LOAD_FEEDBACK = """
-SELECT f.feedback_id, f.task_id, f.feedback, f.rating, f.metadata, f.created_at
-  FROM task_feedback f WHERE f.task_id = $1 ORDER BY f.created_at, f.feedback_id
-"""
-OWNS = "SELECT FROM tasks WHERE task_id = $1 AND owner = $2"
-
-# $1 task_id, $2 owner, $3 config_id, $4 url, $5 token, $6 scheme, $7 credentials
-SAVE_WEBHOOK_CONFIG = """
-INSERT INTO webhook_configs (task_id, config_id, url, token, scheme, credentials)
-SELECT t.task_id, $3, $4, $5, $6, $7 FROM tasks t WHERE t.task_id = $1 AND t.owner = $2
-ON CONFLICT (task_id, config_id) DO UPDATE
-   SET url = excluded.url, token = excluded.token, scheme = excluded.scheme, credentials = excluded.credentials
-RETURNING config_id
-"""
-_CONFIG = "SELECT task_id, config_id, url, token, scheme, credentials FROM webhook_configs WHERE task_id = $1"
-LOAD_WEBHOOK_CONFIG = f"{_CONFIG} AND config_id = $2"
-LIST_WEBHOOK_CONFIGS = f"{_CONFIG} AND ($2::text IS NULL OR config_id > $2) ORDER BY config_id LIMIT $3"
-DELETE_WEBHOOK_CONFIG = "DELETE FROM webhook_configs WHERE task_id = $1 AND config_id = $2"
 
 # $1 worker_id, $2 version, $3 slots, $4 running, $5 draining
 BEAT = """

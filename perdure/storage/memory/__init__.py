@@ -12,9 +12,7 @@ from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequen
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
-from uuid import UUID, uuid4
-
-import orjson
+from uuid import UUID
 
 from perdure.errors import (
     InvalidParams,
@@ -22,17 +20,13 @@ from perdure.errors import (
     TaskNotCancelable,
     TaskNotFound,
     UnsupportedOperation,
-    WebhookConfigNotFound,
 )
 from perdure.storage import (
     TOTAL_CAP,
     Accepted,
     Claim,
     ClaimedTurn,
-    Context,
-    ContextPage,
     Cursor,
-    Feedback,
     Held,
     IdempotencyKey,
     Keeper,
@@ -41,14 +35,14 @@ from perdure.storage import (
     Swept,
     TaskPage,
     TaskQuery,
-    WebhookConfig,
-    WebhookConfigPage,
     WorkerBeat,
     Written,
 )
-from perdure.storage._ledger import Ledger
-from perdure.storage._rows import ContextRow, TaskRow, draft, merged, to_json
 from perdure.storage.keeper import Renew, ThreadKeeper
+from perdure.storage.memory.belongings import Belongings
+from perdure.storage.memory.contexts import Contexts
+from perdure.storage.memory.ledger import Ledger
+from perdure.storage.memory.rows import TaskRow, draft, merged, to_json
 from perdure.storage.writes import YIELDS_TO_UNREAD, bodies, complete, crashed, ends_turn
 from perdure.tasks import (
     Artifact,
@@ -63,7 +57,7 @@ from perdure.tasks import (
 )
 
 
-class MemoryStorage:
+class MemoryStorage(Contexts, Belongings):
     """See `Storage`. Beyond `finished_tasks` ended tasks the oldest are dropped, with contexts that hold nothing else."""
 
     def __init__(self, *, finished_tasks: int = 10_000) -> None:
@@ -375,107 +369,6 @@ class MemoryStorage:
         with self._lock:
             return self._ledger.drop_finished(keep)
 
-    # ------------------------------------------------------------------ contexts
-
-    async def load_context(
-        self, owner: str, context_id: str, *, history_length: int | None = None
-    ) -> Context:
-        with self._lock:
-            context = self._ledger.context(owner, context_id)
-            task_ids = [row.task_id for row in context.tasks()]
-            return context.context(task_ids, context.said(limit=history_length))
-
-    async def list_contexts(
-        self, owner: str, *, page_size: int = 50, after: Cursor | None = None
-    ) -> ContextPage:
-        with self._lock:
-            rows = sorted(self._ledger.contexts.get(owner, {}).values(), key=_context_cursor, reverse=True)
-            rest = [row for row in rows if after is None or _context_cursor(row) < _key(after)]
-            page = rest[:page_size]
-            return ContextPage(
-                contexts=[row.context() for row in page],
-                next=Cursor(*_context_cursor(page[-1])) if len(rest) > len(page) else None,
-            )
-
-    async def append_messages(self, owner: str, context_id: str, messages: Sequence[Message]) -> None:
-        with self._lock:
-            drafts = [draft(complete(message, context_id)) for message in messages]
-            self._ledger.touch(owner, context_id, self._ledger.now()).bring(drafts)
-
-    async def update_context(self, owner: str, context_id: str, metadata: Mapping[str, object]) -> Context:
-        with self._lock:
-            context = self._ledger.context(owner, context_id)
-            context.metadata = merged(context.metadata, metadata)
-            context.updated_at = self._ledger.now()
-            return context.context()
-
-    async def clear_context(self, owner: str, context_id: str) -> Sequence[Notice]:
-        with self._lock:
-            rows = self._ledger.context(owner, context_id).tasks()
-            del self._ledger.contexts[owner][context_id]
-            for row in rows:
-                self._ledger.forget(row)
-            return [Notice(row.task_id, row.last_seq, None) for row in rows]
-
-    # ------------------------------------------------------------------ what belongs to a task
-
-    async def store_feedback(
-        self,
-        owner: str,
-        task_id: UUID,
-        *,
-        text: str,
-        rating: int | None = None,
-        metadata: Mapping[str, object] | None = None,
-    ) -> Feedback:
-        if rating is not None and rating not in range(1, 6):
-            raise InvalidParams("rating", "is a whole number from 1 to 5")
-        with self._lock:
-            row = self._ledger.row(owner, task_id)
-            kept = to_json({"text": text, "metadata": dict(metadata or {})})
-            feedback = Feedback(
-                feedback_id=uuid4(),
-                task_id=task_id,
-                text=text,
-                rating=rating,
-                metadata={},
-                created_at=self._ledger.now(),
-            )
-            row.feedback.append((feedback, kept))
-            return _feedback(feedback, kept)
-
-    async def load_feedback(self, owner: str, task_id: UUID) -> Sequence[Feedback]:
-        with self._lock:
-            return [_feedback(feedback, kept) for feedback, kept in self._ledger.row(owner, task_id).feedback]
-
-    async def save_webhook_config(self, owner: str, config: WebhookConfig) -> WebhookConfig:
-        with self._lock:
-            self._ledger.row(owner, config.task_id).webhooks[config.config_id] = config
-            return config
-
-    async def load_webhook_config(self, owner: str, task_id: UUID, config_id: str) -> WebhookConfig:
-        with self._lock:
-            config = self._ledger.row(owner, task_id).webhooks.get(config_id)
-            if config is None:
-                raise WebhookConfigNotFound(config_id)
-            return config
-
-    async def list_webhook_configs(
-        self, owner: str, task_id: UUID, *, page_size: int = 50, after: str | None = None
-    ) -> WebhookConfigPage:
-        with self._lock:
-            configs = self._ledger.row(owner, task_id).webhooks
-            rest = sorted(config_id for config_id in configs if after is None or config_id > after)
-            page = rest[:page_size]
-            return WebhookConfigPage(
-                configs=[configs[config_id] for config_id in page],
-                next=page[-1] if len(rest) > len(page) else None,
-            )
-
-    async def delete_webhook_config(self, owner: str, task_id: UUID, config_id: str) -> None:
-        with self._lock:
-            self._ledger.row(owner, task_id).webhooks.pop(config_id, None)
-
     # ------------------------------------------------------------------ workers' signs of life
 
     async def beat(self, beat: WorkerBeat) -> None:
@@ -509,13 +402,5 @@ def _task_cursor(row: TaskRow) -> tuple[datetime, str]:
     return row.status_timestamp, str(row.task_id)
 
 
-def _context_cursor(row: ContextRow) -> tuple[datetime, str]:
-    return row.updated_at, row.context_id
-
-
 def _key(cursor: Cursor) -> tuple[datetime, str]:
     return cursor.time, cursor.key
-
-
-def _feedback(feedback: Feedback, kept: bytes) -> Feedback:
-    return replace(feedback, metadata=orjson.loads(kept)["metadata"])

@@ -19,9 +19,10 @@ import asyncpg
 from perdure.errors import ContextBusy, InvalidParams, KeyReused, TaskNotFound, UnsupportedOperation
 from perdure.payload import dump_body
 from perdure.storage import IdempotencyKey, NewTask, Policy
-from perdure.storage import statements as sql
-from perdure.storage.database import T, Work
-from perdure.storage.records import Row, dumps, message_json
+from perdure.storage.postgres import statements as sql
+from perdure.storage.postgres.base import OWNS
+from perdure.storage.postgres.database import T, Work
+from perdure.storage.postgres.records import Row, dumps, message_json
 from perdure.tasks import Message, Notice, StatusChange, TaskState
 
 
@@ -82,7 +83,7 @@ async def _insert(connection: Any, new: NewTask, message: Message) -> Submitted 
         [limit for _, limit in limits],
     )
     if row is None:  # busy, maybe with this very task
-        if await connection.fetchrow(sql.OWNS, new.task_id, new.owner) is not None:
+        if await connection.fetchrow(OWNS, new.task_id, new.owner) is not None:
             return new.task_id
         raise ContextBusy(new.context_id)
     in_time = not new.delay and 0.0 not in (new.expires, new.deadline)

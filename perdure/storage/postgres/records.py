@@ -150,3 +150,9 @@ def webhook_config_of(row: Row) -> WebhookConfig:
         scheme=row["scheme"],
         credentials=row["credentials"],
     )
+
+
+def changed_metadata(metadata: Mapping[str, Any]) -> tuple[str, list[str]]:
+    """What to merge, and which keys to remove."""
+    given = {key: value for key, value in metadata.items() if value is not None}
+    return dumps(given), [key for key, value in metadata.items() if value is None]

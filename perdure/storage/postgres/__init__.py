@@ -17,27 +17,19 @@ import orjson
 import structlog
 
 from perdure.errors import (
-    ContextNotFound,
-    InvalidParams,
     LeaseLost,
     StorageUnavailable,
     TaskNotCancelable,
     TaskNotFound,
-    WebhookConfigNotFound,
 )
-from perdure.ids import new_token
 from perdure.payload import dump_body
 from perdure.settings import StorageSettings
-from perdure.storable import require_storable
 from perdure.storage import (
     TOTAL_CAP,
     Accepted,
     Claim,
     ClaimedTurn,
-    Context,
-    ContextPage,
     Cursor,
-    Feedback,
     Held,
     IdempotencyKey,
     Keeper,
@@ -45,27 +37,25 @@ from perdure.storage import (
     Swept,
     TaskPage,
     TaskQuery,
-    WebhookConfig,
-    WebhookConfigPage,
     WorkerBeat,
     Written,
     migrate,
-    sends,
 )
-from perdure.storage import statements as sql
-from perdure.storage.database import Database
 from perdure.storage.keeper import Renew, ThreadKeeper
-from perdure.storage.records import (
+from perdure.storage.postgres import sends
+from perdure.storage.postgres import statements as sql
+from perdure.storage.postgres.belongings import Belongings
+from perdure.storage.postgres.contexts import Contexts
+from perdure.storage.postgres.database import Database
+from perdure.storage.postgres.records import (
     Row,
+    changed_metadata,
     claim_of,
-    context_of,
     conversation_of,
     dumps,
     event_of,
-    feedback_of,
     message_json,
     task_of,
-    webhook_config_of,
 )
 from perdure.storage.schema import VERSION_TABLE
 from perdure.storage.writes import YIELDS_TO_UNREAD, bodies, complete, crashed, ends_turn, expired
@@ -89,7 +79,7 @@ _AFTER_OTHERS = 0.005
 """Seconds that it waits for them at most, each time."""
 
 
-class PostgresStorage:
+class PostgresStorage(Contexts, Belongings):
     """A `Storage` in Postgres 14 or newer. `url` as in DATABASE_URL; `migrations_url` where migrations need another way in."""
 
     def __init__(self, url: str, settings: StorageSettings, *, migrations_url: str | None = None) -> None:
@@ -122,7 +112,7 @@ class PostgresStorage:
         async def look(connection: Any, again: bool) -> tuple[str | None, datetime]:
             try:
                 row = await connection.fetchrow(
-                    f"SELECT clock_timestamp(), (SELECT version_num FROM {VERSION_TABLE})"  # noqa: S608 - our own constant
+                    f"SELECT clock_timestamp(), (SELECT version_num FROM {VERSION_TABLE})"
                 )
             except asyncpg.UndefinedTableError:
                 return None, datetime.min.replace(tzinfo=UTC)  # of no use: it raises
@@ -302,7 +292,7 @@ class PostgresStorage:
         dumped = [dump_body(body) for body in bodies(new_messages, new_artifacts)]
         if not ends and (status_message or status_metadata):
             dumped.append(dump_body(StatusChange(TaskState.WORKING, status_message, status_metadata or {})))
-        given, removed = _change(metadata or {})
+        given, removed = changed_metadata(metadata or {})
         fence = (
             claim.task_id,
             claim.attempt,
@@ -431,125 +421,6 @@ class PostgresStorage:
     async def drop_finished(self, keep: int) -> int:
         return 0
 
-    # ------------------------------------------------------------------ contexts
-
-    async def load_context(
-        self, owner: str, context_id: str, *, history_length: int | None = None
-    ) -> Context:
-        async def load(connection: Any, again: bool) -> Context | None:
-            row = await connection.fetchrow(sql.LOAD_CONTEXT, owner, context_id)
-            if row is None:
-                return None
-            limit = 2**31 if history_length is None else history_length
-            nowhere = (UUID(int=0), 0)  # no task whose log is cut short: a turn's own is
-            rows = await connection.fetch(
-                sql.CONVERSATION, owner, context_id, row["last_position"], *nowhere, limit
-            )
-            return context_of(row, conversation_of(rows, limit))
-
-        context = await self._database.run(load)
-        if context is None:
-            raise ContextNotFound(context_id)
-        return context
-
-    async def list_contexts(
-        self, owner: str, *, page_size: int = 50, after: Cursor | None = None
-    ) -> ContextPage:
-        at, key = (after.time, after.key) if after else (None, None)
-        rows = await self._rows(sql.LIST_CONTEXTS, owner, page_size + 1, at, key)
-        contexts = [context_of(row) for row in rows[:page_size]]
-        more = len(rows) > page_size
-        return ContextPage(
-            contexts, Cursor(contexts[-1].updated_at, contexts[-1].context_id) if more else None
-        )
-
-    async def append_messages(self, owner: str, context_id: str, messages: Sequence[Message]) -> None:
-        payloads = [message_json(complete(message, context_id)) for message in messages]
-        await self._rows(sql.APPEND_MESSAGES, owner, context_id, payloads)
-
-    async def update_context(self, owner: str, context_id: str, metadata: Mapping[str, Any]) -> Context:
-        row = await self._row(sql.UPDATE_CONTEXT, owner, context_id, *_change(metadata))
-        if row is None:
-            raise ContextNotFound(context_id)
-        return context_of(row)
-
-    async def clear_context(self, owner: str, context_id: str) -> Sequence[Notice]:
-        async def clear(connection: Any, again: bool) -> Sequence[Row] | None:
-            async with connection.transaction():
-                if await connection.fetchrow(sql.LOCK_CONTEXT, owner, context_id) is None:
-                    return [] if again else None
-                rows: Sequence[Row] = await connection.fetch(sql.CLEAR_TASKS, owner, context_id)
-                await connection.execute(sql.CLEAR_CONTEXT, owner, context_id)
-            return rows
-
-        rows = await self._database.run(clear)
-        if rows is None:
-            raise ContextNotFound(context_id)
-        return [Notice(row["task_id"], row["last_seq"], None) for row in rows]
-
-    # ------------------------------------------------------------------ what belongs to a task
-
-    async def store_feedback(
-        self,
-        owner: str,
-        task_id: UUID,
-        *,
-        text: str,
-        rating: int | None = None,
-        metadata: Mapping[str, Any] | None = None,
-    ) -> Feedback:
-        require_storable(text)
-        if rating is not None and not 1 <= rating <= 5:
-            raise InvalidParams("rating", "must be a whole number from 1 to 5")
-        row = await self._row(
-            sql.STORE_FEEDBACK, new_token(), task_id, owner, text, rating, dumps(dict(metadata or {}))
-        )
-        if row is None:
-            raise TaskNotFound(task_id)
-        return feedback_of(row)
-
-    async def load_feedback(self, owner: str, task_id: UUID) -> Sequence[Feedback]:
-        await self._own(owner, task_id)
-        return [feedback_of(row) for row in await self._rows(sql.LOAD_FEEDBACK, task_id)]
-
-    async def save_webhook_config(self, owner: str, config: WebhookConfig) -> WebhookConfig:
-        row = await self._row(
-            sql.SAVE_WEBHOOK_CONFIG,
-            config.task_id,
-            owner,
-            config.config_id,
-            config.url,
-            config.token,
-            config.scheme,
-            config.credentials,
-        )
-        if row is None:
-            raise TaskNotFound(config.task_id)
-        return config
-
-    async def load_webhook_config(self, owner: str, task_id: UUID, config_id: str) -> WebhookConfig:
-        await self._own(owner, task_id)
-        row = await self._row(sql.LOAD_WEBHOOK_CONFIG, task_id, config_id)
-        if row is None:
-            raise WebhookConfigNotFound(config_id)
-        return webhook_config_of(row)
-
-    async def list_webhook_configs(
-        self, owner: str, task_id: UUID, *, page_size: int = 50, after: str | None = None
-    ) -> WebhookConfigPage:
-        await self._own(owner, task_id)
-        rows = await self._rows(sql.LIST_WEBHOOK_CONFIGS, task_id, after, page_size + 1)
-        configs = [webhook_config_of(row) for row in rows[:page_size]]
-        return WebhookConfigPage(configs, configs[-1].config_id if len(rows) > page_size else None)
-
-    async def delete_webhook_config(self, owner: str, task_id: UUID, config_id: str) -> None:
-        await self._own(owner, task_id)
-        await self._rows(sql.DELETE_WEBHOOK_CONFIG, task_id, config_id)
-
-    async def _own(self, owner: str, task_id: UUID) -> None:
-        if await self._row(sql.OWNS, task_id, owner) is None:
-            raise TaskNotFound(task_id)
-
     # ------------------------------------------------------------------ workers' signs of life
 
     async def beat(self, beat: WorkerBeat) -> None:
@@ -582,22 +453,6 @@ class PostgresStorage:
 
         return ThreadKeeper(connect, lease=lease)
 
-    # ------------------------------------------------------------------ single statements
-
-    async def _row(self, statement: str, *arguments: Any) -> Row | None:
-        async def fetch(connection: Any, again: bool) -> Row | None:
-            row: Row | None = await connection.fetchrow(statement, *arguments)
-            return row
-
-        return await self._database.run(fetch)
-
-    async def _rows(self, statement: str, *arguments: Any) -> Sequence[Row]:
-        async def fetch(connection: Any, again: bool) -> Sequence[Row]:
-            rows: Sequence[Row] = await connection.fetch(statement, *arguments)
-            return rows
-
-        return await self._database.run(fetch)
-
 
 async def _renew(connection: Any, claims: Sequence[Claim], lease: float) -> Mapping[Claim, Held]:
     rows = await connection.fetch(
@@ -628,12 +483,6 @@ def _rings(task_id: UUID, row: Row) -> tuple[Ring, ...]:
     if row.get("unlimited_id") is not None:
         rings.append(Ring(row["unlimited_id"], row["unlimited_dispatch"]))
     return tuple(dict.fromkeys(rings))
-
-
-def _change(metadata: Mapping[str, Any]) -> tuple[str, list[str]]:
-    """What to merge, and which keys to remove."""
-    given = {key: value for key, value in metadata.items() if value is not None}
-    return dumps(given), [key for key, value in metadata.items() if value is None]
 
 
 def _filters(query: TaskQuery) -> tuple[list[str], tuple[Any, ...]]:

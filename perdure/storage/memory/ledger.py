@@ -15,8 +15,8 @@ from uuid import UUID
 
 from perdure.errors import ContextBusy, ContextNotFound, KeyReused, TaskNotFound
 from perdure.storage import IdempotencyKey, NewTask, Policy
-from perdure.storage._rows import ContextRow, Draft, TaskRow, draft, to_json
-from perdure.storage._waiting import Waiting
+from perdure.storage.memory.rows import ContextRow, Draft, TaskRow, draft, to_json
+from perdure.storage.memory.waiting import Waiting
 from perdure.storage.writes import complete, expired
 from perdure.tasks import Notice, Ring, TaskState
 
