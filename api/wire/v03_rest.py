@@ -8,7 +8,7 @@ What was written for 0.3's text instead of its proto (`parts`, `kind`, `user`, `
 
 from __future__ import annotations
 
-from base64 import b64encode
+from base64 import b64decode, b64encode
 from collections.abc import Mapping
 from typing import Annotated, Any, Self
 
@@ -103,8 +103,17 @@ class PartShape(Shape):
             "media_type": self.file.mime_type or "",
         }
         if self.file.file_with_bytes is not None:
-            return RawPart(self.file.file_with_bytes, **extra)
+            return RawPart(_file(self.file.file_with_bytes), **extra)
         return UrlPart(self.file.file_with_uri or "", **extra)
+
+
+def _file(found: bytes) -> bytes:
+    """The file in the proto's bytes. To the official clients they are its base64, which ProtoJSON encodes once more
+    (docs/decisions/015). Bytes that are no base64 are the file itself."""
+    try:
+        return b64decode(found, validate=True) or found
+    except ValueError:
+        return found
 
 
 def _spelling(part: Any) -> str:
@@ -243,7 +252,7 @@ def _part(part: Part) -> Json:
         case DataPart(data=data):
             return {"data": {"data": {"value": data}}, "metadata": {**metadata, v03.WRAPPED: True}}
         case RawPart(raw=raw):
-            content = {"fileWithBytes": b64encode(raw).decode()}
+            content = {"fileWithBytes": b64encode(b64encode(raw)).decode()}  # as `_file` takes it
         case UrlPart(url=url):
             content = {"fileWithUri": url}
     return {
