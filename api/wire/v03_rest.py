@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from base64 import b64decode, b64encode
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Annotated, Any, Self
 
 from pydantic import AliasChoices, ConfigDict, Discriminator, Field, Tag, model_validator
@@ -213,15 +214,15 @@ def read_send(params: Any) -> Send:
 
 
 def read_state(name: Any) -> TaskState | None:
-    """The enum's name, or that of 0.3's text."""
+    """The enum's name or number, or what 0.3's text calls it."""
     if name == "TASK_STATE_UNSPECIFIED":
         return None
     if name in _STATES_BACK:
         return _STATES_BACK[name]
-    try:
-        return v03.read_state(name)
-    except InvalidParams:
-        raise InvalidParams("status", f"must be one of {', '.join(_STATES_BACK)}") from None
+    for read_other in (v03.read_state, v1.read_state):  # the numbers are those of 1.0
+        with suppress(InvalidParams):
+            return read_other(name)
+    raise InvalidParams("status", f"must be one of {', '.join(_STATES_BACK)}")
 
 
 def read_callback(params: Any) -> tuple[str, Callback]:

@@ -213,7 +213,9 @@ def read_send(params: Any) -> Send:
 
 
 def read_state(name: Any) -> TaskState | None:
-    """`TASK_STATE_...`; unspecified is no filter."""
+    """`TASK_STATE_...`, or its number, which is a text in a query; unspecified is no filter."""
+    if isinstance(name, str) and name.isascii() and name.isdigit():
+        name = int(name[:4])
     if name not in _STATES:
         raise InvalidParams("status", f"must be one of {', '.join(STATE_NAMES.values())}")
     return _STATES[name]

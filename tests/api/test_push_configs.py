@@ -160,6 +160,12 @@ async def test_all_of_it_is_refused_where_push_is_switched_off(front: Front) -> 
         assert (await front.error(method, params))["code"] == -32003
 
 
+async def test_what_is_wrong_with_an_address_is_said_in_words(pushing: Front) -> None:
+    params = {"taskId": await a_task(pushing), "url": "ftp://hook.test"}
+    error = await pushing.error("CreateTaskPushNotificationConfig", params)
+    assert error["message"] == "url: must be an address that begins with http:// or https://"
+
+
 async def test_a_tenant_is_told_to_whoever_names_it(pushing: Front) -> None:
     task_id = await a_task(pushing)
     params = {"tenant": "acme", "taskId": task_id, "id": "a", "url": HOOK}

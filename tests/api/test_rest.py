@@ -142,6 +142,18 @@ async def test_statuses_of_errors(front: Front) -> None:
     assert await front.stored() == 1
 
 
+@pytest.mark.parametrize(
+    ("prefix", "canceled"), [("", "TASK_STATE_CANCELED"), ("/v1", "TASK_STATE_CANCELLED")]
+)
+async def test_a_state_in_a_query_may_be_a_number(front: Front, prefix: str, canceled: str) -> None:
+    task_id = (await front.call("SendMessage", at_once()))["task"]["id"]
+    await front.call("CancelTask", {"id": task_id})
+    for state, found in (("5", 1), (canceled, 1), ("3", 0), ("0", 1)):
+        assert (await front.http.get(f"{prefix}/tasks?status={state}")).json()["totalSize"] == found
+    for wrong in ("9", "-1", "99999999999999999999", "\u00b2"):
+        assert (await front.http.get(f"{prefix}/tasks", params={"status": wrong})).status_code == 400
+
+
 @pytest.mark.parametrize("prefix", ["", "/acme", "/v1"])
 async def test_a_stream_is_not_begun_for_its_head(front: Front, prefix: str) -> None:
     task_id = (await front.call("SendMessage", at_once()))["task"]["id"]
