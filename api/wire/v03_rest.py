@@ -110,7 +110,7 @@ class PartShape(Shape):
 
 def _file(found: bytes) -> bytes:
     """The file in the proto's bytes. To the official clients they are its base64, which ProtoJSON encodes once more
-    (docs/decisions/015). Bytes that are no base64 are the file itself."""
+    (docs/decisions/016). Bytes that are no base64 are the file itself."""
     try:
         return b64decode(found, validate=True) or found
     except ValueError:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import pytest
+import httpx
 
-from api import jsonrpc, rest
-from api.auth import Caller
 from perdure.agent import Turn
+from perdure.security import SCOPES
 from tests.api.front import at_work, opened_front
+from tests.api.test_authentication import KEYS, key_for
 
 from .marks import BOTH_OLD, IN_ONE_LOOP, NEW, OLD, REST, RPC, agent, must, should
 from .speakers import SPEAKERS, RestSpeaker, Speaker, refused
@@ -77,29 +77,48 @@ EXTENDED = {
     "3.1.11",
     "The extended card has all of the public one, and more, for callers who have identified themselves",
 )
-@agent(**EXTENDED)
-async def test_the_extended_card(speaker: Speaker, monkeypatch: pytest.MonkeyPatch) -> None:
-    for binding in (jsonrpc, rest):
-        monkeypatch.setattr(binding, "identify", lambda request: Caller("ada", authenticated=True))
-    public = (await speaker.front.http.get("/.well-known/agent-card.json")).json()
-    card = await speaker.extended_card()
+async def test_the_extended_card(speaker: Speaker) -> None:
+    async with opened_front(EXTENDED, storage=speaker.front.storage, auth=KEYS) as front:
+        key = await key_for(front.storage)
+        public = (await front.http.get("/.well-known/agent-card.json")).json()
+        card = await type(speaker)(front).answer("extended_card", {}, Authorization=f"Bearer {key}")
     assert [skill["id"] for skill in card["skills"]] == ["rain"]
     assert (public["skills"], card["description"]) == ([], "And makes it")
     same = set(public) - {"skills", "description"}
     assert {name: card[name] for name in same} == {name: public[name] for name in same}
 
 
-@must("7.4", "Whoever has not identified itself is refused with 401 and a challenge, where that is needed")
-@agent(**EXTENDED)
+@must("7.4", "Every request is authenticated: without credentials, or with wrong ones, 401 and a challenge")
 async def test_missing_credentials(speaker: Speaker) -> None:
-    http = speaker.front.http
+    async with opened_front(EXTENDED, storage=speaker.front.storage, auth=KEYS) as front:
+        asking = type(speaker)(front)
+        headers: dict[str, str]
+        for headers in ({}, {"Authorization": "Bearer nonsense"}):
+            for operation in asking.paths if isinstance(asking, RestSpeaker) else asking.methods:
+                response = await raw(asking, operation, headers)
+                assert response.status_code == 401
+                assert response.headers["WWW-Authenticate"].startswith("Bearer")
+                assert "error" in response.json()
+
+
+@should("7.4", "Who may not do what it asks for is told so: 403")
+async def test_missing_rights(speaker: Speaker) -> None:
+    async with opened_front(EXTENDED, storage=speaker.front.storage, auth=KEYS) as front:
+        key = await key_for(front.storage, scopes=SCOPES[:1])
+        response = await raw(type(speaker)(front), "send", {"Authorization": f"Bearer {key}"})
+        assert response.status_code == 403
+        assert "error" in response.json()
+        assert await front.stored() == 0
+
+
+async def raw(speaker: Speaker, operation: str, headers: dict[str, str]) -> httpx.Response:
+    """The answer to an operation as it comes."""
+    params = speaker.sending() if operation == "send" else {}
     if isinstance(speaker, RestSpeaker):
-        response = await http.get(speaker.paths["extended_card"][1])
-        assert response.json()["error"]["status"] == "UNAUTHENTICATED"
-    else:
-        response = await speaker.front.post(speaker.methods["extended_card"])
-        assert response.json()["error"]["code"] == -32600
-    assert (response.status_code, response.headers["WWW-Authenticate"]) == (401, "Bearer")
+        method, path = speaker.paths[operation]
+        path = path.format(id="x", taskId="x")
+        return await speaker.front.http.request(method, path, json=params or None, headers=headers)
+    return await speaker.front.post(speaker.methods[operation], params, **headers)
 
 
 @must(
