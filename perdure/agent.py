@@ -25,6 +25,7 @@ from typing import Any, Literal, ParamSpec, Self, TypeVar, overload
 from pydantic import BaseModel, ConfigDict, Field, HttpUrl, ValidationError, field_validator, model_validator
 
 from perdure.errors import ConfigError, LeaseLost
+from perdure.notes import ACCEPTED_OUTPUT_MODES, EXTENSIONS, REPLY, TENANT, text_in, texts_in
 from perdure.output import parts_in
 from perdure.security import SecurityRequirement, SecurityScheme
 from perdure.skills import Skill, read_skill
@@ -34,16 +35,6 @@ from perdure.tasks import Artifact, ArtifactChunk, Message, Part, Task
 Handler = Callable[..., Any]
 P = ParamSpec("P")
 T = TypeVar("T")
-
-ACCEPTED_OUTPUT_MODES = "perdure.acceptedOutputModes"
-"""The member of a message's metadata that has the media types its caller accepts: a list of texts."""
-
-
-REPLY = "perdure.reply"
-"""The member of a message's metadata, true, by which the front door knows that it is the whole answer."""
-
-MARKS = frozenset({ACCEPTED_OUTPUT_MODES, REPLY})
-"""What messages are stored with and clients neither set nor see."""
 
 
 class _Config(BaseModel):
@@ -226,8 +217,18 @@ class Turn:
     @property
     def accepted_output_modes(self) -> Sequence[str]:
         """The media types that the caller can do something with, as it named them; empty: any."""
-        modes = self.metadata.get(ACCEPTED_OUTPUT_MODES)
-        return tuple(mode for mode in modes if isinstance(mode, str)) if isinstance(modes, list) else ()
+        return texts_in(self.metadata, ACCEPTED_OUTPUT_MODES)
+
+    @property
+    def extensions(self) -> Sequence[str]:
+        """The URIs of the A2A extensions that the request of the caller's newest message activated: of those that it named, the
+        ones that the agent's card declares."""
+        return texts_in(self.metadata, EXTENSIONS)
+
+    @property
+    def tenant(self) -> str:
+        """The tenant that the request of the caller's newest message named, as it came; empty: none. Callers choose it freely."""
+        return text_in(self.metadata, TENANT)
 
     def progress(self, fraction: float | None = None, note: str = "") -> None:
         """Say how far the turn is, as often as you like: callers see it at most about 20 times a second.
