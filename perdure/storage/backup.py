@@ -14,7 +14,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Literal, cast
 from urllib.parse import unquote, urlsplit
 
 import asyncpg
@@ -179,10 +179,10 @@ def _ended(process: subprocess.Popen[bytes]) -> None:
 
 
 @contextmanager
-def _opened(path: Path, suffix: str, mode: str) -> Iterator[IO[bytes]]:
+def _opened(path: Path, suffix: str, mode: Literal["rb", "wb"]) -> Iterator[IO[bytes]]:
     if suffix == ".gz":
         with gzip.open(path, mode) as zipped:
-            yield zipped
+            yield cast("IO[bytes]", zipped)
     else:
         with path.open(mode) as plain:
             yield plain
