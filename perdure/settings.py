@@ -77,7 +77,9 @@ class WorkerSettings(_Group):
         le=65535,
         description="A port for `/healthz`, `/readyz` and `/metrics` of `perdure worker`, on HOST",
     )
-    poll_delay: float = Field(0.05, gt=0, description="How often arq looks for rings")
+    poll_delay: float = Field(
+        0.05, gt=0, description="How often stock arq looks for rings; `perdure worker` is woken"
+    )
 
 
 class TurnSettings(_Group):

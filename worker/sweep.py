@@ -206,4 +206,4 @@ def _drain_or_resume(worker: Worker, slots: Slots, drain: bool) -> None:
     worker.duty.draining = drain
     log.info("worker.drained_by_operator" if drain else "worker.resumed_by_operator", turns=slots.running)
     if not drain:
-        slots.look()
+        slots.resume()
