@@ -147,10 +147,10 @@ async def _serve(agent: Agent, settings: Settings, ready: Callable[[str], None] 
     # Not uvicorn's way through the lifespan: that logs a failed start as a traceback and ends with 3. And bound before anything
     # is opened, listening only when all is: who connects too early is refused and not kept waiting.
     orderly = ours("api.stream").ending_in_order()
-    with _bound(settings.host, port_of(agent, settings)) as listener, orderly:
+    with _bound(settings.host, port_of(agent, settings)) as listener, _ops_port(settings) as own, orderly:
         async with app.router.lifespan_context(app):
             server = _server(app, settings, lambda: listening(_url(listener)))
-            await server.serve(sockets=[listener])
+            await server.serve(sockets=[listener, *own])
             log.info("stopping")
             stopped_by: int | None = server.stopped_by
             return stopped_by
@@ -174,6 +174,16 @@ def port_of(agent: Agent, settings: Settings) -> int:
     if settings.port is None and url.scheme == "http" and url.host in LOOPBACK and url.port is not None:
         return url.port
     return DEFAULT_PORT if settings.port is None else settings.port
+
+
+@contextmanager
+def _ops_port(settings: Settings) -> Iterator[list[socket.socket]]:
+    """The operators' own listener, if they have one."""
+    if settings.ops.port is None:
+        yield []
+        return
+    with _bound(settings.host, settings.ops.port) as listener:
+        yield [listener]
 
 
 @contextmanager

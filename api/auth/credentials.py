@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from base64 import b64decode
+
 from starlette.datastructures import Headers
 
 from ..codes import Unauthenticated
@@ -33,19 +35,31 @@ def challenge(error: str) -> str:
     return 'Bearer realm="perdure"' + (f', error="{error}"' if error else "")
 
 
-def credential_in(headers: Headers) -> str | None:
-    """The API key or token of a request, None without any. `Refused` for several and for what is no bearer credential."""
+def credential_in(headers: Headers, *, basic: bool = False) -> str | None:
+    """The API key or token of a request, None without any. `Refused` for several and for what is no bearer credential; with
+    `basic` a key may be the password that a browser has asked for, whatever the name beside it."""
     keys, authorizations = headers.getlist(API_KEY_HEADER), headers.getlist("Authorization")
     if len(keys) + len(authorizations) > 1:
         raise Refused("several credentials", error="invalid_request")
-    text = keys[0] if keys else _bearer(authorizations[0]) if authorizations else None
+    text = keys[0] if keys else _carried(authorizations[0], basic) if authorizations else None
     if text is not None and not 0 < len(text) <= LONGEST:
         raise Refused("a credential that is empty or too long")
     return text
 
 
-def _bearer(authorization: str) -> str:
+def _carried(authorization: str, basic: bool) -> str:
     scheme, _, credential = authorization.partition(" ")
+    if basic and scheme.lower() == "basic":
+        return _password(credential.strip())
     if scheme.lower() != "bearer":
         raise Refused("another scheme than Bearer", error="")
     return credential.strip()
+
+
+def _password(credential: str) -> str:
+    """RFC 7617. The name alone is taken for the key where there is no password."""
+    try:
+        name, _, password = b64decode(credential, validate=True).decode().partition(":")
+    except ValueError:
+        raise Refused("a Basic credential that cannot be read") from None
+    return password or name

@@ -11,6 +11,7 @@ from contextlib import suppress
 
 import structlog
 from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from perdure.settings import AuthSettings
@@ -18,6 +19,7 @@ from perdure.storage.keys import Keys
 
 from .. import jsonrpc, rest
 from ..codes import refusal
+from ..own_port import for_operators
 from . import ANYBODY, CALLER, Caller
 from .credentials import API_KEY_HEADER, Refused, credential_in
 from .keys import BootstrapKey, KeyRing
@@ -44,7 +46,7 @@ class Authenticator:
 
     async def caller(self, request: Request) -> Caller:
         """Who sent it. `Refused` when that is not proved."""
-        credential = credential_in(request.headers)
+        credential = credential_in(request.headers, basic=for_operators(_path(request.scope)))
         if credential is not None:
             return await self._bearer_of(credential, is_key=API_KEY_HEADER in request.headers)
         vouched = self._proxies.caller(request)
@@ -92,11 +94,19 @@ class Guard:
             self._refusals.tell(request, error)
         told = refusal(error)
         body = await _read(request)
-        if _path(request.scope) == "/":
+        if isinstance(error, Refused) and for_operators(_path(request.scope)):
+            answer = _ask_for_a_key()
+        elif _path(request.scope) == "/":
             answer = jsonrpc.refused(told, jsonrpc.reply_to(request, body))
         else:
             answer = rest.refused(told, request)
         await answer(request.scope, request.receive, send)
+
+
+def _ask_for_a_key() -> Response:
+    """A browser then asks its person, and keeps what it gets until it is closed."""
+    text = "Give an API key with the scope operate as the password; the name does not matter.\n"
+    return Response(text, 401, {"WWW-Authenticate": 'Basic realm="perdure operators", charset="UTF-8"'})
 
 
 def _path(scope: Scope) -> str:
