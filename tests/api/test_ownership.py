@@ -295,9 +295,9 @@ async def ada_works(front: Front, ada: Asker) -> Ids:
 
 def of_nobody(ids: Ids) -> Ids:
     """The same shapes, and nothing behind them."""
-    made = [str(new_task_id()) for _ in ids.tasks]
-    time = _time_of(ids.page)
-    return Ids(*made, "tale", "none", "nobodys!", write_token(Cursor(time, str(new_task_id()))))
+    done, asking, waiting = (str(new_task_id()) for _ in ids.tasks)
+    page = write_token(Cursor(_time_of(ids.page), str(new_task_id())))
+    return Ids(done, asking, waiting, "tale", "none", "nobodys!", page)
 
 
 def _time_of(token: str) -> Any:
