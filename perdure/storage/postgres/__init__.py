@@ -48,6 +48,7 @@ from perdure.storage.postgres.belongings import Belongings
 from perdure.storage.postgres.contexts import Contexts
 from perdure.storage.postgres.counts import Counts
 from perdure.storage.postgres.database import Database
+from perdure.storage.postgres.keys import Keys
 from perdure.storage.postgres.records import (
     Row,
     changed_metadata,
@@ -80,7 +81,7 @@ _AFTER_OTHERS = 0.005
 """Seconds that it waits for them at most, each time."""
 
 
-class PostgresStorage(Contexts, Belongings, Counts):
+class PostgresStorage(Contexts, Belongings, Counts, Keys):
     """A `Storage` in Postgres 14 or newer. `url` as in DATABASE_URL; `migrations_url` where migrations need another way in."""
 
     def __init__(self, url: str, settings: StorageSettings, *, migrations_url: str | None = None) -> None:
