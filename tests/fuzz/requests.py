@@ -27,8 +27,6 @@ values = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(texts, inner, max_size=4),
     max_leaves=12,
 )
-deep = st.integers(1, 200).map(lambda levels: _nested(levels))
-anything = values | deep
 
 
 def _nested(levels: int) -> Any:
@@ -36,6 +34,9 @@ def _nested(levels: int) -> Any:
     for level in range(levels):
         value = [value] if level % 2 else {"a": value}
     return value
+
+
+anything = values | st.integers(1, 200).map(_nested)
 
 
 # ---------------------------------------------------------------------- good ones
@@ -84,7 +85,9 @@ def params_of(method: str, task_id: str, context_id: str) -> Json:
         "GetTaskPushNotificationConfig": {"taskId": task_id, "id": "c"},
         "ListTaskPushNotificationConfigs": {"taskId": task_id, "pageSize": 3, "pageToken": "c"},
         "DeleteTaskPushNotificationConfig": {"taskId": task_id, "id": "c"},
-        "message/send": {"message": message03(taskId=task_id), "configuration": {"blocking": False, "pushNotificationConfig": PUSH}},
+        "message/send": {
+            "message": message03(taskId=task_id), "configuration": {"blocking": False, "pushNotificationConfig": PUSH},
+        },
         "message/stream": {"message": message03(contextId=context_id)},
         "tasks/pushNotificationConfig/set": {"taskId": task_id, "pushNotificationConfig": PUSH},
         "tasks/pushNotificationConfig/get": {"id": task_id, "pushNotificationConfigId": "c"},

@@ -53,7 +53,7 @@ class Report:
 
 
 def run(folder: Path, database_url: str, *, inputs: int, number: int) -> Report:
-    """`number` is the seed. AssertionError, with the smallest request that shows it, for an answer that is not as it should be."""
+    """`number` is the seed. AssertionError, with the smallest request that shows it, for an answer that is not as it must be."""
     report, began = Report(), time.monotonic()
     with served(folder, database_url) as door:
         _begin(door)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from api.codes import INTERNAL, refusal
 from api.sizes import check_send
-from api.wire import Dialect, v1, v03, v03_rest
+from api.wire import Dialect, v03, v03_rest, v1
 from api.wire.reading import (
     GetTask,
     GiveFeedback,
