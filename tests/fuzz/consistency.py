@@ -11,8 +11,9 @@ WRONG = {
          WHERE e.kind IS DISTINCT FROM 'message'
     """,
     "a gap in the numbers of a task's events": """
-        SELECT e.task_id FROM (SELECT task_id, first_seq, lag(seq, 1, 0::bigint) OVER (PARTITION BY task_id ORDER BY seq) AS before
-                                 FROM task_events) e
+        SELECT e.task_id
+          FROM (SELECT task_id, first_seq, lag(seq, 1, 0::bigint) OVER (PARTITION BY task_id ORDER BY seq) AS before
+                  FROM task_events) e
          WHERE e.first_seq <> e.before + 1
     """,
     "a task whose last number is not that of its last event": """
