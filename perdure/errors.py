@@ -18,6 +18,8 @@ PerdureError
 ├── StorageUnavailable              the database cannot be reached now; nothing was half-written
 ├── QueueUnavailable                Redis cannot be reached now; nothing depends on it
 ├── LeaseLost                       the turn no longer holds its task; what it wrote was refused
+├── ServerUnreachable               (clients) nobody answers at the address
+├── ServerRefused                   (clients) the server's answer is an error
 └── TurnOutcome                     raised (or returned) by a handler to end its turn
     ├── InputRequired               asks the caller for more
     ├── AuthRequired                asks the caller to authenticate
@@ -129,6 +131,18 @@ class LeaseLost(PerdureError):
     def __init__(self, *, canceled: bool) -> None:
         super().__init__("the task was canceled" if canceled else "the turn's lease was lost")
         self.canceled = canceled
+
+
+class ServerUnreachable(PerdureError):
+    """Nobody answers at the address, for longer than the client waits."""
+
+
+class ServerRefused(PerdureError):
+    """The server's answer is an error. `code` is that of JSON-RPC, 0 without one."""
+
+    def __init__(self, text: str, code: int = 0) -> None:
+        super().__init__(text)
+        self.code = code
 
 
 class TurnOutcome(PerdureError):

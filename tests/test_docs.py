@@ -8,10 +8,13 @@ import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
+import typer
 
+from perdure.cli import app
 from perdure.tasks import TRANSITIONS
 from tests.support.processes import PERDURE, ROOT, Server, serving, surroundings, text_of
 
@@ -34,6 +37,19 @@ def echo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     command = [PERDURE, "serve", str(ROOT / "examples" / "echo.py"), "--port", "0"]
     with serving(command, cwd=folder, env=surroundings(LOG__FORMAT="json")) as server:
         yield server
+
+
+def test_every_command_is_on_its_page() -> None:
+    page = (ROOT / "docs" / "cli.md").read_text()
+    told = set(re.findall(r"[a-z-]+", " ".join(re.findall(r"`([^`]+)`", page))))
+    assert commands(typer.main.get_command(app)) <= told
+
+
+def commands(group: Any) -> set[str]:
+    """The names of a command and all below it."""
+    return {
+        name for child in getattr(group, "commands", {}).values() for name in {child.name, *commands(child)}
+    }
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

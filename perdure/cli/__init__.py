@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import perdure
+from perdure.cli import send as talking
 
 if TYPE_CHECKING:
     from perdure.reference import Row
@@ -35,7 +36,17 @@ migrate = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
 )
+tasks = typer.Typer(
+    name="tasks",
+    help="Look at tasks.",
+    epilog=EXIT_CODES,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
 app.add_typer(migrate)
+app.add_typer(tasks)
+app.command(epilog=talking.EXIT_CODES)(talking.send)
+tasks.command(epilog=talking.EXIT_CODES)(talking.tail)
 
 AgentArgument = Annotated[
     str | None,
