@@ -18,10 +18,11 @@ from perdure.storage import Storage
 from perdure.watch import Watch
 
 from . import card, docs, extensions, health, jsonrpc, rest
-from .connection import SlowReaders
-from .limits import BodyLimit
+from .connection import SlowReaders, SlowSenders
+from .limits import BodyLimit, refuse_late
 from .media_types import Modes
 from .operations import Door
+from .rates import Rates
 from .task_manager import TaskManager
 
 
@@ -40,7 +41,8 @@ def create_app(
     *,
     lifespan: Lifespan | None = None,
 ) -> Starlette:
-    """The front door of an agent. `lifespan` opens storage, queue and watch, and closes them."""
+    """The front door of an agent. `lifespan` opens storage, queue and watch, and closes them; `state.manager` has the
+    operations."""
     manager = TaskManager(storage, queue, watch, settings.server, agent.config)
     own = extensions.ours(name for name, method in jsonrpc.METHODS.items() if method.dialect is None)
     declared = extensions.declared(agent, own)
@@ -50,10 +52,11 @@ def create_app(
         Modes(agent),
         extended_card=card.extended_card(agent, declared),
         extensions=extensions.negotiated(agent, own),
+        rates=Rates(settings.server),
         direct_replies=agent.config.direct_replies,
     )
     show_card = partial(card.endpoint, card.build_card(agent, declared))
-    return Starlette(
+    app = Starlette(
         routes=[
             Route("/", partial(jsonrpc.endpoint, door), methods=["POST"]),
             Route("/.well-known/agent-card.json", show_card),
@@ -65,8 +68,11 @@ def create_app(
         ],
         middleware=[
             Middleware(SlowReaders, seconds=settings.server.slow_reader),
+            Middleware(SlowSenders, seconds=settings.server.slow_sender, refuse=refuse_late),
             Middleware(BodyLimit, max_bytes=settings.server.max_body_bytes),
         ],
         exception_handlers={HTTPException: rest.no_route},
         lifespan=lifespan,
     )
+    app.state.manager = manager
+    return app

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import structlog
@@ -13,6 +14,7 @@ from perdure.errors import (
     ContextNotFound,
     InvalidParams,
     KeyReused,
+    Overloaded,
     PushNotificationNotSupported,
     StorageUnavailable,
     TaskNotCancelable,
@@ -67,6 +69,10 @@ class RequestTooLarge(CallerError):
     """The body is over the limit."""
 
 
+class RequestTooSlow(CallerError):
+    """The body did not arrive in time."""
+
+
 @dataclass(frozen=True, slots=True)
 class Code:
     """What an error is called: in JSON-RPC, as HTTP status, as google.rpc status and as reason of an ErrorInfo."""
@@ -99,7 +105,9 @@ _CODES: dict[type[Exception], Code] = {
     KeyReused: Code(-32602, 409, "ALREADY_EXISTS", "IDEMPOTENCY_KEY_REUSED"),
     Unauthenticated: Code(-32600, 401, "UNAUTHENTICATED", "UNAUTHENTICATED"),
     RequestTooLarge: Code(-32600, 413, "INVALID_ARGUMENT", "REQUEST_TOO_LARGE"),
+    RequestTooSlow: Code(-32600, 408, "DEADLINE_EXCEEDED", "REQUEST_TOO_SLOW"),
     TooMuch: Code(-32603, 429, "RESOURCE_EXHAUSTED", "RATE_LIMITED"),
+    Overloaded: Code(-32603, 503, "UNAVAILABLE", "OVERLOADED"),
     StorageUnavailable: Code(-32603, 503, "UNAVAILABLE", "UNAVAILABLE"),
     CallerError: Code(-32004, 400, "FAILED_PRECONDITION", "UNSUPPORTED_OPERATION"),
 }
@@ -144,8 +152,8 @@ def refusal(error: Exception) -> Refusal:
             )
         case InvalidParams(field=field, description=description):
             return Refusal(code, str(error), field=field, description=description)
-        case TooMuch(retry_after=float() | int() as seconds):
-            return Refusal(code, str(error), retry_after=max(1, round(seconds)))
+        case TooMuch(retry_after=float() | int() as seconds) | Overloaded(retry_after=seconds):
+            return Refusal(code, str(error), retry_after=max(1, math.ceil(seconds)))
         case Unauthenticated(challenge=challenge):
             return Refusal(code, str(error), challenge=challenge)
         case CallerError():

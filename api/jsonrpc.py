@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import orjson
@@ -61,7 +62,7 @@ METHODS: Mapping[str, Method] = {
     "contexts/clear": Method(None, run.clear_context),
 }
 
-SHOWN_AS_STATUS = frozenset({401, 403, 413, 429, 503})
+SHOWN_AS_STATUS = frozenset({401, 403, 408, 413, 429, 503})
 """Errors that are an HTTP status as well. All others are 200, as JSON-RPC over HTTP has it."""
 
 
@@ -113,13 +114,17 @@ async def _answer(door: Door, request: Request, body: bytes, reply: Reply) -> Re
     reply.dialect = DIALECTS.get(named or "") or method.dialect or reply.dialect
     reply.as_stream = method.stream is not None and not (named or "").startswith("1.")
     reply.dialect = negotiated(method.dialect, named)
+    caller = identify(request)
+    door.rates.take(caller)
     check_decoded(envelope, body, max_depth=door.settings.max_depth)
     call = Call(
         door,
-        identify(request),
+        caller,
         reply.dialect,
         envelope.get("params"),
         request.headers,
+        len(body),
+        partial(run.gone, request.receive),
         door.extensions.activated(request),
     )
     if method.answer is not None:

@@ -172,8 +172,9 @@ ALWAYS = (
     codes.VersionNotSupported,
     codes.ExtensionSupportRequired,
     errors.TooMuch,
+    errors.Overloaded,
     errors.StorageUnavailable,
     Exception,
 )
-WITH_A_BODY = (reading.NotJson, codes.WrongContentType, codes.RequestTooLarge)
+WITH_A_BODY = (reading.NotJson, codes.WrongContentType, codes.RequestTooLarge, codes.RequestTooSlow)
 """What every operation can fail with."""

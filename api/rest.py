@@ -70,10 +70,13 @@ async def endpoint(
     """Answer one request."""
     body = await request.body()
     try:
+        caller = identify(request)
+        door.rates.take(caller)
         dialect = negotiated(own, named_version(request))
         params = _params(door, request, body)
         said = door.extensions.activated(request)
-        call = Call(door, identify(request), dialect, params, request.headers, said)
+        left = partial(run.gone, request.receive)
+        call = Call(door, caller, dialect, params, request.headers, len(body), left, said)
         if answer is not None:
             return _json(await answer(call), request, headers=call.said)
         assert streamed is not None  # noqa: S101 - a path has one or the other

@@ -14,7 +14,8 @@ PerdureError
 │   ├── ContentTypeNotSupported     a media type the agent does not take
 │   ├── PushNotificationNotSupported
 │   ├── WebhookConfigNotFound
-│   └── TooMuch                     over a limit: says which and when to try again
+│   ├── TooMuch                     the caller is over a limit of its own: says which and when to try again
+│   └── Overloaded                  all callers together are over a limit: says when to try again
 ├── StorageUnavailable              the database cannot be reached now; nothing was half-written
 ├── QueueUnavailable                Redis cannot be reached now; nothing depends on it
 ├── LeaseLost                       the turn no longer holds its task; what it wrote was refused
@@ -110,9 +111,17 @@ class WebhookConfigNotFound(CallerError):
 
 
 class TooMuch(CallerError):
-    """Over a limit. `retry_after` is in seconds, None where trying again cannot help."""
+    """The caller is over a limit of its own. `retry_after` is in seconds, None where trying again cannot help."""
 
     def __init__(self, text: str, *, retry_after: float | None = None) -> None:
+        super().__init__(text)
+        self.retry_after = retry_after
+
+
+class Overloaded(CallerError):
+    """All callers together are over a limit: nothing that this one did. `retry_after` is in seconds."""
+
+    def __init__(self, text: str, *, retry_after: float) -> None:
         super().__init__(text)
         self.retry_after = retry_after
 

@@ -219,7 +219,7 @@ def _server(app: Application, settings: Settings, listening: Callable[[], None])
         uvicorn.Config(
             app,
             lifespan="off",
-            http=ours("api.connection").Connection,
+            http=ours("api.connection").connection(settings.server),
             ws="none",
             log_config=None,
             access_log=settings.log.level == "debug",

@@ -106,6 +106,16 @@ class TurnSettings(_Group):
     history: int = Field(
         200, ge=1, le=10_000, description="How many messages of the conversation a handler gets"
     )
+    max_artifact_bytes: int = Field(
+        16 * 1024 * 1024,
+        ge=1024,
+        le=128 * 1024 * 1024,
+        description="One artifact, message or step of an agent; a turn that gives more fails",
+    )
+    max_output_bytes: int = Field(
+        64 * 1024 * 1024, ge=1024, description="All that one turn gives; one that gives more fails"
+    )
+    max_artifacts: int = Field(1000, ge=1, description="Artifacts of one task; a turn that makes more fails")
     chunk_interval: float = Field(0.05, ge=0, description="Seconds between two writes of streamed chunks")
 
 
@@ -114,7 +124,47 @@ class ServerSettings(_Group):
 
     max_body_bytes: int = Field(4 * 1024 * 1024, ge=1024, description="Larger requests get 413")
     max_depth: int = Field(64, ge=8, le=100, description="How deep JSON may nest")
-    max_parts: int = Field(100, ge=1, description="Parts of one message, and tasks that it may refer to")
+    max_parts: int = Field(100, ge=1, description="Parts of one message")
+    max_references: int = Field(
+        100, ge=0, description="Tasks that one message may refer to, and extensions that it may name"
+    )
+    max_text_bytes: int = Field(1024 * 1024, ge=1, description="A text part of a message, in UTF-8")
+    max_message_text_bytes: int = Field(
+        2 * 1024 * 1024, ge=1, description="All text parts of a message together"
+    )
+    max_file_bytes: int = Field(3 * 1024 * 1024, ge=1, description="A file within a message, without base64")
+    max_metadata_bytes: int = Field(
+        64 * 1024, ge=2, description="The metadata of a request, a message or a part, as JSON"
+    )
+    max_metadata_depth: int = Field(16, ge=1, le=100, description="How deep metadata may nest")
+    max_history: int = Field(
+        1000, ge=1, le=100_000, description="Messages of a task or a conversation that one answer brings"
+    )
+    max_push_configs: int = Field(10, ge=1, le=1000, description="Push notification configs of a task")
+    rate: float | None = Field(
+        None,
+        ge=0,
+        description="Requests per second of one caller, in this process; 0: any number; "
+        "default: 500 for who has authenticated",
+    )
+    burst: int = Field(2000, ge=1, description="Requests that a caller may save up while it sends fewer")
+    max_open_tasks: int = Field(
+        100_000, ge=0, description="Tasks of one caller that have not ended; 0: any number"
+    )
+    max_waiting_per_caller: int = Field(
+        50_000, ge=0, description="Tasks of one caller that wait for a worker; 0: any number"
+    )
+    max_waiting: int = Field(
+        100_000, ge=0, description="Tasks of all callers that wait for a worker; 0: any number"
+    )
+    max_streams_per_caller: int = Field(
+        2500, ge=1, description="Streams that one caller may have open, in this process"
+    )
+    max_streams: int = Field(5000, ge=1, description="Streams that this process keeps open")
+    max_blocking_per_caller: int = Field(
+        2500, ge=1, description="Sends of one caller that may wait for their answer, in this process"
+    )
+    max_blocking: int = Field(5000, ge=1, description="Sends that wait for their answer in this process")
     wait_timeout: float = Field(
         600.0, gt=0, description="Seconds that a blocking send waits; then the task as it stands"
     )
@@ -128,6 +178,12 @@ class ServerSettings(_Group):
     keep_alive: float = Field(15.0, gt=0, description="Seconds between two keep-alives of a stream")
     slow_reader: float = Field(
         30.0, gt=0, description="Seconds that a client may leave unread what it is sent; then it is cut off"
+    )
+    slow_sender: float = Field(
+        30.0,
+        gt=0,
+        description="Seconds that the head of a request may take to arrive, and then its body, "
+        "which gets one more for each 64 KiB that have come",
     )
     stop_timeout: float = Field(
         10.0, ge=0, description="Seconds that open requests get when the server stops"

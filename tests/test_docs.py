@@ -15,6 +15,8 @@ import pytest
 import typer
 
 from perdure.cli import app
+from perdure.reference import shown
+from perdure.settings import fields
 from perdure.tasks import TRANSITIONS
 from tests.support.processes import PERDURE, ROOT, Server, serving, surroundings, text_of
 
@@ -107,6 +109,22 @@ def test_the_tests_that_are_named_exist() -> None:
             node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
         }
         assert not test or test in functions, name
+
+
+def test_every_limit_is_in_the_page_of_limits_with_its_default() -> None:
+    """Those that are called a limit; the page may have more."""
+    told = {row[0].strip("`"): row[1] for row in rows(ROOT / "docs" / "limits.md")}
+    limits = {
+        name: shown(field.default) for name, _, field in fields() if re.match(r"(SERVER|TURNS)__MAX_", name)
+    }
+    retries = {"TURNS__MAX_FAILURES", "TURNS__MAX_CRASHES"}
+    assert {name: told.get(name) for name in limits if name not in retries} == {
+        name: default for name, default in limits.items() if name not in retries
+    }
+    defaults = {name: shown(field.default) or "none" for name, _, field in fields()}
+    assert {name: told[name] for name in told if "__" in name} == {
+        name: defaults[name] for name in told if "__" in name
+    }
 
 
 def test_every_fault_names_its_tests() -> None:

@@ -15,6 +15,7 @@ import orjson
 from starlette.applications import Starlette
 
 from api.app import create_app
+from api.task_manager import TaskManager
 from perdure.agent import Agent, Handler
 from perdure.ids import new_token
 from perdure.queue.inline import InlineQueue
@@ -81,6 +82,7 @@ class Front:
     queue: InlineQueue
     watch: Watch
     app: Starlette
+    manager: TaskManager
     agent: Agent
     settings: Settings
     http: httpx.AsyncClient
@@ -192,12 +194,13 @@ async def opened_front(
     watch = Watch(storage, queue, refresh=settings.server.refresh)
     agent = Agent.of({"name": "echo", "deployment": {"url": URL}} | (config or {}), handler)
     app = create_app(agent, storage, queue, watch, settings)
+    manager = app.state.manager
     transport = httpx.ASGITransport(app)
     async with (
         watch.running(),
         httpx.AsyncClient(transport=transport, base_url=URL, event_hooks={"response": [_documented]}) as http,
     ):
-        front = Front(storage, queue, watch, app, agent, settings, http)
+        front = Front(storage, queue, watch, app, manager, agent, settings, http)
         queue.attach(lambda: front.bell.put_nowait(None))
         yield front
         for task in front.turns:

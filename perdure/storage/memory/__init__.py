@@ -41,6 +41,7 @@ from perdure.storage import (
 from perdure.storage.keeper import Renew, ThreadKeeper
 from perdure.storage.memory.belongings import Belongings
 from perdure.storage.memory.contexts import Contexts
+from perdure.storage.memory.counts import Counts
 from perdure.storage.memory.ledger import Ledger
 from perdure.storage.memory.rows import TaskRow, draft, merged, to_json
 from perdure.storage.writes import YIELDS_TO_UNREAD, bodies, complete, crashed, ends_turn
@@ -57,7 +58,7 @@ from perdure.tasks import (
 )
 
 
-class MemoryStorage(Contexts, Belongings):
+class MemoryStorage(Contexts, Belongings, Counts):
     """See `Storage`. Beyond `finished_tasks` ended tasks the oldest are dropped, with contexts that hold nothing else."""
 
     def __init__(self, *, finished_tasks: int = 10_000) -> None:
