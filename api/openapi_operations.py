@@ -139,7 +139,7 @@ SPOKEN: Mapping[Any, Spoken] = {
         "What the agent's card says to authenticated callers",
         reading.Nothing,
         told.AgentCard,
-        (errors.UnsupportedOperation, codes.ExtendedCardNotConfigured, codes.Unauthenticated),
+        (errors.UnsupportedOperation, codes.ExtendedCardNotConfigured),
     ),
     run.give_feedback: Spoken(
         "giveFeedback",
@@ -174,6 +174,9 @@ ALWAYS = (
     errors.TooMuch,
     errors.Overloaded,
     errors.StorageUnavailable,
+    codes.Unauthenticated,
+    codes.InsufficientScope,
+    codes.IssuerUnavailable,
     Exception,
 )
 WITH_A_BODY = (reading.NotJson, codes.WrongContentType, codes.RequestTooLarge, codes.RequestTooSlow)

@@ -30,6 +30,7 @@ from enum import Enum
 from typing import Any, Protocol
 from uuid import UUID
 
+from perdure.storage.keys import Keys
 from perdure.tasks import (
     Artifact,
     ArtifactChunk,
@@ -284,7 +285,7 @@ class Keeper(Protocol):
         """End the thread."""
 
 
-class Storage(Protocol):
+class Storage(Keys, Protocol):
     """See the module's text for the rules that hold everywhere."""
 
     async def open(self) -> None:
