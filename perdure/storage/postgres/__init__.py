@@ -15,8 +15,9 @@ import structlog
 from perdure.errors import StorageUnavailable
 from perdure.payload import dump_body
 from perdure.settings import StorageSettings
-from perdure.storage import Claim, Held, Keeper, Swept, WorkerBeat, migrate
+from perdure.storage import Claim, Held, Keeper, Swept, migrate
 from perdure.storage.keeper import Renew, ThreadKeeper
+from perdure.storage.operators import WorkerBeat
 from perdure.storage.postgres import statements as sql
 from perdure.storage.postgres.belongings import Belongings
 from perdure.storage.postgres.callers import Callers
@@ -25,6 +26,7 @@ from perdure.storage.postgres.contexts import Contexts
 from perdure.storage.postgres.counts import Counts
 from perdure.storage.postgres.database import Database
 from perdure.storage.postgres.keys import Keys
+from perdure.storage.postgres.operators import Operators
 from perdure.storage.postgres.records import dumps, message_json
 from perdure.storage.postgres.turns import Turns, renew
 from perdure.storage.schema import VERSION_TABLE
@@ -34,7 +36,7 @@ from perdure.tasks import Notice, Ring, TaskState
 log = structlog.get_logger(__name__)
 
 
-class PostgresStorage(Callers, Claims, Turns, Contexts, Belongings, Counts, Keys):
+class PostgresStorage(Callers, Claims, Turns, Contexts, Belongings, Counts, Keys, Operators):
     """A `Storage` in Postgres 14 or newer. `url` as in DATABASE_URL; `migrations_url` where migrations need another way in."""
 
     def __init__(self, url: str, settings: StorageSettings, *, migrations_url: str | None = None) -> None:
@@ -132,8 +134,19 @@ class PostgresStorage(Callers, Claims, Turns, Contexts, Belongings, Counts, Keys
 
     # ------------------------------------------------------------------ workers' signs of life
 
-    async def beat(self, beat: WorkerBeat) -> None:
-        await self._rows(sql.BEAT, beat.worker_id, beat.version, beat.slots, beat.running, beat.draining)
+    async def beat(self, beat: WorkerBeat) -> bool:
+        row = await self._row(
+            sql.BEAT,
+            beat.worker_id,
+            beat.version,
+            beat.slots,
+            beat.running,
+            beat.draining,
+            beat.name,
+            beat.loop_lag,
+            dumps(dict(beat.counters)),
+        )
+        return bool(row and row["asked_to_drain"])
 
     async def forget_worker(self, worker_id: str) -> None:
         await self._rows(sql.FORGET_WORKER, worker_id)

@@ -79,9 +79,10 @@ WITH mine AS (
           FROM claimed t JOIN allowed a ON a.task_id = t.task_id
          WHERE c.owner = t.owner AND c.context_id = t.context_id AND NOT t.parallel),
     event AS (
-        INSERT INTO task_events (task_id, seq, first_seq, kind, attempt, payload, created_at)
+        INSERT INTO task_events (task_id, seq, first_seq, kind, attempt, payload, created_at, worker)
         SELECT task_id, last_seq, last_seq, 'status', attempt,
-               jsonb_build_object('status', jsonb_build_object('state', 'TASK_STATE_WORKING')), updated_at FROM claimed),
+               jsonb_build_object('status', jsonb_build_object('state', 'TASK_STATE_WORKING')), updated_at, lease_holder
+          FROM claimed),
     turns AS (
         SELECT * FROM claimed UNION ALL SELECT * FROM mine)
 SELECT r.held_up, {TASK}, t.position, t.turns, t.status_seq, t.lease_token,

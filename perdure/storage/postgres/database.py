@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import asyncpg
 import structlog
 
+from perdure import metrics
 from perdure.errors import StorageUnavailable
 from perdure.settings import StorageSettings
 from perdure.storage.dsn import normalised, redacted
@@ -80,6 +81,7 @@ class Database:
 
     def open(self) -> None:
         """Make the pool; connections come with the first use."""
+        metrics.POOL_SIZE.set(self._settings.pool_size + self._settings.max_overflow)
         self._pool = asyncpg.create_pool(
             connect=lambda *_, **__: self.connect(),
             min_size=0,
@@ -154,11 +156,12 @@ class Database:
             raise StorageUnavailable("the storage is not open")
         connection = await self._acquired(pool)
         try:
-            if self._settings.prepared_statements:
-                yield connection
-            else:
-                async with self._together(connection):
+            with metrics.POOL_USED.track_inprogress():
+                if self._settings.prepared_statements:
                     yield connection
+                else:
+                    async with self._together(connection):
+                        yield connection
         except (asyncpg.ReadOnlySQLTransactionError, asyncpg.InternalClientError):
             connection.terminate()  # the new primary is another server, behind the same name
             raise

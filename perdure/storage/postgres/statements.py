@@ -416,9 +416,12 @@ UPDATE tasks t SET dispatch = t.dispatch + 1, dispatched_at = clock_timestamp()
 
 # $1 worker_id, $2 version, $3 slots, $4 running, $5 draining
 BEAT = """
-INSERT INTO workers (worker_id, version, slots, running, draining) VALUES ($1, $2, $3, $4, $5)
+INSERT INTO workers (worker_id, version, slots, running, draining, name, loop_lag, counters)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
 ON CONFLICT (worker_id) DO UPDATE
-   SET slots = excluded.slots, running = excluded.running, draining = excluded.draining, beat_at = clock_timestamp()
+   SET slots = excluded.slots, running = excluded.running, draining = excluded.draining, name = excluded.name,
+       loop_lag = excluded.loop_lag, counters = excluded.counters, beat_at = clock_timestamp()
+RETURNING asked_to_drain
 """
 FORGET_WORKER = "DELETE FROM workers WHERE worker_id = $1"
 # $1 seconds; workers that died long ago go with it
