@@ -41,6 +41,7 @@ from perdure.storage import (
     Written,
     migrate,
 )
+from perdure.storage.folding import is_inside, whole
 from perdure.storage.keeper import Renew, ThreadKeeper
 from perdure.storage.postgres import sends
 from perdure.storage.postgres import statements as sql
@@ -48,6 +49,7 @@ from perdure.storage.postgres.belongings import Belongings
 from perdure.storage.postgres.contexts import Contexts
 from perdure.storage.postgres.counts import Counts
 from perdure.storage.postgres.database import Database
+from perdure.storage.postgres.folding import Folding
 from perdure.storage.postgres.keys import Keys
 from perdure.storage.postgres.records import (
     Row,
@@ -81,7 +83,7 @@ _AFTER_OTHERS = 0.005
 """Seconds that it waits for them at most, each time."""
 
 
-class PostgresStorage(Contexts, Belongings, Counts, Keys):
+class PostgresStorage(Contexts, Belongings, Counts, Folding, Keys):
     """A `Storage` in Postgres 14 or newer. `url` as in DATABASE_URL; `migrations_url` where migrations need another way in."""
 
     def __init__(self, url: str, settings: StorageSettings, *, migrations_url: str | None = None) -> None:
@@ -226,8 +228,16 @@ class PostgresStorage(Contexts, Belongings, Counts, Keys):
         return TaskPage(tasks, cursor, total["count"] if total else 0)
 
     async def events_since(self, owner: str, task_id: UUID, after: int, limit: int = 1000) -> Sequence[Event]:
-        rows = await self._rows(sql.EVENTS_SINCE, task_id, owner, after, limit)
-        return [event_of(row) for row in rows]
+        events = [event_of(row) for row in await self._rows(sql.EVENTS_SINCE, task_id, owner, after, limit)]
+        if events and is_inside(events[0], after):
+            events[0] = await self._whole(events[0])
+        return events
+
+    async def _whole(self, event: Event) -> Event:
+        assert isinstance(event.body, ArtifactChunk)  # noqa: S101 - nothing else is folded
+        name = event.body.artifact.artifact_id
+        rows = await self._rows(sql.ARTIFACT_UNTIL, event.task_id, name, event.seq)
+        return whole(event, map(event_of, rows)) if rows else event  # none: cleared meanwhile
 
     async def notices(self, task_ids: Collection[UUID]) -> Sequence[Notice]:
         rows = await self._rows(sql.NOTICES, list(task_ids))

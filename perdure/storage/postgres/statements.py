@@ -285,6 +285,11 @@ SELECT e.task_id, e.seq, e.first_seq, e.kind, e.attempt, e.payload, e.created_at
   FROM task_events e JOIN tasks t ON t.task_id = e.task_id
  WHERE e.task_id = $1 AND t.owner = $2 AND e.seq > $3 ORDER BY e.seq LIMIT $4
 """
+# $1 task_id, $2 artifact_id, $3 seq
+ARTIFACT_UNTIL = """
+SELECT e.task_id, e.seq, e.first_seq, e.kind, e.attempt, e.payload, e.created_at FROM task_events e
+ WHERE e.task_id = $1 AND e.kind = 'artifact' AND e.payload #>> '{artifact,artifactId}' = $2 AND e.seq <= $3 ORDER BY e.seq
+"""
 
 # $1 task_ids
 NOTICES = """
@@ -400,7 +405,7 @@ WITH held AS (
     written AS (
         UPDATE tasks t
            SET write_no = $4, last_seq = t.last_seq + cardinality($7::text[]), {_METADATA},
-               status_message = coalesce($9::jsonb, t.status_message),
+               streamed = t.streamed OR 'artifact' = ANY ($7), status_message = coalesce($9::jsonb, t.status_message),
                status_seq = CASE WHEN $9 IS NULL THEN t.status_seq ELSE t.last_seq + cardinality($7) END,
                status_timestamp = CASE WHEN $9 IS NULL THEN t.status_timestamp ELSE held.now END, updated_at = held.now
           FROM held WHERE t.task_id = held.task_id
