@@ -30,7 +30,7 @@ from perdure.output import parts_in
 from perdure.security import SecurityRequirement, SecurityScheme
 from perdure.skills import Skill, read_skill
 from perdure.steps import Steps
-from perdure.tasks import Artifact, Message, Part, Task
+from perdure.tasks import Artifact, ArtifactChunk, Message, Part, Task
 
 Handler = Callable[..., Any]
 P = ParamSpec("P")
@@ -162,7 +162,7 @@ class Progress:
     note: str
 
 
-Emission = Progress | Artifact | Part | str | dict[str, Any] | list[Any]
+Emission = Progress | Artifact | ArtifactChunk | Message | Part | str | dict[str, Any] | list[Any]
 
 
 class Turn:
@@ -193,6 +193,8 @@ class Turn:
         that exist and are the caller's own."""
         self.replied: Message | None = None
         """What `reply` was told."""
+        self.metadata_update: dict[str, Any] = {}
+        """What `update_metadata` was told."""
         self._emit = emit
         self._steps = steps or Steps({}, _unkept)
         self._canceled = threading.Event()
@@ -235,9 +237,17 @@ class Turn:
         """
         self._emit(Progress(None if fraction is None else min(max(float(fraction), 0.0), 1.0), str(note)))
 
-    def emit(self, chunk: Artifact | Part | str | dict[str, Any] | list[Any]) -> None:
-        """Stream a piece of the answer: text, data or a part is added to the answer's artifact, an Artifact stands for itself."""
+    def emit(
+        self, chunk: Artifact | ArtifactChunk | Message | Part | str | dict[str, Any] | list[Any]
+    ) -> None:
+        """Stream a piece of the answer: text, data or a part is added to the answer's artifact, an Artifact stands for itself, an
+        ArtifactChunk is a piece of one (its id says of which), a Message is said beside them."""
         self._emit(chunk)
+
+    def update_metadata(self, metadata: Mapping[str, Any]) -> None:
+        """Merge into the task's metadata, top level, when the turn ends: what it cost, where its sources are. None removes a key.
+        The keys `progress` and `retry` are Perdure's own."""
+        self.metadata_update.update(metadata)
 
     def reply(self, answer: Message | Part | str | dict[str, Any] | list[Any]) -> None:
         """Answer with a message instead of a task: what a chat wants. The turn ends when the handler returns; a caller that waits

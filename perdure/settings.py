@@ -76,7 +76,15 @@ class WorkerSettings(_Group):
         ge=0,
         description="How long after its end the pieces of a task's streamed artifacts are put together",
     )
-    poll_delay: float = Field(0.05, gt=0, description="How often arq looks for rings")
+    health_port: int | None = Field(
+        None,
+        ge=0,
+        le=65535,
+        description="A port for `/healthz`, `/readyz` and `/metrics` of `perdure worker`, on HOST",
+    )
+    poll_delay: float = Field(
+        0.05, gt=0, description="How often stock arq looks for rings; `perdure worker` is woken"
+    )
 
 
 class TurnSettings(_Group):

@@ -49,6 +49,8 @@ class Result:
     error: BaseException | None = None
     retry: MayPass | None = None
     """`after` is in seconds, None for the usual growing pause; `reason` is what the caller is told."""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    """What the turn adds to the task's."""
     steps: Mapping[tuple[str, int], Any] = field(default_factory=dict)
     """What `turn.step` and `turn.step_sync` stored, by name and occurrence (1, 2, ...), with what was given to `run`."""
     pieces: Sequence[Piece] = field(default=(), repr=False)
@@ -178,6 +180,7 @@ def _result(outcome: Outcome, pieces: Sequence[Piece], steps: Mapping[tuple[str,
         status_message=outcome.status_message,
         error=outcome.error,
         retry=outcome.may_pass,
+        metadata=outcome.metadata,
         steps=steps,
         pieces=tuple(pieces),
     )
