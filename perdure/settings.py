@@ -52,6 +52,10 @@ class StorageSettings(_Group):
     retry_timeout: float = Field(
         5.0, ge=0, description="How long a lost connection, deadlock or serialization failure is retried"
     )
+    prepared_statements: bool = Field(
+        True,
+        description="Off behind a PgBouncer before 1.21 in transaction mode: statements are prepared anew each time",
+    )
     finished_tasks: int = Field(10_000, ge=0, description="Memory only: how many ended tasks are kept")
 
 
