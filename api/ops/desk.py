@@ -93,8 +93,6 @@ async def guarded(desk: Desk, show: Page, request: Request, *, act: Page | None 
         caller = require(request, OPERATE)
         if not caller.authenticated:
             _refuse_other_names(desk, request)
-        if request.method == "POST":
-            _refuse_other_sites(request)
         page = act if act and request.method == "POST" else show
         response = await page(desk, request, caller)
     except (PerdureError, HTTPException) as error:
@@ -127,18 +125,6 @@ def _told(error: PerdureError | HTTPException) -> Response:
 def trouble(status: int, title: str, text: str) -> Response:
     """A page about what went wrong."""
     return rendered("trouble.html", status_code=status, title=title, text=text, page="")
-
-
-def _refuse_other_sites(request: Request) -> None:
-    """A page of another site must not act with the credentials that this browser keeps (or, without authentication, with none).
-    Browsers say where a request comes from; what is no browser says nothing and has to bring its key."""
-    site, origin = request.headers.get("Sec-Fetch-Site"), request.headers.get("Origin")
-    if site is not None:
-        fine = site in ("same-origin", "none")
-    else:
-        fine = origin is None or origin.partition("://")[2] == request.headers.get("Host")
-    if not fine:
-        raise HTTPException(403, "This request comes from another site. Open the page itself and try again.")
 
 
 def _refuse_other_names(desk: Desk, request: Request) -> None:

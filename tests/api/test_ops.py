@@ -38,11 +38,11 @@ async def test_a_browser_is_asked_for_a_key() -> None:
     async with opened_front(auth=ON) as front:
         answer = await front.http.get("/ops")
         assert answer.status_code == 401
-        assert answer.headers["WWW-Authenticate"].startswith("Basic ")
+        assert answer.headers["WWW-Authenticate"].count("Basic ") == 1
 
 
 @pytest.mark.parametrize(
-    "headers", [_basic(KEY), _basic("", KEY), {"Authorization": f"Bearer {KEY}"}, {"X-API-Key": KEY}]
+    "headers", [_basic(KEY), _basic(KEY, ""), {"Authorization": f"Bearer {KEY}"}, {"X-API-Key": KEY}]
 )
 async def test_a_key_opens_it(headers: dict[str, str]) -> None:
     async with opened_front(auth=ON) as front:
