@@ -63,8 +63,9 @@ document.addEventListener("keydown", (event) => {
   }
 });
 
-// Nobody reads a page that is not shown, and nobody wants the list to move while marking text or holding a confirmation open.
-const busy = () => paused || document.hidden || !document.getSelection().isCollapsed || document.querySelector("#live details.confirm[open]");
+// Nobody reads a page that is not shown, and nobody wants it to move while marking text or aiming at a button.
+const AIMED_AT = "#live details.confirm[open], #live :is(button, .button, summary):is(:hover, :focus-visible)";
+const busy = () => paused || document.hidden || !document.getSelection().isCollapsed || document.querySelector(AIMED_AT);
 document.addEventListener("htmx:beforeRequest", (event) => { if (busy()) event.preventDefault(); });
 
 document.addEventListener("htmx:beforeSwap", () => {
