@@ -59,6 +59,10 @@ def asgi(agent: Agent, settings: Settings) -> Application:
     Its lifespan opens the storage and the queue and, with QUEUE_TYPE=inline, runs the turns in this process.
     Startup raises StorageUnavailable when the database does not answer in time.
     """
+    if settings.storage.row_security and settings.queue_type == "inline" and not settings.worker_database_url:
+        raise ConfigError(
+            "STORAGE__ROW_SECURITY with QUEUE_TYPE=inline needs WORKER_DATABASE_URL: turns run in this process, as another role"
+        )
     storage, queue = make_storage(settings), make_queue(settings)
     watch = Watch(storage, queue, refresh=settings.server.refresh)
 

@@ -57,6 +57,8 @@ from perdure.storage.postgres.records import (
     message_json,
     task_of,
 )
+from perdure.storage.postgres.roles import require_roles
+from perdure.storage.postgres.wall import NOBODY
 from perdure.storage.schema import VERSION_TABLE
 from perdure.storage.writes import YIELDS_TO_UNREAD, bodies, complete, crashed, ends_turn, expired
 from perdure.tasks import (
@@ -80,24 +82,35 @@ _AFTER_OTHERS = 0.005
 
 
 class PostgresStorage(Contexts, Belongings):
-    """A `Storage` in Postgres 14 or newer. `url` as in DATABASE_URL; `migrations_url` where migrations need another way in."""
+    """A `Storage` in Postgres 14 or newer. `url` as in DATABASE_URL; `migrations_url` where migrations need another way in, and
+    `workers_url` where turns and sweeps need another role than the statements of callers (with row security on)."""
 
-    def __init__(self, url: str, settings: StorageSettings, *, migrations_url: str | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        settings: StorageSettings,
+        *,
+        migrations_url: str | None = None,
+        workers_url: str | None = None,
+    ) -> None:
         self._url = url
         self._migrations_url = migrations_url or url
         self._settings = settings
-        self._database = Database(url, settings)
+        self._database = Database(url, settings, row_security=settings.row_security)
+        self._of_workers = None if workers_url is None else Database(workers_url, settings)
 
     # ------------------------------------------------------------------ life
 
     async def open(self) -> None:
-        self._database.open()
+        for database in self._databases():
+            database.open()
         deadline = time.monotonic() + self._settings.startup_timeout
         while True:
             try:
                 if self._settings.run_migrations_on_startup:
                     await asyncio.to_thread(migrate.upgrade, self._migrations_url)
                 await self.check()
+                await require_roles(self._database, self._of_workers)
                 return
             except StorageUnavailable as error:
                 if time.monotonic() > deadline:
@@ -106,7 +119,11 @@ class PostgresStorage(Contexts, Belongings):
             await asyncio.sleep(0.2)
 
     async def close(self) -> None:
-        await self._database.close()
+        for database in self._databases():
+            await database.close()
+
+    def _databases(self) -> Sequence[Database]:
+        return [self._database] if self._of_workers is None else [self._database, self._of_workers]
 
     async def check(self) -> datetime:
         async def look(connection: Any, again: bool) -> tuple[str | None, datetime]:
@@ -126,7 +143,7 @@ class PostgresStorage(Contexts, Belongings):
 
     async def submit_task(self, new: NewTask, *, key: IdempotencyKey | None = None) -> Accepted:
         message = complete(new.message, new.context_id, new.task_id)
-        found = await self._database.run(sends.submit(new, message, key))
+        found = await self._database.run(sends.submit(new, message, key), owner=new.owner)
         if isinstance(found, UUID):
             accepted = await self._submitted_before(new.owner, found)
             return replace(accepted, repeated=found != new.task_id)
@@ -157,7 +174,7 @@ class PostgresStorage(Contexts, Belongings):
         self, owner: str, task_id: UUID, message: Message, *, key: IdempotencyKey | None = None
     ) -> Accepted:
         stored = complete(message, "", task_id)
-        found = await self._database.run(sends.append(owner, task_id, stored, message.context_id, key))
+        found = await self._database.run(sends.append(owner, task_id, stored, message.context_id, key), owner=owner)
         if isinstance(found, UUID):
             return Accepted(await self._bare(owner, found), None, repeated=True)
         task = await self._bare(owner, task_id)
@@ -177,7 +194,7 @@ class PostgresStorage(Contexts, Belongings):
                 return {**row, "kept": True}  # by the try whose end was lost
             return row
 
-        row = await self._database.run(cancel)
+        row = await self._database.run(cancel, owner=owner)
         if row is None:
             raise TaskNotFound(task_id)
         if not row["kept"]:
@@ -186,13 +203,13 @@ class PostgresStorage(Contexts, Belongings):
         return Accepted(await self._bare(owner, task_id), rings[0] if rings else None)
 
     async def _bare(self, owner: str, task_id: UUID) -> Task:
-        row = await self._row(sql.BARE, task_id, owner)
+        row = await self._row(sql.BARE, task_id, owner, owner=owner)
         if row is None:
             raise TaskNotFound(task_id)
         return task_of(row)
 
     async def load_task(self, owner: str, task_id: UUID, *, history_length: int | None = None) -> Task:
-        row = await self._row(sql.LOAD, task_id, owner, history_length)
+        row = await self._row(sql.LOAD, task_id, owner, history_length, owner=owner)
         if row is None:
             raise TaskNotFound(task_id)
         return task_of(row)
@@ -214,9 +231,10 @@ class PostgresStorage(Contexts, Belongings):
             query.include_artifacts,
             *given,
             *position,
+            owner=query.owner,
         )
         total = await self._row(
-            sql.COUNT.replace("{where}", _numbered(where, 3)), query.owner, TOTAL_CAP, *given
+            sql.COUNT.replace("{where}", _numbered(where, 3)), query.owner, TOTAL_CAP, *given, owner=query.owner
         )
         tasks = [task_of(row) for row in rows[: query.page_size]]
         more = len(rows) > query.page_size
@@ -224,11 +242,11 @@ class PostgresStorage(Contexts, Belongings):
         return TaskPage(tasks, cursor, total["count"] if total else 0)
 
     async def events_since(self, owner: str, task_id: UUID, after: int, limit: int = 1000) -> Sequence[Event]:
-        rows = await self._rows(sql.EVENTS_SINCE, task_id, owner, after, limit)
+        rows = await self._rows(sql.EVENTS_SINCE, task_id, owner, after, limit, owner=owner)
         return [event_of(row) for row in rows]
 
     async def notices(self, task_ids: Collection[UUID]) -> Sequence[Notice]:
-        rows = await self._rows(sql.NOTICES, list(task_ids))
+        rows = await self._rows(sql.NOTICES, list(task_ids), owner=NOBODY)
         return [
             Notice(row["task_id"], row["last_seq"] or 0, TaskState(row["state"]) if row["state"] else None)
             for row in rows
@@ -268,13 +286,13 @@ class PostgresStorage(Contexts, Belongings):
                 deadline=task_row["deadline"],
             )
 
-        return await self._database.run(claim)
+        return await self._workers_database.run(claim)
 
     async def renew_claims(self, claims: Sequence[Claim], lease: float) -> Mapping[Claim, Held]:
         async def renew(connection: Any, again: bool) -> Mapping[Claim, Held]:
             return await _renew(connection, claims, lease)
 
-        return await self._database.run(renew)
+        return await self._workers_database.run(renew)
 
     async def update_task(
         self,
@@ -430,13 +448,13 @@ class PostgresStorage(Contexts, Belongings):
         await self._rows(sql.FORGET_WORKER, worker_id)
 
     async def workers_alive(self, within: float) -> int:
-        row = await self._row(sql.WORKERS_ALIVE, within)
+        row = await self._row(sql.WORKERS_ALIVE, within, owner=NOBODY)
         return row["count"] if row else 0
 
     def keeper(self, *, lease: float) -> Keeper:
         @asynccontextmanager
         async def connect() -> AsyncIterator[Renew]:
-            connection = await self._database.connect()
+            connection = await self._workers_database.connect()
 
             async def renew(claims: Sequence[Claim], seconds: float) -> Mapping[Claim, Held]:
                 return await _renew(connection, claims, seconds)

@@ -25,6 +25,7 @@ from tenacity import (
 from perdure.errors import StorageUnavailable
 from perdure.settings import StorageSettings
 from perdure.storage.dsn import normalised, redacted
+from perdure.storage.postgres.wall import NOBODY, walled
 
 log = structlog.get_logger(__name__)
 
@@ -61,9 +62,11 @@ _HOPELESS = (
 class Database:
     """A pool of connections to one database; `run` is the way in."""
 
-    def __init__(self, url: str, settings: StorageSettings) -> None:
+    def __init__(self, url: str, settings: StorageSettings, *, row_security: bool = False) -> None:
         self._dsn = normalised(url)
         self._settings = settings
+        self.row_security = row_security
+        """Whether statements are grouped by owner: an owner's see no rows but the owner's, all others see nobody's."""
         self._engine: AsyncEngine | None = None
         self.where = redacted(self._dsn)
         """`host:port/name`, for messages."""
@@ -103,10 +106,11 @@ class Database:
             },
         )
 
-    async def run(self, work: Work[T]) -> T:
+    async def run(self, work: Work[T], *, owner: str = NOBODY) -> T:
         """Run `work` on a connection, again while the trouble is passing (serialization, deadlock, lost connection).
 
-        `work` is written so that running it again after an unknown end has the effect of running it once.
+        `work` is written so that running it again after an unknown end has the effect of running it once. `owner` is whom the
+        rows belong to: with row security on, `work` is one transaction that sees no others.
         `StorageUnavailable` when patience is over.
         """
         again = False
@@ -115,7 +119,10 @@ class Database:
                 with attempt:
                     async with self._connection() as connection:
                         mine, again = again, True
-                        return await work(connection, mine)
+                        if not self.row_security:
+                            return await work(connection, mine)
+                        async with walled(connection, owner) as narrowed:
+                            return await work(narrowed, mine)
         except (*_TRANSIENT, *_HOPELESS, sa.exc.TimeoutError) as error:
             raise StorageUnavailable(
                 f"the database at {self.where} does not answer: {_brief(error)}"
