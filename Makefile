@@ -3,6 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 CODE := $(wildcard perdure api worker alembic tests bench examples)
 TESTS ?=
+# Most tests wait for processes: three at a time keep two cores busy. A few tests are quicker without.
+PARALLEL ?= $(if $(TESTS),0,3)
 CHAOS_TASKS ?= 5000
 CHAOS_FAULTS ?= 200
 CHAOS_SEED ?=
@@ -17,8 +19,8 @@ help:  ## Show this list
 run: .venv  ## Serve examples/echo.py on http://localhost:3773, everything in one process
 	@$(BIN)/perdure serve examples/echo.py
 
-test: .venv  ## Run the tests (TESTS="tests/unit -k lease" runs some)
-	@$(BIN)/pytest $(TESTS)
+test: .venv  ## Run the tests, three at a time (PARALLEL=1: one; TESTS="tests/unit -k lease" runs some)
+	@$(BIN)/pytest -n $(PARALLEL) --dist worksteal $(TESTS)
 
 chaos: .venv  ## Break a fleet at random for a quarter of an hour, and check (CHAOS_TASKS, CHAOS_FAULTS, CHAOS_SEED)
 	@$(BIN)/python -m tests.chaos --tasks $(CHAOS_TASKS) --faults $(CHAOS_FAULTS) --keys $(CHAOS_KEYS) \

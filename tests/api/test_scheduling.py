@@ -104,7 +104,9 @@ async def test_owners_take_turns(open_front: Opens, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize(
-    "not_before", [600, (datetime.now(UTC) + timedelta(days=1)).isoformat().replace("+00:00", "Z")]
+    "not_before",
+    [600, (datetime.now(UTC) + timedelta(days=1)).isoformat().replace("+00:00", "Z")],
+    ids=["seconds", "time"],
 )
 async def test_a_delayed_task_waits(stored_front: Front, clock: Clock, not_before: Any) -> None:
     front = stored_front

@@ -360,7 +360,7 @@ BAD: list[Any] = [
 ]
 
 
-@pytest.mark.parametrize("value", BAD, ids=repr)
+@pytest.mark.parametrize("value", BAD, ids=range(len(BAD)))
 async def test_output_that_cannot_be_stored_fails_the_task(value: Any) -> None:
     result = await ended(value)
     assert result.outcome.state is TaskState.FAILED
