@@ -16,8 +16,8 @@ from perdure.watch import Watch
 
 
 def make_storage(settings: Settings, *, worker: bool = False) -> Storage:
-    """The storage that the settings name, not yet opened. `worker`: for a process that does nothing else, and needs no role but the
-    workers'. ConfigError for an address that cannot be one."""
+    """The storage that the settings name, not yet opened. `worker`: for a process that does nothing else, and needs no role
+    but the workers'. ConfigError for an address that cannot be one."""
     if settings.storage_type == "memory":
         from perdure.storage.memory import MemoryStorage
 
@@ -25,7 +25,8 @@ def make_storage(settings: Settings, *, worker: bool = False) -> Storage:
     from perdure.storage.postgres import PostgresStorage
 
     url, migrations_url = database_url(settings), database_url(settings, migrations=True)
-    of_workers = settings.worker_database_url and settings.worker_database_url.get_secret_value()
+    secret = settings.worker_database_url
+    of_workers = None if secret is None else secret.get_secret_value()
     if worker:
         alone = settings.storage.model_copy(update={"row_security": False})
         return PostgresStorage(of_workers or url, alone, migrations_url=migrations_url)

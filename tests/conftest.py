@@ -82,13 +82,13 @@ def module_database_url(database_server: DatabaseServer) -> Iterator[str]:
 @pytest.fixture
 def walled_database(database_server: DatabaseServer) -> Iterator[walls.Walled]:
     """A new database with the newest schema and row security in force, for one test."""
-    yield from map(walls.Walled, database_server.lend(template=database_server.walled))
+    yield from database_server.lend_walled()
 
 
 @pytest.fixture(scope="module")
 def module_walled_database(database_server: DatabaseServer) -> Iterator[walls.Walled]:
     """As `walled_database`, shared by the tests of a module."""
-    yield from map(walls.Walled, database_server.lend(template=database_server.walled))
+    yield from database_server.lend_walled()
 
 
 @pytest.fixture
@@ -139,6 +139,14 @@ class DatabaseServer:
             yield self.url_of(name)
         finally:
             self.drop(name)
+
+    def lend_walled(self) -> Iterator[walls.Walled]:
+        """As `lend`, with row security in force."""
+        for url in self.lend(template=self.walled):
+            self.execute(
+                f'ALTER DATABASE "{urlsplit(url).path[1:]}" OWNER TO {walls.OWNER}'
+            )  # a copy is its maker's
+            yield walls.Walled(url)
 
     def migrated(self) -> str:
         """The name of a database that `perdure.storage.migrate` has upgraded, made at the first call."""

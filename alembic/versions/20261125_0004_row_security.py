@@ -49,7 +49,7 @@ def upgrade() -> None:
         op.execute(f"CREATE POLICY perdure_owner ON {table} USING (owner = {OWNER})")
     for table in OF_TASKS:
         op.execute(
-            f"CREATE POLICY perdure_owner ON {table} "
+            f"CREATE POLICY perdure_owner ON {table} "  # noqa: S608 -- our own names
             f"USING ((SELECT t.owner FROM tasks t WHERE t.task_id = {table}.task_id) = {OWNER}) "
             "WITH CHECK (perdure_owns(task_id))"
         )

@@ -74,7 +74,9 @@ def _apply(connection: sa.Connection, fronts: list[str], workers: list[str]) -> 
     _run(connection, f"GRANT SELECT ON {VERSION_TABLE} TO {everybody}")
     # The functions run with the rights of the tables' owner, who is walled as well unless somebody else has called them.
     owner = quote(
-        str(_value(connection, "SELECT pg_get_userbyid(relowner) FROM pg_class WHERE oid = 'tasks'::regclass"))
+        str(
+            _value(connection, "SELECT pg_get_userbyid(relowner) FROM pg_class WHERE oid = 'tasks'::regclass")
+        )
     )
     _run(connection, "DROP POLICY IF EXISTS perdure_functions ON tasks")
     _run(
@@ -110,14 +112,18 @@ def _require_roles(connection: sa.Connection, front: str, workers: str, owner: s
     for role in (front, workers):
         there = _value(connection, "SELECT count(*) FROM pg_roles WHERE rolname = :role", role=role)
         if not there:
-            raise ConfigError(f"there is no role {role}: create it first, CREATE ROLE {role} LOGIN PASSWORD '...'")
+            raise ConfigError(
+                f"there is no role {role}: create it first, CREATE ROLE {role} LOGIN PASSWORD '...'"
+            )
     bypasses = "SELECT rolsuper OR rolbypassrls FROM pg_roles WHERE rolname = :role"
     if _value(connection, bypasses, role=front):
         raise ConfigError(f"the role {front} bypasses row security: front doors need one that does not")
     member = "SELECT pg_has_role(:role, :other, 'MEMBER')"
     for other in (workers, owner):
         if _value(connection, member, role=front, other=other):
-            raise ConfigError(f"the role {front} has the rights of {other}: front doors need a role of their own")
+            raise ConfigError(
+                f"the role {front} has the rights of {other}: front doors need a role of their own"
+            )
 
 
 def _value(connection: sa.Connection, statement: str, **parameters: str) -> object:

@@ -324,7 +324,8 @@ for _name, _query in VIEWS.items():
 
 # ---------------------------------------------------------------------- row-level security
 #
-# The policies are there always and cost nothing until `perdure migrate row-security on` enables them (perdure.storage.row_security).
+# The policies are there always, and cost nothing until `perdure migrate row-security on` puts them into force
+# (perdure.storage.row_security).
 
 OWNERLESS = {
     "workers": "processes, not tasks: a front door counts them",
@@ -343,7 +344,7 @@ def policy(table: sa.Table) -> str:
     """
     if "owner" in table.columns:
         return f"CREATE POLICY perdure_owner ON {table.name} USING (owner = {_OWNER})"
-    whose = f"(SELECT t.owner FROM tasks t WHERE t.task_id = {table.name}.task_id)"
+    whose = f"(SELECT t.owner FROM tasks t WHERE t.task_id = {table.name}.task_id)"  # noqa: S608 -- our own name
     return f"CREATE POLICY perdure_owner ON {table.name} USING ({whose} = {_OWNER}) WITH CHECK (perdure_owns(task_id))"
 
 
@@ -375,10 +376,9 @@ they are made. `perdure_owns` alone has no rights of its own."""
 WALLED = [table for table in metadata.sorted_tables if table.name not in OWNERLESS]
 """The tables whose rows belong to an owner."""
 
-for _signature, _ddl in FUNCTIONS.items():
-    sa.event.listen(metadata, "after_create", sa.DDL(_ddl))  # type: ignore[no-untyped-call]
-    sa.event.listen(  # type: ignore[no-untyped-call]
-        metadata, "before_drop", sa.DDL(f"DROP FUNCTION IF EXISTS {_signature} CASCADE")  # type: ignore[no-untyped-call]
-    )
-for _table in WALLED:
-    sa.event.listen(metadata, "after_create", sa.DDL(policy(_table)))  # type: ignore[no-untyped-call]
+for _when, _ddl in (
+    *(("after_create", function) for function in FUNCTIONS.values()),
+    *(("after_create", policy(table)) for table in WALLED),
+    *(("before_drop", f"DROP FUNCTION IF EXISTS {signature} CASCADE") for signature in FUNCTIONS),
+):
+    sa.event.listen(metadata, _when, sa.DDL(_ddl))  # type: ignore[no-untyped-call]

@@ -25,8 +25,8 @@ def database(request: pytest.FixtureRequest) -> str | Walled | None:
 
 @pytest.fixture
 async def opened(database: str | Walled | None) -> AsyncIterator[Opened]:
-    """A storage with its clock. With row security: what callers ask for runs as a front door's role, which neither owns the tables
-    nor is a superuser, and what workers do as theirs."""
+    """A storage with its clock. With row security: what callers ask for runs as a front door's role, which neither owns the
+    tables nor is a superuser, and what workers do as theirs."""
     if database is None:
         opening = opened_memory()
     elif isinstance(database, Walled):

@@ -60,8 +60,8 @@ async def opened_memory(**options: Any) -> AsyncIterator[Opened]:
 async def opened_postgres(
     database_url: str, *, front_url: str | None = None, workers_url: str | None = None
 ) -> AsyncIterator[Opened]:
-    """A PostgresStorage on a migrated database, which it finds empty. With row security, `front_url` and `workers_url` are those of
-    the two roles, and `database_url` that of a superuser."""
+    """A PostgresStorage on a migrated database, which it finds empty. With row security, `front_url` and `workers_url` are those
+    of the two roles, and `database_url` that of a superuser."""
     from perdure.settings import StorageSettings
     from perdure.storage.postgres import PostgresStorage
 

@@ -42,15 +42,16 @@ def as_role(url: str, role: str) -> str:
 
 
 def build(url: str) -> None:
-    """Make the roles where they are missing, and a walled schema in an empty database, which then belongs to a role of its own."""
+    """Make the roles where they are missing, and a walled schema in an empty database, which a role of its own then owns."""
     from perdure.storage import migrate
 
-    asyncio.run(_make_roles(url))
+    asyncio.run(make_roles(url))
     migrate.upgrade(as_role(url, OWNER))
     migrate.row_security_on(as_role(url, OWNER), front=FRONT, workers=WORKERS)
 
 
-async def _make_roles(url: str) -> None:
+async def make_roles(url: str) -> None:
+    """Make the roles where they are missing, and give the database to the one that is to own the tables."""
     connection = await asyncpg.connect(url)
     try:
         for role in (OWNER, FRONT, WORKERS):

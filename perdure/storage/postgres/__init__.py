@@ -174,7 +174,9 @@ class PostgresStorage(Contexts, Belongings):
         self, owner: str, task_id: UUID, message: Message, *, key: IdempotencyKey | None = None
     ) -> Accepted:
         stored = complete(message, "", task_id)
-        found = await self._database.run(sends.append(owner, task_id, stored, message.context_id, key), owner=owner)
+        found = await self._database.run(
+            sends.append(owner, task_id, stored, message.context_id, key), owner=owner
+        )
         if isinstance(found, UUID):
             return Accepted(await self._bare(owner, found), None, repeated=True)
         task = await self._bare(owner, task_id)
@@ -234,7 +236,11 @@ class PostgresStorage(Contexts, Belongings):
             owner=query.owner,
         )
         total = await self._row(
-            sql.COUNT.replace("{where}", _numbered(where, 3)), query.owner, TOTAL_CAP, *given, owner=query.owner
+            sql.COUNT.replace("{where}", _numbered(where, 3)),
+            query.owner,
+            TOTAL_CAP,
+            *given,
+            owner=query.owner,
         )
         tasks = [task_of(row) for row in rows[: query.page_size]]
         more = len(rows) > query.page_size

@@ -64,7 +64,14 @@ class Belongings(Statements):
         if rating is not None and not 1 <= rating <= 5:
             raise InvalidParams("rating", "must be a whole number from 1 to 5")
         row = await self._row(
-            STORE_FEEDBACK, new_token(), task_id, owner, text, rating, dumps(dict(metadata or {})), owner=owner
+            STORE_FEEDBACK,
+            new_token(),
+            task_id,
+            owner,
+            text,
+            rating,
+            dumps(dict(metadata or {})),
+            owner=owner,
         )
         if row is None:
             raise TaskNotFound(task_id)

@@ -11,6 +11,7 @@ from typing import Any
 from perdure.errors import ConfigError
 from perdure.storage.postgres.database import Database
 
+ON = "STORAGE__ROW_SECURITY is on"
 HOW = "see docs/security.md, or run `perdure migrate row-security --help`"
 
 # row_security_active: in force, and neither a superuser nor a role with BYPASSRLS
@@ -18,7 +19,8 @@ _ROLE = """
 SELECT current_user AS name, row_security_active(c.oid) AS walled, c.relrowsecurity AS enabled,
        pg_has_role(current_user, c.relowner, 'MEMBER') AS owns,
        EXISTS (SELECT FROM pg_policy p, unnest(p.polroles) role
-                WHERE p.polrelid = c.oid AND p.polname = 'perdure_workers' AND pg_has_role(current_user, role, 'MEMBER')) AS passes
+                WHERE p.polrelid = c.oid AND p.polname = 'perdure_workers'
+                  AND pg_has_role(current_user, role, 'MEMBER')) AS passes
   FROM pg_class c WHERE c.oid = 'tasks'::regclass
 """
 
@@ -37,12 +39,12 @@ async def require_roles(callers: Database, workers: Database | None) -> None:
 def _require_wall(role: Any) -> None:
     if not role["enabled"]:
         raise ConfigError(
-            f"STORAGE__ROW_SECURITY is on, and the database has no row security: run `perdure migrate row-security on`; {HOW}"
+            f"{ON}, and the database has none yet: run `perdure migrate row-security on`; {HOW}"
         )
     if not role["walled"] or role["owns"] or role["passes"]:
-        kind = "owns the tables or is one of the workers" if role["walled"] else "bypasses row security"
+        why = "owns the tables or is one of the workers" if role["walled"] else "bypasses it"
         raise ConfigError(
-            f"STORAGE__ROW_SECURITY is on, and the role {role['name']} of DATABASE_URL {kind}: front doors need one of their own; {HOW}"
+            f"{ON}, and the role {role['name']} of DATABASE_URL {why}: front doors need their own; {HOW}"
         )
 
 

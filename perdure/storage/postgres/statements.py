@@ -81,7 +81,6 @@ def rank(owner: str, priority: str) -> str:
                 AND w.priority = {priority} ORDER BY w.rank DESC LIMIT 1), 0)"""
 
 
-
 # $1 task_id, $2 owner, $3 context_id, $4 metadata, $5 message, $6 policy, $7 priority, $8 delay in seconds, $9 expires in
 # seconds or null, $10 deadline in seconds or null, $11 limit keys, $12 their limits. No row: the policy is to reject, and the
 # context is busy.

@@ -24,8 +24,8 @@ _ACROSS: dict[str, str] = {}
 
 
 def across(plain: str, narrow: str) -> str:
-    """A part of a statement that looks at the rows of all owners. With row security on it is replaced by a call to a function that
-    tells no more than is needed; without, it is as it stands."""
+    """A part of a statement that looks at the rows of all owners. With row security on it is replaced by a call to a function
+    that tells no more than is needed; without, it is as it stands."""
     _ACROSS[plain] = narrow
     return plain
 
@@ -99,7 +99,13 @@ async def _roll_back(connection: Any) -> None:
     try:
         await connection.execute("ROLLBACK")
         done = True
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError):
+    except (
+        asyncpg.PostgresError,
+        asyncpg.InterfaceError,
+        asyncpg.InternalClientError,
+        OSError,
+        TimeoutError,
+    ):
         pass  # why it came to this is raised by who calls
     finally:
         if not done:
