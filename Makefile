@@ -11,7 +11,7 @@ CHAOS_SEED ?=
 CHAOS_KEYS ?= on
 
 .DEFAULT_GOAL := help
-.PHONY: help run test chaos coverage check format constraints swagger-ui clean
+.PHONY: help run test chaos audit coverage check format constraints swagger-ui clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[.a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,6 +25,12 @@ test: .venv  ## Run the tests, three at a time (PARALLEL=1: one; TESTS="tests/un
 chaos: .venv  ## Break a fleet at random for a quarter of an hour, and check (CHAOS_TASKS, CHAOS_FAULTS, CHAOS_SEED)
 	@$(BIN)/python -m tests.chaos --tasks $(CHAOS_TASKS) --faults $(CHAOS_FAULTS) --keys $(CHAOS_KEYS) \
 	  $(if $(CHAOS_SEED),--seed $(CHAOS_SEED))
+
+# In a virtual environment of its own: it is no part of the project. Strict: a package that could not be looked up is no clean one.
+audit:  ## Look every pinned version up among the known vulnerabilities (needs a network)
+	@test -x build/audit/bin/pip-audit || { $(PYTHON) -m venv build/audit && build/audit/bin/pip install --quiet pip-audit; }
+	@build/audit/bin/pip-audit --strict --no-deps --disable-pip --progress-spinner off -r constraints.txt || \
+	  { echo "make audit: a package is vulnerable, or could not be looked up (no network?): see above"; exit 1; }
 
 coverage: .venv  ## Run the tests and show the branches they miss
 	@$(BIN)/pytest --cov --cov-report=term $(TESTS)

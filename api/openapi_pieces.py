@@ -94,7 +94,12 @@ def failures(kinds: Iterable[type[Exception]], shape: Model) -> Json:
 
 
 def _failure_headers(status: int) -> Json:
-    names = {401: ["WWW-Authenticate"], 429: ["Retry-After"], 503: ["Retry-After"]}.get(status)
+    names = {
+        401: ["WWW-Authenticate"],
+        403: ["WWW-Authenticate"],
+        429: ["Retry-After"],
+        503: ["Retry-After"],
+    }.get(status)
     return {"headers": told_headers(names)} if names else {}
 
 

@@ -10,17 +10,19 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from starlette.datastructures import Headers
+from starlette.types import Receive
 
 from perdure.errors import InvalidParams
 from perdure.settings import ServerSettings
 from perdure.tasks import Message, Task
 
-from . import replies
+from . import replies, sizes
 from .auth import Caller
 from .card import ExtendedCard
 from .extensions import Extensions
 from .idempotency import HEADER, REPLAYED, key_of
 from .media_types import Modes
+from .rates import Rates
 from .task_manager import TaskManager
 from .wire import Dialect, reading, writing
 from .wire.asked import Send, Update
@@ -36,6 +38,7 @@ class Door:
     modes: Modes
     extended_card: ExtendedCard
     extensions: Extensions
+    rates: Rates
     direct_replies: bool = False
 
 
@@ -48,12 +51,21 @@ class Call:
     dialect: Dialect
     params: Any
     headers: Headers
+    body_bytes: int
+    left: Callable[[], Awaitable[None]]
+    """Returns when the caller has gone."""
     said: dict[str, str] = field(default_factory=dict)
     """Headers of the answer."""
 
     @property
     def manager(self) -> TaskManager:
         return self.door.manager
+
+
+async def gone(receive: Receive) -> None:
+    """Returns when the caller of a request that was read has gone, or has its answer."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 Answer = Callable[[Call], Awaitable[Any]]
@@ -66,7 +78,7 @@ Stream = Callable[[Call], AsyncIterator[Task | Update | Message | None]]
 async def send_message(call: Call) -> Json:
     """SendMessage."""
     send = _send(call)
-    answer = await call.manager.send_message(call.caller, send, repeated=_replayed(call))
+    answer = await call.manager.send_message(call.caller, send, repeated=_replayed(call), left=call.left)
     return call.dialect.sent(replies.shown(send, answer))
 
 
@@ -80,6 +92,7 @@ def stream_message(call: Call) -> AsyncIterator[Task | Update | Message | None]:
 def _send(call: Call) -> Send:
     """The key is of the send as it came, before it is noted in its message what the answer may be."""
     send = call.dialect.read_send(call.params)
+    sizes.check_send(send, call.door.settings, body_bytes=call.body_bytes)
     message_ids = call.door.settings.idempotent_message_ids
     key = key_of(call.headers.getlist(HEADER), send, message_ids=message_ids)
     return replace(call.door.modes.check(send), key=key)
@@ -133,8 +146,10 @@ async def cancel_task(call: Call) -> Json:
 async def give_feedback(call: Call) -> Json:
     """`tasks/feedback`, ours."""
     asked = reading.read(reading.GiveFeedback, call.params)
+    metadata = asked.metadata or {}
+    sizes.check_metadata("metadata", metadata, call.door.settings, body_bytes=call.body_bytes)
     stored = await call.manager.give_feedback(
-        call.caller, asked.task_id, asked.feedback, rating=asked.rating, metadata=asked.metadata or {}
+        call.caller, asked.task_id, asked.feedback, rating=asked.rating, metadata=metadata
     )
     return writing.feedback(stored)
 

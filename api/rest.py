@@ -23,6 +23,7 @@ from .auth import identify
 from .codes import MethodNotAllowed, MethodNotFound, Refusal, refusal
 from .jsonrpc import check_content_type
 from .operations import Answer, Call, Door, Stream
+from .scopes import allow
 from .versions import HEADER, named_version, negotiated
 from .wire import Dialect, v03_rest, v1
 from .wire.reading import check_decoded, check_storable, decode, spelled
@@ -70,10 +71,14 @@ async def endpoint(
     """Answer one request."""
     body = await request.body()
     try:
+        caller = identify(request)
+        door.rates.take(caller)
         dialect = negotiated(own, named_version(request))
         params = _params(door, request, body)
         said = door.extensions.activated(request)
-        call = Call(door, identify(request), dialect, params, request.headers, said)
+        left = partial(run.gone, request.receive)
+        call = Call(door, caller, dialect, params, request.headers, len(body), left, said)
+        allow(call.caller, answer or streamed)
         if answer is not None:
             return _json(await answer(call), request, headers=call.said)
         assert streamed is not None  # noqa: S101 - a path has one or the other
@@ -157,6 +162,11 @@ _NAMES = {
 def refused(told: Refusal, request: Request) -> Response:
     """The answer to a request that failed."""
     return _json(_error(told, request), request, status=told.code.http, headers=told.headers)
+
+
+async def refuse(request: Request, error: Exception) -> Response:
+    """The answer to what a route raised that is none of these bindings."""
+    return refused(refusal(error), request)
 
 
 async def no_route(request: Request, error: Exception) -> Response:

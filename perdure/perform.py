@@ -22,6 +22,7 @@ from perdure.output import BadOutput
 from perdure.retries import MayPass, may_pass
 from perdure.tasks import ArtifactChunk, DataPart, Message, Part, RawPart, Role, TaskState, TextPart, UrlPart
 from perdure.threads import in_thread
+from perdure.weight import TooLarge
 
 log = structlog.get_logger(__name__)
 
@@ -66,6 +67,8 @@ async def perform(agent: Agent, turn: Turn, answer: Answer) -> Outcome:
 
 def _ended(agent: Agent, answer: Answer, value: Any) -> Outcome:
     """The outcome of a handler that returned `value`, or raised it as the end of its turn."""
+    if answer.scale.broken:
+        return _crashed(agent, answer, answer.scale.broken)
     try:
         match value:
             case Retry(message=""):
@@ -99,6 +102,8 @@ def _replied(agent: Agent, turn: Turn, answer: Answer, outcome: Outcome) -> Outc
 
 
 def _crashed(agent: Agent, answer: Answer, error: BaseException) -> Outcome:
+    if answer.scale.broken:  # whatever the handler made of it; and it would be too much the next time, too
+        return _too_large(answer, answer.scale.broken)
     passing = may_pass(error, agent.config.retry_on)
     if passing or isinstance(error, LeaseLost):
         log.warning("handler.interrupted", exc_info=error)
@@ -111,6 +116,13 @@ def _crashed(agent: Agent, answer: Answer, error: BaseException) -> Outcome:
         chunks=answer.closing(),
         error=error,
         may_pass=passing,
+    )
+
+
+def _too_large(answer: Answer, error: TooLarge) -> Outcome:
+    log.error("handler.failed", exc_info=error)
+    return Outcome(
+        state=TaskState.FAILED, status_message=answer.said(error.told), chunks=answer.closing(), error=error
     )
 
 

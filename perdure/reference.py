@@ -25,6 +25,7 @@ _GROUPS = {
     "WORKER": "Who runs turns (times in seconds)",
     "TURNS": "One run of a handler",
     "SERVER": "The front door",
+    "AUTH": "Who may call",
     "LOG": "What is said on stderr",
 }
 
@@ -110,7 +111,8 @@ def shown(value: Any) -> str:
     if value is None:
         return ""
     if isinstance(value, SecretStr):
-        return _masked(value.get_secret_value())
+        secret = value.get_secret_value()
+        return _masked(secret) if "://" in secret else "***"
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 

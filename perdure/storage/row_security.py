@@ -16,6 +16,7 @@ from perdure.storage.schema import FUNCTIONS, OWNERLESS, VERSION_TABLE, WALLED
 
 # What a front door may do with tables that are nobody's: it says what its agent's limits are, and counts the workers.
 _OF_FRONT_DOORS = {"workers": "SELECT", "concurrency_limits": "SELECT, INSERT, UPDATE"}
+_READ_BY_FUNCTIONS = ("tasks", "api_keys")
 _ALL = "SELECT, INSERT, UPDATE, DELETE"
 
 
@@ -78,11 +79,12 @@ def _apply(connection: sa.Connection, fronts: list[str], workers: list[str]) -> 
             _value(connection, "SELECT pg_get_userbyid(relowner) FROM pg_class WHERE oid = 'tasks'::regclass")
         )
     )
-    _run(connection, "DROP POLICY IF EXISTS perdure_functions ON tasks")
-    _run(
-        connection,
-        f"CREATE POLICY perdure_functions ON tasks FOR SELECT TO {owner} USING (current_user <> session_user)",
-    )
+    for table in _READ_BY_FUNCTIONS:
+        _run(connection, f"DROP POLICY IF EXISTS perdure_functions ON {table}")
+        _run(
+            connection,
+            f"CREATE POLICY perdure_functions ON {table} FOR SELECT TO {owner} USING (current_user <> session_user)",
+        )
     for function in FUNCTIONS:
         _run(connection, f"GRANT EXECUTE ON FUNCTION {function} TO {everybody}")
 

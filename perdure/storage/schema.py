@@ -266,6 +266,25 @@ workers = sa.Table(
     sa.PrimaryKeyConstraint("worker_id"),
 )
 
+api_keys = sa.Table(
+    "api_keys",
+    metadata,
+    sa.Column("key_id", sa.Text, nullable=False),
+    sa.Column("owner", sa.Text, nullable=False),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("scopes", ARRAY(sa.Text), nullable=False),
+    # Salt and hash. The one before is good until the overlap of a rotation ends.
+    sa.Column("digest", sa.LargeBinary, nullable=False),
+    sa.Column("digest_before", sa.LargeBinary),
+    sa.Column("overlap_until", sa.TIMESTAMP(timezone=True)),
+    sa.Column("expires_at", sa.TIMESTAMP(timezone=True)),
+    sa.Column("revoked_at", sa.TIMESTAMP(timezone=True)),
+    sa.Column("last_used_at", sa.TIMESTAMP(timezone=True)),
+    _time("created_at"),
+    sa.PrimaryKeyConstraint("key_id"),
+    sa.CheckConstraint("(digest_before IS NULL) = (overlap_until IS NULL)", name="overlap"),
+)
+
 VIEWS = {
     "task_documents": """
 SELECT t.task_id, t.owner, t.context_id, t.state AS status, t.status_message, t.status_timestamp,
@@ -360,6 +379,18 @@ CREATE FUNCTION perdure_least_rank(of_priority smallint) RETURNS bigint LANGUAGE
 BEGIN ATOMIC
     SELECT w.rank FROM tasks w WHERE w.state = 'submitted' AND w.lease_token IS NULL AND w.priority = of_priority
      ORDER BY w.priority DESC, w.rank LIMIT 1;
+END
+""",
+    "perdure_count_waiting(bigint)": """
+CREATE FUNCTION perdure_count_waiting(up_to bigint) RETURNS bigint LANGUAGE sql STABLE SECURITY DEFINER
+BEGIN ATOMIC
+    SELECT count(*) FROM (SELECT FROM tasks WHERE state = 'submitted' AND lease_token IS NULL LIMIT up_to) t;
+END
+""",
+    "perdure_owner_of_key(text)": """
+CREATE FUNCTION perdure_owner_of_key(id text) RETURNS text LANGUAGE sql STABLE SECURITY DEFINER
+BEGIN ATOMIC
+    SELECT k.owner FROM api_keys k WHERE k.key_id = id;
 END
 """,
     "perdure_notices(uuid[])": """

@@ -12,10 +12,11 @@ import httpx
 import pytest
 from starlette.requests import Request
 
-from api.auth import Caller
+from api.auth import Caller, known
 from api.idempotency import LONGEST, fingerprint
 from api.wire import v1
 from perdure.errors import StorageUnavailable
+from perdure.security import SCOPES
 from perdure.tasks import ANONYMOUS, Message, Role
 from tests.api.front import (
     Front,
@@ -314,7 +315,7 @@ async def test_a_key_is_its_callers_own(stored_front: Front, monkeypatch: pytest
     first, _ = await sent(front, "hi", "k")
 
     def somebody_else(request: Request) -> Caller:
-        return Caller("somebody else")
+        return known("somebody else", SCOPES)
 
     monkeypatch.setattr("api.jsonrpc.identify", somebody_else)
     task, replayed = await sent(front, "ho", "k")

@@ -18,6 +18,7 @@ from perdure.errors import ConfigError
 from perdure.ids import new_task_id
 from perdure.settings import StorageSettings
 from perdure.storage import IdempotencyKey, NewTask, Storage, WebhookConfig, migrate
+from perdure.storage.keys import NewKey
 from perdure.storage.postgres import PostgresStorage
 from perdure.storage.postgres.database import Database
 from perdure.storage.row_security import lowered
@@ -48,6 +49,9 @@ async def planted(storage: Storage) -> Storage:
         SOMEONE_ELSE, WebhookConfig(config_id="c", task_id=id_of(turn), url="https://x")
     )
     await storage.append_messages(SOMEONE_ELSE, "talk", [says("secret")])
+    await storage.add_key(
+        NewKey(key_id=str(new_task_id()), owner=SOMEONE_ELSE, name="secret", scopes=("read",), digest=b"d")
+    )
     return storage
 
 
@@ -131,6 +135,7 @@ WRITES = {
     "a step": "INSERT INTO task_steps (task_id, turn, name, occurrence, result, attempt) "
     "VALUES ('{task}', 0, 'n', 9, '1', 1)",
     "my task to them": "UPDATE tasks SET owner = '{them}' WHERE task_id = '{mine}'",
+    "a key of an API": "INSERT INTO api_keys (key_id, owner, name, scopes, digest) VALUES ('k', '{them}', '', '{{}}', 'd')",
     "my context to them": "UPDATE contexts SET owner = '{them}'",
     "my event to them": "UPDATE task_events SET task_id = '{task}', seq = 99 WHERE task_id = '{mine}'",
 }
@@ -184,7 +189,15 @@ async def test_a_process_learns_of_changes_to_all_tasks_that_it_waits_for(storag
     }
 
 
-@pytest.mark.parametrize("function", ["perdure_notices('{}')", "perdure_least_rank(0::smallint)"])
+@pytest.mark.parametrize(
+    "function",
+    [
+        "perdure_notices('{}')",
+        "perdure_least_rank(0::smallint)",
+        "perdure_count_waiting(9)",
+        "perdure_owner_of_key('k')",
+    ],
+)
 async def test_functions_are_for_the_two_roles(database: Walled, function: str) -> None:
     async with connected(database.url) as superuser:
         await superuser.execute(
@@ -252,7 +265,7 @@ async def test_a_migration_sees_all_rows_and_its_new_tables_are_walled(walled_da
 
 async def test_steps_down_and_up_again(walled_database: Walled) -> None:
     for url in (walled_database.owner, walled_database.url):
-        await asyncio.to_thread(migrate.downgrade, url, "0003")
+        await asyncio.to_thread(migrate.downgrade, url, "0004")
         await asyncio.to_thread(migrate.upgrade, url)
     async with connected(walled_database.front) as connection:
         query = "SELECT relrowsecurity FROM pg_class WHERE relname = 'tasks'"

@@ -17,8 +17,10 @@ WITHOUT_OWNER = {
     # Of workers and sweeps, which serve all owners; a turn's statements are fenced by its claim.
     "CLAIM", "RENEW", "WRITE", "SETTLE", "RELEASE", "DIAGNOSE", "STORE_STEP", "STEPS",
     "RESCUE", "EXPIRE", "FORGET_KEYS", "STRANDED", "REDISPATCH", "BEAT", "FORGET_WORKER",
-    # Of front doors, about no owner's rows.
-    "WORKERS_ALIVE",
+    # Of operators, who make keys for all owners.
+    "ADD_KEY", "LIST_KEYS", "ROTATE_KEY", "REVOKE_KEY",
+    # Of front doors, about no owner's rows; and who a caller is, is known only when the key has been found.
+    "WORKERS_ALIVE", "COUNT_WAITING", "OWNER_OF_KEY", "LOAD_KEY", "NOTE_KEY_USED",
     # Of front doors, for all who wait in the process: number and state of tasks that they have found by their owner before.
     "NOTICES",
 }  # fmt: skip

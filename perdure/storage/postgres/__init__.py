@@ -46,7 +46,9 @@ from perdure.storage.postgres import sends
 from perdure.storage.postgres import statements as sql
 from perdure.storage.postgres.belongings import Belongings
 from perdure.storage.postgres.contexts import Contexts
+from perdure.storage.postgres.counts import Counts
 from perdure.storage.postgres.database import Database
+from perdure.storage.postgres.keys import Keys
 from perdure.storage.postgres.records import (
     Row,
     changed_metadata,
@@ -81,7 +83,7 @@ _AFTER_OTHERS = 0.005
 """Seconds that it waits for them at most, each time."""
 
 
-class PostgresStorage(Contexts, Belongings):
+class PostgresStorage(Contexts, Belongings, Counts, Keys):
     """A `Storage` in Postgres 14 or newer. `url` as in DATABASE_URL; `migrations_url` where migrations need another way in, and
     `workers_url` where turns and sweeps need another role than the statements of callers (with row security on)."""
 

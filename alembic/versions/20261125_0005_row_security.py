@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from alembic import op
 
-revision = "0004"
-down_revision = "0003"
+revision = "0005"
+down_revision = "0004"
 branch_labels = None
 depends_on = None
 
-OWNED = ("contexts", "context_messages", "tasks", "idempotency_keys")
+OWNED = ("contexts", "context_messages", "tasks", "idempotency_keys", "api_keys")
 OF_TASKS = ("task_events", "task_feedback", "webhook_configs", "task_steps")
 OWNER = "(SELECT NULLIF(current_setting('perdure.owner', true), ''))"
 
@@ -28,6 +28,18 @@ CREATE FUNCTION perdure_least_rank(of_priority smallint) RETURNS bigint LANGUAGE
 BEGIN ATOMIC
     SELECT w.rank FROM tasks w WHERE w.state = 'submitted' AND w.lease_token IS NULL AND w.priority = of_priority
      ORDER BY w.priority DESC, w.rank LIMIT 1;
+END
+""",
+    "perdure_count_waiting(bigint)": """
+CREATE FUNCTION perdure_count_waiting(up_to bigint) RETURNS bigint LANGUAGE sql STABLE SECURITY DEFINER
+BEGIN ATOMIC
+    SELECT count(*) FROM (SELECT FROM tasks WHERE state = 'submitted' AND lease_token IS NULL LIMIT up_to) t;
+END
+""",
+    "perdure_owner_of_key(text)": """
+CREATE FUNCTION perdure_owner_of_key(id text) RETURNS text LANGUAGE sql STABLE SECURITY DEFINER
+BEGIN ATOMIC
+    SELECT k.owner FROM api_keys k WHERE k.key_id = id;
 END
 """,
     "perdure_notices(uuid[])": """
