@@ -115,6 +115,7 @@ async def _answer(door: Door, request: Request, body: bytes, reply: Reply) -> Re
     caller = identify(request)
     door.rates.take(caller)
     check_decoded(envelope, body, max_depth=door.settings.max_depth)
+    active = door.extensions.activated(request)
     call = Call(
         door,
         caller,
@@ -123,7 +124,8 @@ async def _answer(door: Door, request: Request, body: bytes, reply: Reply) -> Re
         request.headers,
         len(body),
         partial(run.gone, request.receive),
-        door.extensions.activated(request),
+        extensions=active.uris,
+        said=active.headers,
     )
     allow(call.caller, method.answer or method.stream)
     if method.answer is not None:

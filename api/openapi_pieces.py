@@ -34,7 +34,7 @@ PARAMETERS: Mapping[str, Json] = {
         (
             versions.HEADER,
             "The version of A2A that the client speaks; may stand in the query instead. Left out: that of the method or path.",
-            {"enum": [*versions.DIALECTS]},
+            {"pattern": versions.SERVED.pattern, "examples": [*versions.DIALECTS]},
         ),
         (
             extensions.HEADER,

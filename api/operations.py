@@ -5,7 +5,7 @@ An operation that answers returns JSON; one that streams returns an iterator who
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,6 +13,7 @@ from starlette.datastructures import Headers
 from starlette.types import Receive
 
 from perdure.errors import InvalidParams
+from perdure.notes import noted, without_notes
 from perdure.settings import ServerSettings
 from perdure.tasks import Message, Task
 
@@ -54,6 +55,8 @@ class Call:
     body_bytes: int
     left: Callable[[], Awaitable[None]]
     """Returns when the caller has gone."""
+    extensions: Sequence[str] = ()
+    """The URIs of those that the request activated."""
     said: dict[str, str] = field(default_factory=dict)
     """Headers of the answer."""
 
@@ -90,12 +93,20 @@ def stream_message(call: Call) -> AsyncIterator[Task | Update | Message | None]:
 
 
 def _send(call: Call) -> Send:
-    """The key is of the send as it came, before it is noted in its message what the answer may be."""
+    """The key is of the send as it came, before anything is noted in its message. A caller's own notes are dropped from the
+    metadata of the request as well: a follow-up's message takes it over."""
     send = call.dialect.read_send(call.params)
     sizes.check_send(send, call.door.settings, body_bytes=call.body_bytes)
+    call.door.modes.check(send)
     message_ids = call.door.settings.idempotent_message_ids
     key = key_of(call.headers.getlist(HEADER), send, message_ids=message_ids)
-    return replace(call.door.modes.check(send), key=key)
+    message = noted(
+        send.message,
+        accepted_output_modes=send.accepted_output_modes,
+        extensions=call.extensions,
+        tenant=send.tenant,
+    )
+    return replace(send, message=message, metadata=without_notes(send.metadata), key=key)
 
 
 def _replayed(call: Call) -> Callable[[], None]:
@@ -187,20 +198,22 @@ async def clear_context(call: Call) -> Json:
 async def save_callback(call: Call) -> Json:
     """CreateTaskPushNotificationConfig."""
     task_id, callback = call.dialect.read_callback(call.params)
-    return call.dialect.callback(await call.manager.save_callback(call.caller, task_id, callback))
+    saved = await call.manager.save_callback(call.caller, task_id, callback)
+    return call.dialect.callback(saved, call.dialect.read_tenant(call.params))
 
 
 async def get_callback(call: Call) -> Json:
     """GetTaskPushNotificationConfig."""
     task_id, config_id = call.dialect.read_callback_id(call.params)
-    return call.dialect.callback(await call.manager.load_callback(call.caller, task_id, config_id))
+    found = await call.manager.load_callback(call.caller, task_id, config_id)
+    return call.dialect.callback(found, call.dialect.read_tenant(call.params))
 
 
 async def list_callbacks(call: Call) -> Any:
     """ListTaskPushNotificationConfigs."""
     task_id, page_size, after = call.dialect.read_callback_list(call.params)
     page = await call.manager.list_callbacks(call.caller, task_id, page_size=page_size, after=after)
-    return call.dialect.callbacks(page)
+    return call.dialect.callbacks(page, call.dialect.read_tenant(call.params))
 
 
 async def delete_callback(call: Call) -> Json | None:

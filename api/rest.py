@@ -13,7 +13,8 @@ import orjson
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import Match, Route
+from starlette.types import Scope
 
 from perdure.errors import InvalidParams
 
@@ -35,10 +36,24 @@ A2A_JSON = "application/a2a+json"
 def routes(door: Door) -> list[Route]:
     """All paths. A custom verb (`:cancel`) stands before the path that would take it for a part of the id."""
     return [
-        Route(prefix + path, partial(endpoint, door, dialect, answer, streamed), methods=methods)
+        (_Verb if ":" in path else Route)(
+            prefix + path, partial(endpoint, door, dialect, answer, streamed), methods=methods
+        )
         for prefix, dialect, paths in BINDINGS
         for path, methods, answer, streamed in paths
     ]
+
+
+class _Verb(Route):
+    """A path with a custom verb. It is nobody else's, whatever the HTTP method; and its HEAD would begin a stream."""
+
+    def __init__(self, path: str, endpoint: Any, *, methods: list[str]) -> None:
+        super().__init__(path, endpoint, methods=methods)
+        self.methods = set(methods)
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        match, inside = super().matches(scope)
+        return (Match.NONE if match is Match.NONE else Match.FULL), inside
 
 
 Paths = list[tuple[str, list[str], Answer | None, Stream | None]]
@@ -75,9 +90,18 @@ async def endpoint(
         door.rates.take(caller)
         dialect = negotiated(own, named_version(request))
         params = _params(door, request, body)
-        said = door.extensions.activated(request)
-        left = partial(run.gone, request.receive)
-        call = Call(door, caller, dialect, params, request.headers, len(body), left, said)
+        active = door.extensions.activated(request)
+        call = Call(
+            door,
+            caller,
+            dialect,
+            params,
+            request.headers,
+            len(body),
+            partial(run.gone, request.receive),
+            extensions=active.uris,
+            said=active.headers,
+        )
         allow(call.caller, answer or streamed)
         if answer is not None:
             return _json(await answer(call), request, headers=call.said)
@@ -172,10 +196,17 @@ async def refuse(request: Request, error: Exception) -> Response:
 async def no_route(request: Request, error: Exception) -> Response:
     """Starlette found no route, or none for this HTTP method."""
     assert isinstance(error, HTTPException)  # noqa: S101 - Starlette calls this for nothing else
-    if error.status_code == 405:
-        told = refusal(MethodNotAllowed(f"{request.method} is not possible here"))
-    else:
-        told = refusal(MethodNotFound("there is nothing at this path"))
+    if error.status_code != 405:
+        return refused(refusal(MethodNotFound("there is nothing at this path")), request)
+    allowed = ", ".join(_allowed(request))
+    told = refusal(MethodNotAllowed(f"{request.method} is not possible here; what is: {allowed}"))
     response = refused(told, request)
-    response.headers.update(error.headers or {})
+    response.headers["Allow"] = allowed
     return response
+
+
+def _allowed(request: Request) -> list[str]:
+    """The HTTP methods of this path's routes. Starlette names those of the first one alone (RFC 9110, section 10.2.1)."""
+    routes = [route for route in request.app.routes if isinstance(route, Route)]
+    path = next(route.path for route in routes if route.endpoint is request.scope["endpoint"])
+    return sorted({method for route in routes if route.path == path for method in route.methods or ()})

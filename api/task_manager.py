@@ -54,6 +54,7 @@ log = structlog.get_logger(__name__)
 
 EVENTS_PER_READ = 100
 """What a stream holds at most, beside the buffers of its connection."""
+CONFIGS_PER_READ = 100
 OUTAGE_PAUSE = 1.0
 """Seconds until an answer that was already accepted asks again for a database that is away."""
 
@@ -379,13 +380,23 @@ class TaskManager:
             return page.configs[0]
 
     async def list_callbacks(
-        self, caller: Caller, task_id: str, *, page_size: int, after: str | None
+        self, caller: Caller, task_id: str, *, page_size: int | None, after: str | None
     ) -> WebhookConfigPage:
-        """A page of a task's configs."""
+        """A page of a task's configs; all that follow `after` if `page_size` is None."""
         self._need_push_notifications()
-        return await self._storage.list_webhook_configs(
-            caller.owner, _known(task_id), page_size=page_size, after=after
+        found = _known(task_id)
+        page = await self._storage.list_webhook_configs(
+            caller.owner, found, page_size=page_size or CONFIGS_PER_READ, after=after
         )
+        if page_size is not None:
+            return page
+        configs = list(page.configs)
+        while page.next is not None:
+            page = await self._storage.list_webhook_configs(
+                caller.owner, found, page_size=CONFIGS_PER_READ, after=page.next
+            )
+            configs += page.configs
+        return WebhookConfigPage(tuple(configs), None)
 
     async def delete_callback(self, caller: Caller, task_id: str, config_id: str) -> None:
         """Delete a config; nothing happens if it is not there."""

@@ -16,7 +16,7 @@ from uuid import UUID
 
 from perdure import ids
 from perdure.agent import Progress
-from perdure.output import BadOutput, artifacts_in, parts_in, storable_message
+from perdure.output import BadOutput, artifacts_in, parts_in, storable_artifact, storable_message
 from perdure.settings import TurnSettings
 from perdure.storable import cleaned
 from perdure.tasks import Artifact, ArtifactChunk, Message, Part, Role, TextPart
@@ -101,9 +101,13 @@ class Answer:
             self._main = before
             raise
 
-    def _pieces(self, value: Any) -> Iterable[Artifact | Message | Progress | tuple[Part, ...]]:
+    def _pieces(
+        self, value: Any
+    ) -> Iterable[Artifact | ArtifactChunk | Message | Progress | tuple[Part, ...]]:
         if value is None:
             return ()
+        if isinstance(value, ArtifactChunk):
+            return (replace(value, artifact=storable_artifact(value.artifact)),)
         if isinstance(value, Progress):
             return (replace(value, note=cleaned(value.note)),)
         if isinstance(value, Message):
@@ -111,7 +115,7 @@ class Answer:
         whole = artifacts_in(value)
         return (parts_in(value),) if whole is None else whole
 
-    def _placed(self, piece: Artifact | Message | Progress | tuple[Part, ...]) -> Piece:
+    def _placed(self, piece: Artifact | ArtifactChunk | Message | Progress | tuple[Part, ...]) -> Piece:
         match piece:
             case Progress():
                 return piece
@@ -119,6 +123,8 @@ class Answer:
                 return self._own(piece)
             case Artifact():
                 return ArtifactChunk(self._named(piece))
+            case ArtifactChunk():
+                return replace(piece, artifact=self._named(piece.artifact))
         append = bool(self._main)
         return ArtifactChunk(
             Artifact(artifact_id=self._main_id(), parts=piece), append=append, last_chunk=False

@@ -18,7 +18,7 @@ import structlog
 from perdure.agent import Agent, Turn
 from perdure.answer import Answer
 from perdure.errors import AgentError, LeaseLost, Retry, TurnOutcome
-from perdure.output import BadOutput
+from perdure.output import BadOutput, storable_object
 from perdure.retries import MayPass, may_pass
 from perdure.tasks import ArtifactChunk, DataPart, Message, Part, RawPart, Role, TaskState, TextPart, UrlPart
 from perdure.threads import in_thread
@@ -53,6 +53,10 @@ async def perform(agent: Agent, turn: Turn, answer: Answer) -> Outcome:
     Raises nothing but CancelledError, and that only when this was cancelled and the handler has ended: a plain function is waited
     for, since it cannot be interrupted (`turn.canceled` tells it). Cancelled a second time it is waited for no longer.
     """
+    return _with_metadata(agent, turn, answer, await _performed(agent, turn, answer))
+
+
+async def _performed(agent: Agent, turn: Turn, answer: Answer) -> Outcome:
     try:
         return _replied(agent, turn, answer, _ended(agent, answer, await _value_of(agent, turn)))
     except TurnOutcome as ending:
@@ -97,6 +101,13 @@ def _replied(agent: Agent, turn: Turn, answer: Answer, outcome: Outcome) -> Outc
         return outcome
     try:
         return replace(outcome, status_message=answer.message(turn.replied))
+    except BadOutput as error:
+        return _crashed(agent, answer, error)
+
+
+def _with_metadata(agent: Agent, turn: Turn, answer: Answer, outcome: Outcome) -> Outcome:
+    try:
+        return replace(outcome, metadata={**storable_object(turn.metadata_update), **outcome.metadata})
     except BadOutput as error:
         return _crashed(agent, answer, error)
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import ConfigDict, Field, model_validator
 
 from perdure.errors import InvalidParams
+from perdure.notes import without_notes
 from perdure.storage import WebhookConfig, WebhookConfigPage
 from perdure.tasks import (
     Artifact,
@@ -42,7 +43,7 @@ from .reading import (
     kind,
     read,
 )
-from .writing import Json, given, timestamp, unmarked
+from .writing import Json, given, timestamp
 
 VERSION = "0.3"
 NOTHING: Json | None = None
@@ -232,9 +233,9 @@ def read_callback_to_delete(params: Any) -> tuple[str, str]:
     return asked.id, asked.push_notification_config_id
 
 
-def read_callback_list(params: Any) -> tuple[str, int, str | None]:
+def read_callback_list(params: Any) -> tuple[str, int | None, str | None]:
     """`{id}`: 0.3 knows no pages, so this is all of them."""
-    return read(CallbackName, params).id, 1000, None
+    return read(CallbackName, params).id, None, None
 
 
 def message(said: Message) -> Json:
@@ -247,7 +248,7 @@ def message(said: Message) -> Json:
         **given(
             contextId=said.context_id,
             taskId=said.task_id,
-            metadata=unmarked(said.metadata),
+            metadata=without_notes(said.metadata),
             extensions=list(said.extensions),
             referenceTaskIds=list(said.reference_task_ids),
         ),
@@ -329,7 +330,12 @@ def _status_change(change: StatusChange, item: Update) -> Json:
     return {"status": status, "final": change.state.rests, **given(metadata=dict(change.metadata))}
 
 
-def callback(config: WebhookConfig) -> Json:
+def read_tenant(params: Any) -> str:
+    """0.3 has none."""
+    return ""
+
+
+def callback(config: WebhookConfig, tenant: str = "") -> Json:
     """A TaskPushNotificationConfig."""
     authentication: Json = {"schemes": [config.scheme], **given(credentials=config.credentials)}
     return {
@@ -342,7 +348,7 @@ def callback(config: WebhookConfig) -> Json:
     }
 
 
-def callbacks(page: WebhookConfigPage) -> Any:
+def callbacks(page: WebhookConfigPage, tenant: str = "") -> Any:
     """A bare array."""
     return [callback(config) for config in page.configs]
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Self
 from pydantic import ConfigDict, Field, model_validator
 
 from perdure.errors import InvalidParams
+from perdure.notes import without_notes
 from perdure.payload import STATE_NAMES, dump_artifact, dump_body, dump_message
 from perdure.storage import WebhookConfig, WebhookConfigPage
 from perdure.tasks import (
@@ -40,7 +41,7 @@ from .reading import (
     exactly_one_of,
     read,
 )
-from .writing import Json, error_details, given, timestamp, unmarked
+from .writing import Json, error_details, given, timestamp
 
 VERSION = "1.0"
 NOTHING: Json | None = {}
@@ -133,7 +134,13 @@ class Authentication(Shape):
     credentials: Annotated[str, Field(max_length=8192)] | None = None
 
 
-class CallbackShape(Shape):
+class Tenanted(Shape):
+    """What names a tenant: opaque, in the request or as the first part of its path (section 3.2.1)."""
+
+    tenant: Name | None = None
+
+
+class CallbackShape(Tenanted):
     """A TaskPushNotificationConfig."""
 
     id: Id | None = None
@@ -161,7 +168,7 @@ class Configuration(Shape):
     return_immediately: Flag | None = None
 
 
-class SendShape(Shape):
+class SendShape(Tenanted):
     """A SendMessageRequest."""
 
     message: MessageShape
@@ -169,19 +176,24 @@ class SendShape(Shape):
     metadata: Metadata | None = None
 
 
-class CallbackName(Shape):
+class CallbackName(Tenanted):
     """GetTaskPushNotificationConfig, DeleteTaskPushNotificationConfig."""
 
     task_id: GivenId
     id: GivenId
 
 
-class CallbackList(Shape):
+class CallbackList(Tenanted):
     """ListTaskPushNotificationConfigs."""
 
     task_id: GivenId
     page_size: PageSize | None = None
     page_token: Id | None = None
+
+
+def read_tenant(params: Any) -> str:
+    """`tenant`, of any request; "" for none."""
+    return read(Tenanted, params).tenant or ""
 
 
 def read_send(params: Any) -> Send:
@@ -196,11 +208,14 @@ def read_send(params: Any) -> Send:
         return_immediately=bool(configuration.return_immediately),
         callback=callback.callback() if callback else None,
         accepted_output_modes=tuple(configuration.accepted_output_modes or ()),
+        tenant=asked.tenant or "",
     )
 
 
 def read_state(name: Any) -> TaskState | None:
-    """`TASK_STATE_...`; unspecified is no filter."""
+    """`TASK_STATE_...`, or its number, which is a text in a query; unspecified is no filter."""
+    if isinstance(name, str) and name.isascii() and name.isdigit():
+        name = int(name[:4])
     if name not in _STATES:
         raise InvalidParams("status", f"must be one of {', '.join(STATE_NAMES.values())}")
     return _STATES[name]
@@ -231,7 +246,7 @@ def read_callback_list(params: Any) -> tuple[str, int, str | None]:
 
 def message(said: Message) -> Json:
     """A Message."""
-    return dump_message(replace(said, metadata=unmarked(said.metadata)))
+    return dump_message(replace(said, metadata=without_notes(said.metadata)))
 
 
 def task(found: Task) -> Json:
@@ -269,20 +284,23 @@ def update(item: Task | Update | Message) -> Json:
     return {f"{kind}Update": {"taskId": str(item.task_id), "contextId": item.context_id, **payload}}
 
 
-def callback(config: WebhookConfig) -> Json:
+def callback(config: WebhookConfig, tenant: str = "") -> Json:
     """A TaskPushNotificationConfig."""
     authentication = given(scheme=config.scheme, credentials=config.credentials)
     return {
         "id": config.config_id,
         "taskId": str(config.task_id),
         "url": config.url,
-        **given(token=config.token, authentication=authentication),
+        **given(tenant=tenant, token=config.token, authentication=authentication),
     }
 
 
-def callbacks(page: WebhookConfigPage) -> Any:
+def callbacks(page: WebhookConfigPage, tenant: str = "") -> Any:
     """A ListTaskPushNotificationConfigsResponse."""
-    return {"configs": [callback(config) for config in page.configs], "nextPageToken": page.next or ""}
+    return {
+        "configs": [callback(config, tenant) for config in page.configs],
+        "nextPageToken": page.next or "",
+    }
 
 
 def error_data(reason: str, field: str | None, description: str) -> Any:

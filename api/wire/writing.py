@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from base64 import urlsafe_b64encode
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
-from perdure.agent import MARKS
 from perdure.storage import Context, ContextPage, Cursor, Feedback, TaskPage
 from perdure.tasks import Message, Task
 
@@ -29,11 +28,6 @@ def write_token(cursor: Cursor | None) -> str:
 def given(**members: Any) -> Json:
     """The members that say something: no empty text, list or object."""
     return {name: value for name, value in members.items() if value}
-
-
-def unmarked(metadata: Mapping[str, Any]) -> Json:
-    """A message's metadata without what we noted in it for ourselves."""
-    return {name: value for name, value in metadata.items() if name not in MARKS}
 
 
 def task_page(page: TaskPage, write: Callable[[Task], Json]) -> Json:

@@ -23,6 +23,7 @@ from tests.api.front import (
     Json,
     Live,
     answer,
+    at_once,
     chunk,
     message,
     message03,
@@ -474,3 +475,13 @@ async def test_two_keys_bring_two_webhooks_to_one_task(pushing: Front) -> None:
         await pushing.call("SendMessage", params, Idempotency_Key=key)
     page = await pushing.storage.list_webhook_configs(ANONYMOUS, (await pushing.takes()).claim.task_id)
     assert len(page.configs) == 2
+
+
+async def test_another_tenant_is_another_content(front: Front) -> None:
+    params = at_once()
+    first = await front.call("SendMessage", {"tenant": "acme", **params}, Idempotency_Key="k")
+    again = await front.call("SendMessage", {"tenant": "acme", **params}, Idempotency_Key="k")
+    assert again["task"]["id"] == first["task"]["id"]
+    for other in ({}, {"tenant": "other"}):
+        error = await front.error("SendMessage", {**other, **params}, Idempotency_Key="k")
+        assert error["data"][0]["reason"] == "IDEMPOTENCY_KEY_REUSED"
