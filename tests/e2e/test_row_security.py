@@ -3,47 +3,59 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import subprocess
 from typing import Any
+from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
 
 from perdure.tasks import ANONYMOUS
-from tests.support.processes import PERDURE, finished, surroundings
-from tests.support.walls import FRONT, OWNER, WORKERS, as_role, make_roles
+from tests.support.processes import PERDURE, ROOT, finished, surroundings
 
 from .conftest import AGENTS, Stack
+
+OWNER, FRONT, WORKERS = "perdure_owner:one", "perdure_front:two", "perdure_workers:three"
 
 
 @pytest.fixture
 def walled(stack: Stack) -> Stack:
-    """A stack whose database has row security; its settings are those of all processes."""
-    url = stack.services.database_url
-    asyncio.run(make_roles(url))
-    for command in (["upgrade"], ["row-security", "on", "--front", FRONT, "--workers", WORKERS]):
-        end = command_of(stack, *command)
+    """A stack whose database has row security, set up as the page says; its settings are those of all processes."""
+    page = (ROOT / "docs" / "security.md").read_text()
+    [statements] = re.findall(r"^```sql\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    stack.run(statements)
+    commands = re.findall(r"^perdure (migrate (?:upgrade|row-security).*)$", page, re.MULTILINE)
+    assert len(commands) == 2
+    for command in commands:
+        end = command_of(stack, *command.split())
         assert end.returncode == 0, end.stderr
     stack.settings |= {
         "AGENT": str(AGENTS / "talking.py"),
-        "DATABASE_URL": as_role(url, FRONT),
-        "WORKER_DATABASE_URL": as_role(url, WORKERS),
+        "DATABASE_URL": as_role(stack, FRONT),
+        "WORKER_DATABASE_URL": as_role(stack, WORKERS),
         "STORAGE__ROW_SECURITY": "true",
     }
     return stack
 
 
+def as_role(stack: Stack, role: str) -> str:
+    """The database as somebody else."""
+    parts = urlsplit(stack.services.database_url)
+    return parts._replace(netloc=f"{role}@{parts.netloc.rpartition('@')[2]}").geturl()
+
+
 def command_of(stack: Stack, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """`perdure migrate ...` as the role that owns the tables."""
-    env = surroundings(DATABASE_URL=as_role(stack.services.database_url, OWNER))
-    return finished([PERDURE, "migrate", *arguments], cwd=stack.folder, env=env)
+    """A command as the role that owns the tables."""
+    env = surroundings(DATABASE_URL=as_role(stack, OWNER))
+    return finished([PERDURE, *arguments], cwd=stack.folder, env=env)
 
 
 def seen(stack: Stack, role: str, owner: str) -> list[str]:
     """The tasks that a statement without a WHERE gets, in a transaction of `owner`."""
 
     async def ask() -> list[Any]:
-        connection = await asyncpg.connect(as_role(stack.services.database_url, role))
+        connection = await asyncpg.connect(as_role(stack, role))
         try:
             async with connection.transaction():
                 await connection.execute("SELECT set_config('perdure.owner', $1, true)", owner)
@@ -93,6 +105,6 @@ def test_a_front_door_that_would_have_no_wall_does_not_start(
 
 
 def test_off_again(walled: Stack) -> None:
-    assert command_of(walled, "row-security", "off").returncode == 0
+    assert command_of(walled, "migrate", "row-security", "off").returncode == 0
     server, _ = walled.front_door(STORAGE__ROW_SECURITY="false", QUEUE_TYPE="inline")
     assert server.send("hello")["status"]["state"] == "completed"
