@@ -76,7 +76,9 @@ class WorkerSettings(_Group):
         2.0, gt=0, description="How often forgotten and lapsed tasks are looked for"
     )
     beat_interval: float = Field(5.0, gt=0, description="How often a worker gives a sign of life")
-    poll_delay: float = Field(0.05, gt=0, description="How often arq looks for rings")
+    poll_delay: float = Field(
+        0.05, gt=0, description="How often stock arq looks for rings; `perdure worker` is woken"
+    )
 
 
 class TurnSettings(_Group):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -49,9 +49,13 @@ class Taken:
     sent: float
 
 
-async def run_turn(worker: Worker, reins: Reins) -> bool:
-    """Take the best task that is due, run its turn and record how it ended. False when nothing is due."""
+async def run_turn(
+    worker: Worker, reins: Reins, claimed: Callable[[bool], None] = lambda found: None
+) -> bool:
+    """Take the best task that is due, run its turn and record how it ended. False when nothing is due, which `claimed` is told
+    as soon as it is known."""
     taken = await claim_turn(worker)
+    claimed(taken is not None)
     if taken is None:
         return False
     await work_on(worker, taken, reins)

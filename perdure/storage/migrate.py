@@ -9,6 +9,7 @@ import asyncio
 import io
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -114,14 +115,20 @@ def revision_of(connection: sa.Connection) -> str | None:
     return context.get_current_revision()
 
 
+@cache
+def _revisions() -> tuple[str | None, frozenset[str]]:
+    """The code's head and all it knows. Read once: every worker asks every two seconds."""
+    script = ScriptDirectory.from_config(configuration())
+    return script.get_current_head(), frozenset(each.revision for each in script.walk_revisions())
+
+
 def require_current(found: str | None) -> None:
     """`SchemaOutdated` unless the database is at the code's head or at a later revision that the code does not know."""
-    script = ScriptDirectory.from_config(configuration())
-    known = {revision.revision for revision in script.walk_revisions()}
-    if found is None or (found in known and found != script.get_current_head()):
+    head, known = _revisions()
+    if found is None or (found in known and found != head):
         raise SchemaOutdated(
             f"the database's schema is {f'at revision {found}' if found else 'empty'}, this version of Perdure needs "
-            f"{script.get_current_head()}: run `perdure migrate upgrade`"
+            f"{head}: run `perdure migrate upgrade`"
         )
 
 
