@@ -76,6 +76,12 @@ class WorkerSettings(_Group):
         2.0, gt=0, description="How often forgotten and lapsed tasks are looked for"
     )
     beat_interval: float = Field(5.0, gt=0, description="How often a worker gives a sign of life")
+    health_port: int | None = Field(
+        None,
+        ge=0,
+        le=65535,
+        description="A port for `/healthz`, `/readyz` and `/metrics` of `perdure worker`, on HOST",
+    )
     poll_delay: float = Field(
         0.05, gt=0, description="How often stock arq looks for rings; `perdure worker` is woken"
     )

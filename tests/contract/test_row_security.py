@@ -19,6 +19,7 @@ from perdure.ids import new_task_id
 from perdure.settings import StorageSettings
 from perdure.storage import IdempotencyKey, NewTask, Storage, WebhookConfig, migrate
 from perdure.storage.keys import NewKey
+from perdure.storage.operators import Failure
 from perdure.storage.postgres import PostgresStorage
 from perdure.storage.postgres.database import Database
 from perdure.storage.row_security import lowered
@@ -44,6 +45,8 @@ async def planted(storage: Storage) -> Storage:
     turn = await claim(storage)
     await storage.store_step(turn.claim, "step", 0, 1)
     await storage.update_task(turn.claim, 1, new_artifacts=[artifact("secret")])
+    failure = Failure(task_id=id_of(turn), attempt=1, error_class="E", message="secret", fingerprint="f")
+    await storage.record_failure(failure)
     await storage.store_feedback(SOMEONE_ELSE, id_of(turn), text="secret")
     await storage.save_webhook_config(
         SOMEONE_ELSE, WebhookConfig(config_id="c", task_id=id_of(turn), url="https://x")
@@ -132,6 +135,8 @@ WRITES = {
     "VALUES ('{task}', 99, 99, 'message', 0, '{{}}')",
     "a feedback": "INSERT INTO task_feedback (feedback_id, task_id, feedback) VALUES ('{new}', '{task}', 'x')",
     "a webhook": "INSERT INTO webhook_configs (task_id, config_id, url) VALUES ('{task}', 'mine', 'https://me')",
+    "a failure": "INSERT INTO task_failures (task_id, attempt, fingerprint, error_class, message) "
+    "VALUES ('{task}', 9, 'f', 'E', 'x')",
     "a step": "INSERT INTO task_steps (task_id, turn, name, occurrence, result, attempt) "
     "VALUES ('{task}', 0, 'n', 9, '1', 1)",
     "my task to them": "UPDATE tasks SET owner = '{them}' WHERE task_id = '{mine}'",
@@ -265,7 +270,7 @@ async def test_a_migration_sees_all_rows_and_its_new_tables_are_walled(walled_da
 
 async def test_steps_down_and_up_again(walled_database: Walled) -> None:
     for url in (walled_database.owner, walled_database.url):
-        await asyncio.to_thread(migrate.downgrade, url, "0004")
+        await asyncio.to_thread(migrate.downgrade, url, "0005")
         await asyncio.to_thread(migrate.upgrade, url)
     async with connected(walled_database.front) as connection:
         query = "SELECT relrowsecurity FROM pg_class WHERE relname = 'tasks'"

@@ -37,11 +37,11 @@ from perdure.storage import (
     Swept,
     TaskPage,
     TaskQuery,
-    WorkerBeat,
     Written,
     migrate,
 )
 from perdure.storage.keeper import Renew, ThreadKeeper
+from perdure.storage.operators import WorkerBeat
 from perdure.storage.postgres import sends
 from perdure.storage.postgres import statements as sql
 from perdure.storage.postgres.belongings import Belongings
@@ -49,6 +49,7 @@ from perdure.storage.postgres.contexts import Contexts
 from perdure.storage.postgres.counts import Counts
 from perdure.storage.postgres.database import Database
 from perdure.storage.postgres.keys import Keys
+from perdure.storage.postgres.operators import Operators
 from perdure.storage.postgres.records import (
     Row,
     changed_metadata,
@@ -83,7 +84,7 @@ _AFTER_OTHERS = 0.005
 """Seconds that it waits for them at most, each time."""
 
 
-class PostgresStorage(Contexts, Belongings, Counts, Keys):
+class PostgresStorage(Contexts, Belongings, Counts, Keys, Operators):
     """A `Storage` in Postgres 14 or newer. `url` as in DATABASE_URL; `migrations_url` where migrations need another way in, and
     `workers_url` where turns and sweeps need another role than the statements of callers (with row security on)."""
 
@@ -449,8 +450,19 @@ class PostgresStorage(Contexts, Belongings, Counts, Keys):
 
     # ------------------------------------------------------------------ workers' signs of life
 
-    async def beat(self, beat: WorkerBeat) -> None:
-        await self._rows(sql.BEAT, beat.worker_id, beat.version, beat.slots, beat.running, beat.draining)
+    async def beat(self, beat: WorkerBeat) -> bool:
+        row = await self._row(
+            sql.BEAT,
+            beat.worker_id,
+            beat.version,
+            beat.slots,
+            beat.running,
+            beat.draining,
+            beat.name,
+            beat.loop_lag,
+            dumps(dict(beat.counters)),
+        )
+        return bool(row and row["asked_to_drain"])
 
     async def forget_worker(self, worker_id: str) -> None:
         await self._rows(sql.FORGET_WORKER, worker_id)

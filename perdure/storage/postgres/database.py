@@ -22,6 +22,7 @@ from tenacity import (
     wait_random_exponential,
 )
 
+from perdure import metrics
 from perdure.errors import StorageUnavailable
 from perdure.settings import StorageSettings
 from perdure.storage.dsn import normalised, redacted
@@ -73,6 +74,7 @@ class Database:
 
     def open(self) -> None:
         """Make the pool; connections come with the first use."""
+        metrics.POOL_SIZE.set(self._settings.pool_size + self._settings.max_overflow)
         self._engine = create_async_engine(
             "postgresql+asyncpg://",
             async_creator=self.connect,
@@ -147,7 +149,8 @@ class Database:
                 raw = await pooled.get_raw_connection()
                 connection: Any = raw.driver_connection
                 try:
-                    yield connection
+                    with metrics.POOL_USED.track_inprogress():
+                        yield connection
                 except asyncpg.ReadOnlySQLTransactionError:
                     await pooled.invalidate()  # the new primary is another server, behind the same name
                     raise

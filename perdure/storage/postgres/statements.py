@@ -340,9 +340,10 @@ WITH mine AS (
         UPDATE contexts c SET running_task = claimed.task_id, waiting = best.waiting - 1
           FROM claimed, best WHERE c.owner = claimed.owner AND c.context_id = claimed.context_id AND NOT claimed.parallel),
     event AS (
-        INSERT INTO task_events (task_id, seq, first_seq, kind, attempt, payload, created_at)
+        INSERT INTO task_events (task_id, seq, first_seq, kind, attempt, payload, created_at, worker)
         SELECT task_id, last_seq, last_seq, 'status', attempt,
-               jsonb_build_object('status', jsonb_build_object('state', 'TASK_STATE_WORKING')), updated_at FROM claimed)
+               jsonb_build_object('status', jsonb_build_object('state', 'TASK_STATE_WORKING')), updated_at, lease_holder
+          FROM claimed)
 SELECT task_id, owner, context_id, attempt, position, last_seq, turns FROM claimed
 UNION ALL SELECT task_id, owner, context_id, attempt, position, last_seq, turns FROM mine
 UNION ALL SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL FROM best WHERE NOT EXISTS (SELECT FROM allowed)
@@ -634,9 +635,12 @@ UPDATE tasks t SET dispatch = t.dispatch + 1, dispatched_at = clock_timestamp()
 
 # $1 worker_id, $2 version, $3 slots, $4 running, $5 draining
 BEAT = """
-INSERT INTO workers (worker_id, version, slots, running, draining) VALUES ($1, $2, $3, $4, $5)
+INSERT INTO workers (worker_id, version, slots, running, draining, name, loop_lag, counters)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
 ON CONFLICT (worker_id) DO UPDATE
-   SET slots = excluded.slots, running = excluded.running, draining = excluded.draining, beat_at = clock_timestamp()
+   SET slots = excluded.slots, running = excluded.running, draining = excluded.draining, name = excluded.name,
+       loop_lag = excluded.loop_lag, counters = excluded.counters, beat_at = clock_timestamp()
+RETURNING asked_to_drain
 """
 FORGET_WORKER = "DELETE FROM workers WHERE worker_id = $1"
 # $1 seconds; workers that died long ago go with it

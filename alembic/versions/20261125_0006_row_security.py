@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from alembic import op
 
-revision = "0005"
-down_revision = "0004"
+revision = "0006"
+down_revision = "0005"
 branch_labels = None
 depends_on = None
 
 OWNED = ("contexts", "context_messages", "tasks", "idempotency_keys", "api_keys")
-OF_TASKS = ("task_events", "task_feedback", "webhook_configs", "task_steps")
+OF_TASKS = ("task_events", "task_feedback", "webhook_configs", "task_steps", "task_failures")
 OWNER = "(SELECT NULLIF(current_setting('perdure.owner', true), ''))"
 
 FUNCTIONS = {
