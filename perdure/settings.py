@@ -57,6 +57,10 @@ class StorageSettings(_Group):
         description="Front doors see one owner's rows at a time, see docs/security.md; "
         "needs `perdure migrate row-security on`",
     )
+    prepared_statements: bool = Field(
+        True,
+        description="Off behind a PgBouncer before 1.21 in transaction mode: statements are prepared anew each time",
+    )
     finished_tasks: int = Field(10_000, ge=0, description="Memory only: how many ended tasks are kept")
 
 

@@ -12,7 +12,11 @@ from perdure.storage import postgres
 from perdure.storage.postgres import operators
 
 _VERBS = re.compile(r"^\s*(?:WITH|SELECT|INSERT|UPDATE|DELETE)\b")
-_OWNER_GIVEN = re.compile(r"\bowner = \$\d+|\(owner, [a-z_, ]+\)\s+VALUES \(\$\d+|\$\d+, \$\d+ AS owner")
+_OWNER_GIVEN = re.compile(
+    r"\bowner = \$\d"  # in a WHERE
+    r"|\(owner, [a-z_, ]+\)\s+VALUES \(\$\d"  # in a new row
+    r"|AS (?:a|asked)\([^)]*\bowner\b[^)]*\)(?s:.*)\.owner = |AS a\([^)]*\bowner\b[^)]*\)(?s:.*)SELECT owner"  # of many
+)
 
 WITHOUT_OWNER = {
     # Of workers and sweeps, which serve all owners; a turn's statements are fenced by its claim.

@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Protocol, TypeVar
 from uuid import UUID
 
 from perdure.errors import TaskNotFound
 from perdure.storage.postgres.database import Database, T, Work
 from perdure.storage.postgres.records import Row
+from perdure.storage.postgres.wall import NOBODY
+
+
+class Owned(Protocol):
+    """What is asked for by an owner."""
+
+    @property
+    def owner(self) -> str:
+        """Whose it is."""
+
+
+Item = TypeVar("Item", bound=Owned)
+Answer = TypeVar("Answer")
 
 OWNS = "SELECT FROM tasks WHERE task_id = $1 AND owner = $2"
 
@@ -46,6 +60,26 @@ class Statements:
         if owner is None:
             return await self._workers_database.run(work)
         return await self._database.run(work, owner=owner)
+
+    async def _by_owner(
+        self, items: Sequence[Item], send: Callable[[Sequence[Item], str], Awaitable[Sequence[Answer]]]
+    ) -> Sequence[Answer]:
+        """The answers for what goes together (see `lanes`): one statement for all of it; with row security one for each owner,
+        side by side."""
+        if not self._database.row_security:
+            return await send(items, NOBODY)
+        places: dict[str, list[int]] = {}
+        for place, item in enumerate(items):
+            places.setdefault(item.owner, []).append(place)
+        sent = (send([items[place] for place in own], owner) for owner, own in places.items())
+        answers: dict[int, Answer] = {}
+        for own, answered in zip(
+            places.values(), await asyncio.gather(*sent, return_exceptions=True), strict=True
+        ):
+            if isinstance(answered, BaseException):
+                raise answered
+            answers.update(zip(own, answered, strict=True))
+        return [answers[place] for place in range(len(items))]
 
     async def _own(self, owner: str, task_id: UUID) -> None:
         """`TaskNotFound` unless the task is the owner's."""

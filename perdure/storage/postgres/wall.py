@@ -15,7 +15,7 @@ from typing import Any
 import asyncpg
 
 # In one message, and in hex: a simple query takes no parameters.
-_BEGIN = "BEGIN; SELECT set_config('perdure.owner', convert_from(decode('{}', 'hex'), 'UTF8'), true)"
+_SET = "SELECT set_config('perdure.owner', convert_from(decode('{}', 'hex'), 'UTF8'), true)"
 
 NOBODY = ""
 """In the place of an owner: the statement is about no owner's rows."""
@@ -80,13 +80,17 @@ class _Owned(Walled):
 
 
 @asynccontextmanager
-async def walled(connection: Any, owner: str) -> AsyncIterator[Walled]:
-    """The connection as a front door may use it: in a transaction of its own that sees the rows of `owner` alone."""
-    if owner == NOBODY:
+async def walled(connection: Any, owner: str, *, begun: bool = False) -> AsyncIterator[Walled]:
+    """The connection as a front door may use it: in a transaction of its own that sees the rows of `owner` alone, or in the one
+    that has `begun`."""
+    setting = _SET.format(owner.encode().hex())
+    if owner == NOBODY or begun:
+        if begun:
+            await connection.execute(setting)
         yield Walled(connection)
         return
     try:
-        await connection.execute(_BEGIN.format(owner.encode().hex()))
+        await connection.execute(f"BEGIN; {setting}")
         yield _Owned(connection)
         await connection.execute("COMMIT")
     except BaseException:
