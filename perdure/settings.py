@@ -80,6 +80,11 @@ class WorkerSettings(_Group):
         2.0, gt=0, description="How often forgotten and lapsed tasks are looked for"
     )
     beat_interval: float = Field(5.0, gt=0, description="How often a worker gives a sign of life")
+    fold_after: float = Field(
+        3600.0,
+        ge=0,
+        description="How long after its end the pieces of a task's streamed artifacts are put together",
+    )
     health_port: int | None = Field(
         None,
         ge=0,

@@ -270,7 +270,7 @@ async def test_a_migration_sees_all_rows_and_its_new_tables_are_walled(walled_da
 
 async def test_steps_down_and_up_again(walled_database: Walled) -> None:
     for url in (walled_database.owner, walled_database.url):
-        await asyncio.to_thread(migrate.downgrade, url, "0005")
+        await asyncio.to_thread(migrate.downgrade, url, "0006")
         await asyncio.to_thread(migrate.upgrade, url)
     async with connected(walled_database.front) as connection:
         query = "SELECT relrowsecurity FROM pg_class WHERE relname = 'tasks'"

@@ -22,6 +22,7 @@ WITHOUT_OWNER = {
     # Of workers and sweeps, which serve all owners; a turn's statements are fenced by its claim.
     "CLAIM", "RENEW", "WRITE", "SETTLE", "RELEASE", "DIAGNOSE", "STORE_STEP", "STEPS",
     "RESCUE", "EXPIRE", "FORGET_KEYS", "STRANDED", "REDISPATCH", "BEAT", "FORGET_WORKER",
+    "DUE", "PIECES", "FOLD", "DONE",
     # Of operators, who make keys for all owners.
     "ADD_KEY", "LIST_KEYS", "ROTATE_KEY", "REVOKE_KEY",
     # Of front doors, about no owner's rows; and who a caller is, is known only when the key has been found.
