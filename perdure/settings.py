@@ -144,6 +144,7 @@ class TurnSettings(_Group):
 class ServerSettings(_Group):
     """`SERVER__...`: the front door."""
 
+    workers: int = Field(1, ge=1, le=256, description="Processes that serve HTTP on the one port")
     max_body_bytes: int = Field(4 * 1024 * 1024, ge=1024, description="Larger requests get 413")
     max_depth: int = Field(64, ge=8, le=100, description="How deep JSON may nest")
     max_parts: int = Field(100, ge=1, description="Parts of one message")
