@@ -257,6 +257,13 @@ async def test_every_operation_over_the_rate_is_429_with_retry_after(method: str
             assert (await front.http.get(path)).status_code == 200
 
 
+async def test_what_cannot_be_understood_counts_as_well() -> None:
+    async with opened_front(rate=0.001, burst=2) as front:
+        json = {"Content-Type": "application/json"}
+        answers = [await front.http.post("/", content=b"{", headers=json) for _ in range(3)]
+        assert [answer.status_code for answer in answers] == [200, 200, 429]
+
+
 # ---------------------------------------------------------------------- how many tasks
 
 
