@@ -25,6 +25,7 @@ from perdure.storage.postgres.claims import Claims
 from perdure.storage.postgres.contexts import Contexts
 from perdure.storage.postgres.counts import Counts
 from perdure.storage.postgres.database import Database
+from perdure.storage.postgres.folding import Folding
 from perdure.storage.postgres.keys import Keys
 from perdure.storage.postgres.operators import Operators
 from perdure.storage.postgres.records import dumps, message_json
@@ -36,7 +37,7 @@ from perdure.tasks import Notice, Ring, TaskState
 log = structlog.get_logger(__name__)
 
 
-class PostgresStorage(Callers, Claims, Turns, Contexts, Belongings, Counts, Keys, Operators):
+class PostgresStorage(Callers, Claims, Turns, Contexts, Belongings, Counts, Folding, Keys, Operators):
     """A `Storage` in Postgres 14 or newer. `url` as in DATABASE_URL; `migrations_url` where migrations need another way in."""
 
     def __init__(self, url: str, settings: StorageSettings, *, migrations_url: str | None = None) -> None:
