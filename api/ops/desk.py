@@ -84,6 +84,17 @@ class Desk:
         return Operator(self.storage, self.queue, name)
 
 
+WALLED = (
+    "This front door sees the rows of one owner at a time, as it should. Start another one for operators, with "
+    "WORKER_DATABASE_URL as well, and reach it by OPS__PORT or its own address."
+)
+
+
+def sees_one_owner(settings: Settings) -> bool:
+    """Whether Postgres shows this process no other owner's rows."""
+    return settings.storage.row_security and settings.worker_database_url is None
+
+
 Page = Callable[[Desk, Request, Caller], Awaitable[Response]]
 
 
@@ -93,6 +104,8 @@ async def guarded(desk: Desk, show: Page, request: Request, *, act: Page | None 
         caller = require(request, OPERATE)
         if not caller.authenticated:
             _refuse_other_names(desk, request)
+        if sees_one_owner(desk.settings):
+            raise HTTPException(503, WALLED)
         page = act if act and request.method == "POST" else show
         response = await page(desk, request, caller)
     except (PerdureError, HTTPException) as error:
