@@ -10,11 +10,12 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
+from api.app import create_app
 from api.own_port import OwnPort
 from perdure.errors import StorageUnavailable
 from perdure.settings import AuthSettings
 from perdure.storage.memory import MemoryStorage
-from tests.api.front import Front, opened_front
+from tests.api.front import URL, Front, opened_front
 
 KEY = "k" * 40
 ON = AuthSettings(bootstrap_key=SecretStr(KEY))
@@ -207,3 +208,14 @@ async def test_a_port_of_its_own_has_it_alone(front: Front) -> None:
         ):
             assert (await own.get(path)).status_code == inside
             assert (await open_one.get(path)).status_code == outside
+
+
+async def test_behind_row_security_it_says_what_it_cannot_see(front: Front) -> None:
+    walled = front.settings.model_copy(
+        update={"storage": front.settings.storage.model_copy(update={"row_security": True})}
+    )
+    app = create_app(front.agent, front.storage, front.queue, front.watch, walled)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url=URL) as http:
+        answer = await http.get("/ops")
+        assert answer.status_code == 503
+        assert "WORKER_DATABASE_URL" in answer.text
