@@ -35,6 +35,7 @@ from perdure.storage import (
     Swept,
     TaskPage,
     TaskQuery,
+    WebhookConfig,
     WorkerBeat,
     Written,
 )
@@ -43,6 +44,7 @@ from perdure.storage.memory.belongings import Belongings
 from perdure.storage.memory.contexts import Contexts
 from perdure.storage.memory.ledger import Ledger
 from perdure.storage.memory.rows import TaskRow, draft, merged, to_json
+from perdure.storage.memory.webhooks import Webhooks
 from perdure.storage.writes import YIELDS_TO_UNREAD, bodies, complete, crashed, ends_turn
 from perdure.tasks import (
     Artifact,
@@ -57,7 +59,7 @@ from perdure.tasks import (
 )
 
 
-class MemoryStorage(Contexts, Belongings):
+class MemoryStorage(Contexts, Belongings, Webhooks):
     """See `Storage`. Beyond `finished_tasks` ended tasks the oldest are dropped, with contexts that hold nothing else."""
 
     def __init__(self, *, finished_tasks: int = 10_000) -> None:
@@ -104,7 +106,13 @@ class MemoryStorage(Contexts, Belongings):
         return Notice(row.task_id, row.last_seq, row.state)
 
     async def continue_task(
-        self, owner: str, task_id: UUID, message: Message, *, key: IdempotencyKey | None = None
+        self,
+        owner: str,
+        task_id: UUID,
+        message: Message,
+        *,
+        key: IdempotencyKey | None = None,
+        webhooks: Sequence[WebhookConfig] = (),
     ) -> Accepted:
         with self._lock:
             if taken := self._ledger.taken(owner, key):
@@ -125,6 +133,8 @@ class MemoryStorage(Contexts, Belongings):
                 self._ledger.append(row, draft(StatusChange(TaskState.SUBMITTED)), 0, now)
                 row.due_at = now
                 self._ledger.line_up(row)
+            for config in webhooks:
+                self._ledger.add_webhook(row, config)
             return self._accepted(row, heard)
 
     async def cancel_task(self, owner: str, task_id: UUID, message: Message | None = None) -> Accepted:

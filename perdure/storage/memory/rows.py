@@ -18,7 +18,8 @@ import orjson
 
 from perdure.payload import dump_body, load_body
 from perdure.storable import unstorable
-from perdure.storage import MOST_BACKOFF, Claim, Context, Feedback, Held, WebhookConfig
+from perdure.storage import MOST_BACKOFF, Claim, Context, Feedback, Held
+from perdure.storage.memory.outbox import Line
 from perdure.storage.views import conversation, last, task_artifacts, task_conversation, task_history
 from perdure.tasks import ArtifactChunk, Event, Message, StatusChange, Task, TaskState
 
@@ -101,7 +102,7 @@ class TaskRow:
     steps: dict[tuple[str, int], bytes] = field(default_factory=dict)  # of the turn that has not settled yet
     keys: list[str] = field(default_factory=list)  # the idempotency keys that stand for it
     feedback: list[tuple[Feedback, bytes]] = field(default_factory=list)
-    webhooks: dict[str, WebhookConfig] = field(default_factory=dict)
+    webhooks: dict[str, Line] = field(default_factory=dict)  # by the ids of their configs
 
     # ------------------------------------------------------------------ the log
 

@@ -37,6 +37,7 @@ from perdure.storage import (
     Swept,
     TaskPage,
     TaskQuery,
+    WebhookConfig,
     WorkerBeat,
     Written,
     migrate,
@@ -57,6 +58,7 @@ from perdure.storage.postgres.records import (
     message_json,
     task_of,
 )
+from perdure.storage.postgres.webhooks import Webhooks, with_webhooks
 from perdure.storage.schema import VERSION_TABLE
 from perdure.storage.writes import YIELDS_TO_UNREAD, bodies, complete, crashed, ends_turn, expired
 from perdure.tasks import (
@@ -70,6 +72,7 @@ from perdure.tasks import (
     Task,
     TaskState,
 )
+from perdure.vault import Vault
 
 log = structlog.get_logger(__name__)
 
@@ -79,14 +82,23 @@ _AFTER_OTHERS = 0.005
 """Seconds that it waits for them at most, each time."""
 
 
-class PostgresStorage(Contexts, Belongings):
-    """A `Storage` in Postgres 14 or newer. `url` as in DATABASE_URL; `migrations_url` where migrations need another way in."""
+class PostgresStorage(Contexts, Belongings, Webhooks):
+    """A `Storage` in Postgres 14 or newer. `url` as in DATABASE_URL; `migrations_url` where migrations need another way in.
+    Without a `vault` no webhooks of callers are taken."""
 
-    def __init__(self, url: str, settings: StorageSettings, *, migrations_url: str | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        settings: StorageSettings,
+        *,
+        migrations_url: str | None = None,
+        vault: Vault | None = None,
+    ) -> None:
         self._url = url
         self._migrations_url = migrations_url or url
         self._settings = settings
         self._database = Database(url, settings)
+        self._vault = vault
 
     # ------------------------------------------------------------------ life
 
@@ -126,7 +138,8 @@ class PostgresStorage(Contexts, Belongings):
 
     async def submit_task(self, new: NewTask, *, key: IdempotencyKey | None = None) -> Accepted:
         message = complete(new.message, new.context_id, new.task_id)
-        found = await self._database.run(sends.submit(new, message, key))
+        work = sends.submit(new, message, key)
+        found = await self._database.run(with_webhooks(work, new.owner, new.webhooks, self._vault))
         if isinstance(found, UUID):
             accepted = await self._submitted_before(new.owner, found)
             return replace(accepted, repeated=found != new.task_id)
@@ -154,10 +167,17 @@ class PostgresStorage(Contexts, Belongings):
         return Accepted(replace(task, history=history), ring)
 
     async def continue_task(
-        self, owner: str, task_id: UUID, message: Message, *, key: IdempotencyKey | None = None
+        self,
+        owner: str,
+        task_id: UUID,
+        message: Message,
+        *,
+        key: IdempotencyKey | None = None,
+        webhooks: Sequence[WebhookConfig] = (),
     ) -> Accepted:
         stored = complete(message, "", task_id)
-        found = await self._database.run(sends.append(owner, task_id, stored, message.context_id, key))
+        work = sends.append(owner, task_id, stored, message.context_id, key)
+        found = await self._database.run(with_webhooks(work, owner, webhooks, self._vault))
         if isinstance(found, UUID):
             return Accepted(await self._bare(owner, found), None, repeated=True)
         task = await self._bare(owner, task_id)
