@@ -41,7 +41,15 @@ def create_app(
     lifespan: Lifespan | None = None,
 ) -> Starlette:
     """The front door of an agent. `lifespan` opens storage, queue and watch, and closes them."""
-    manager = TaskManager(storage, queue, watch, settings.server, agent.config)
+    manager = TaskManager(
+        storage,
+        queue,
+        watch,
+        settings.server,
+        agent.config,
+        egress=settings.webhooks.egress(),
+        own_webhook=settings.webhook_url is not None,
+    )
     own = extensions.ours(name for name, method in jsonrpc.METHODS.items() if method.dialect is None)
     declared = extensions.declared(agent, own)
     door = Door(

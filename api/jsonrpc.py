@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from perdure.storable import unstorable
+from perdure.telling import Json
 
 from . import operations as run
 from . import stream
@@ -20,7 +21,6 @@ from .operations import Answer, Call, Door, Stream
 from .versions import DIALECTS, named_version, negotiated
 from .wire import Dialect, v03, v1
 from .wire.reading import check_decoded, decode
-from .wire.writing import Json
 
 
 @dataclass(frozen=True, slots=True)

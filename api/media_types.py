@@ -15,9 +15,9 @@ from urllib.parse import urlsplit
 from perdure.agent import ACCEPTED_OUTPUT_MODES, Agent
 from perdure.errors import ContentTypeNotSupported
 from perdure.tasks import DataPart, Message, Part, TextPart, UrlPart
+from perdure.telling import unmarked
 
 from .wire.asked import Send
-from .wire.writing import unmarked
 
 _OLD_NAMES = {
     "text": "text/plain",

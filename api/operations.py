@@ -14,6 +14,7 @@ from starlette.datastructures import Headers
 from perdure.errors import InvalidParams
 from perdure.settings import ServerSettings
 from perdure.tasks import Message, Task
+from perdure.telling import Json, Update
 
 from . import replies
 from .auth import Caller
@@ -23,8 +24,7 @@ from .idempotency import HEADER, REPLAYED, key_of
 from .media_types import Modes
 from .task_manager import TaskManager
 from .wire import Dialect, reading, writing
-from .wire.asked import Send, Update
-from .wire.writing import Json
+from .wire.asked import Send
 
 
 @dataclass(frozen=True, slots=True)

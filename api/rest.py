@@ -16,6 +16,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from perdure.errors import InvalidParams
+from perdure.telling import Json
 
 from . import operations as run
 from . import stream
@@ -26,7 +27,7 @@ from .operations import Answer, Call, Door, Stream
 from .versions import HEADER, named_version, negotiated
 from .wire import Dialect, v03_rest, v1
 from .wire.reading import check_decoded, check_storable, decode, spelled
-from .wire.writing import Json, error_details
+from .wire.writing import error_details
 
 A2A_JSON = "application/a2a+json"
 

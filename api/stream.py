@@ -16,8 +16,7 @@ from sse_starlette.sse import AppStatus
 from starlette.responses import Response
 
 from perdure.tasks import Message, Task
-
-from .wire.asked import Update
+from perdure.telling import Update
 
 _SEPARATORS = {b"\xc2\x85": b"\\u0085", b"\xe2\x80\xa8": b"\\u2028", b"\xe2\x80\xa9": b"\\u2029"}
 

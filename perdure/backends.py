@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
+from perdure.agent import Agent
 from perdure.errors import ConfigError
 from perdure.queue import Queue
-from perdure.settings import Settings
+from perdure.settings import Settings, listed
 from perdure.storage import Storage
 from perdure.watch import Watch
 
@@ -22,10 +23,28 @@ def make_storage(settings: Settings) -> Storage:
 
         return MemoryStorage(finished_tasks=settings.storage.finished_tasks)
     from perdure.storage.postgres import PostgresStorage
+    from perdure.vault import Vault
 
+    keys = settings.webhooks.keys
     return PostgresStorage(
-        database_url(settings), settings.storage, migrations_url=database_url(settings, migrations=True)
+        database_url(settings),
+        settings.storage,
+        migrations_url=database_url(settings, migrations=True),
+        vault=Vault(listed(keys.get_secret_value())) if keys else None,
     )
+
+
+def require_keys(agent: Agent, settings: Settings) -> None:
+    """ConfigError for an agent with push notifications whose callers' secrets would lie open in the database."""
+    if (
+        settings.storage_type == "postgres"
+        and settings.webhooks.keys is None
+        and agent.config.capabilities.push_notifications
+    ):
+        raise ConfigError(
+            "the agent has push notifications: set WEBHOOKS__KEYS, with which their addresses and secrets are sealed in the "
+            "database, to what `perdure webhooks key` prints, the same in every process"
+        )
 
 
 def make_queue(settings: Settings) -> Queue:

@@ -24,7 +24,7 @@ import structlog
 
 from perdure import logs
 from perdure.agent import Agent
-from perdure.backends import make_queue, make_storage, opened
+from perdure.backends import make_queue, make_storage, opened, require_keys
 from perdure.errors import ConfigError, QueueUnavailable, StorageUnavailable
 from perdure.settings import Settings, load_settings
 from perdure.stuck import ending_for_sure, left_behind
@@ -57,8 +57,9 @@ def asgi(agent: Agent, settings: Settings) -> Application:
     """The front door as an ASGI application (a Starlette), for `serve` or another ASGI server with one process.
 
     Its lifespan opens the storage and the queue and, with QUEUE_TYPE=inline, runs the turns in this process.
-    Startup raises StorageUnavailable when the database does not answer in time.
+    ConfigError for settings that cannot be; startup raises StorageUnavailable when the database does not answer in time.
     """
+    require_keys(agent, settings)
     storage, queue = make_storage(settings), make_queue(settings)
     watch = Watch(storage, queue, refresh=settings.server.refresh)
 

@@ -11,11 +11,18 @@ import structlog
 from arq.worker import func
 from redis.exceptions import RedisError
 
-from perdure.queue.arq import RUN_TASK, deserialize_job, queue_key, redis_settings, serialize_job
+from perdure.queue.arq import (
+    DELIVER_PUSH,
+    RUN_TASK,
+    deserialize_job,
+    queue_key,
+    redis_settings,
+    serialize_job,
+)
 from perdure.settings import Settings
 
 from .health import own_key
-from .jobs import run_task
+from .jobs import deliver_push, run_task
 from .slots import Slots
 
 log = structlog.get_logger(__name__)
@@ -29,7 +36,10 @@ _LONGEST_PAUSE = 2.0
 def arq_options(settings: Settings) -> dict[str, Any]:
     """How arq has to run, whoever starts it."""
     return {
-        "functions": [func(run_task, name=RUN_TASK, keep_result=0, max_tries=_NEVER)],
+        "functions": [
+            func(run_task, name=RUN_TASK, keep_result=0, max_tries=_NEVER),
+            func(deliver_push, name=DELIVER_PUSH, keep_result=0, max_tries=_NEVER),
+        ],
         "queue_name": queue_key(settings.queue_name),
         "max_jobs": settings.worker.slots,
         "poll_delay": settings.worker.poll_delay,

@@ -38,12 +38,16 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 RUN_TASK = "run_task"
-"""The name of the one function: it must not change while jobs of an older version wait."""
+"""The name of the function that runs a turn: it must not change while jobs of an older version wait."""
+
+DELIVER_PUSH = "deliver_push"
+"""The name of the other: webhooks are to be told something."""
 
 PAYLOAD_SECONDS = 30 * 24 * 3600
 _BELL_LENGTH = 1000
 _BELL_SECONDS = 60
 _HEAD_START_MS = 300_000
+_DELIVERY_RINGS_MS = 100
 _IMPATIENCE = 10.0
 """Seconds for which calls get only a short time, once one was in vain."""
 _SHORT_PATIENCE = 1.0
@@ -157,6 +161,14 @@ class ArqQueue:
         arguments: list[Any] = [_HEAD_START_MS, PAYLOAD_SECONDS, _BELL_LENGTH, _BELL_SECONDS]
         for ring in rings:
             arguments += (job_id(ring), _payload(ring, now))
+        await self._asked(lambda: self._ring_script(keys, arguments))
+
+    async def ring_deliveries(self) -> None:
+        now = int(time.time() * 1000)
+        name = f"{DELIVER_PUSH}:{now // _DELIVERY_RINGS_MS}"  # one for all who ring within a moment
+        job = serialize_job({"t": None, "f": DELIVER_PUSH, "a": [], "k": {}, "et": now})
+        arguments: list[Any] = [_HEAD_START_MS, _BELL_SECONDS, _BELL_LENGTH, _BELL_SECONDS, name, job]
+        keys = [self._queue, self._bell, job_key_prefix + name]
         await self._asked(lambda: self._ring_script(keys, arguments))
 
     async def announce(self, notices: Sequence[Notice]) -> None:
