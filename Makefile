@@ -3,13 +3,15 @@ PYTHON ?= python3
 BIN := .venv/bin
 CODE := $(wildcard perdure api worker alembic tests bench examples)
 TESTS ?=
+# Most tests wait for processes: three at a time keep two cores busy. A few tests are quicker without.
+PARALLEL ?= $(if $(TESTS),0,3)
 CHAOS_TASKS ?= 5000
 CHAOS_FAULTS ?= 200
 CHAOS_SEED ?=
 CHAOS_KEYS ?= on
 
 .DEFAULT_GOAL := help
-.PHONY: help run test chaos coverage check format constraints swagger-ui clean
+.PHONY: help run test chaos audit coverage check format constraints swagger-ui clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[.a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -17,12 +19,18 @@ help:  ## Show this list
 run: .venv  ## Serve examples/echo.py on http://localhost:3773, everything in one process
 	@$(BIN)/perdure serve examples/echo.py
 
-test: .venv  ## Run the tests (TESTS="tests/unit -k lease" runs some)
-	@$(BIN)/pytest $(TESTS)
+test: .venv  ## Run the tests, three at a time (PARALLEL=1: one; TESTS="tests/unit -k lease" runs some)
+	@$(BIN)/pytest -n $(PARALLEL) --dist worksteal $(TESTS)
 
 chaos: .venv  ## Break a fleet at random for a quarter of an hour, and check (CHAOS_TASKS, CHAOS_FAULTS, CHAOS_SEED)
 	@$(BIN)/python -m tests.chaos --tasks $(CHAOS_TASKS) --faults $(CHAOS_FAULTS) --keys $(CHAOS_KEYS) \
 	  $(if $(CHAOS_SEED),--seed $(CHAOS_SEED))
+
+# In a virtual environment of its own: it is no part of the project. Strict: a package that could not be looked up is no clean one.
+audit:  ## Look every pinned version up among the known vulnerabilities (needs a network)
+	@test -x build/audit/bin/pip-audit || { $(PYTHON) -m venv build/audit && build/audit/bin/pip install --quiet pip-audit; }
+	@build/audit/bin/pip-audit --strict --no-deps --disable-pip --progress-spinner off -r constraints.txt || \
+	  { echo "make audit: a package is vulnerable, or could not be looked up (no network?): see above"; exit 1; }
 
 coverage: .venv  ## Run the tests and show the branches they miss
 	@$(BIN)/pytest --cov --cov-report=term $(TESTS)

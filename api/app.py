@@ -12,17 +12,30 @@ from starlette.middleware import Middleware
 from starlette.routing import Route
 
 from perdure.agent import Agent
+from perdure.errors import CallerError
 from perdure.queue import Queue
 from perdure.settings import Settings
 from perdure.storage import Storage
 from perdure.watch import Watch
 
 from . import card, docs, extensions, health, jsonrpc, rest
-from .connection import SlowReaders
-from .limits import BodyLimit
+from .auth.guard import Authenticator, Guard
+from .auth.schemes import with_security
+from .connection import SlowReaders, SlowSenders
+from .limits import BodyLimit, refuse_late
 from .media_types import Modes
 from .operations import Door
+from .rates import Rates
 from .task_manager import TaskManager
+
+PUBLIC = (
+    "/.well-known/agent-card.json",
+    "/.well-known/agent.json",
+    "/healthz",
+    "/readyz",
+    *docs.PATHS,
+)
+"""For everybody. The document and its page tell no more than the card does, and how to authenticate is in them."""
 
 
 class Lifespan(Protocol):
@@ -40,7 +53,9 @@ def create_app(
     *,
     lifespan: Lifespan | None = None,
 ) -> Starlette:
-    """The front door of an agent. `lifespan` opens storage, queue and watch, and closes them."""
+    """The front door of an agent. `lifespan` opens storage, queue and watch, and closes them; `state.manager` has the
+    operations."""
+    agent = with_security(agent, settings.auth)
     manager = TaskManager(
         storage,
         queue,
@@ -58,10 +73,11 @@ def create_app(
         Modes(agent),
         extended_card=card.extended_card(agent, declared),
         extensions=extensions.negotiated(agent, own),
+        rates=Rates(settings.server),
         direct_replies=agent.config.direct_replies,
     )
     show_card = partial(card.endpoint, card.build_card(agent, declared))
-    return Starlette(
+    app = Starlette(
         routes=[
             Route("/", partial(jsonrpc.endpoint, door), methods=["POST"]),
             Route("/.well-known/agent-card.json", show_card),
@@ -73,8 +89,16 @@ def create_app(
         ],
         middleware=[
             Middleware(SlowReaders, seconds=settings.server.slow_reader),
+            Middleware(SlowSenders, seconds=settings.server.slow_sender, refuse=refuse_late),
             Middleware(BodyLimit, max_bytes=settings.server.max_body_bytes),
+            Middleware(
+                Guard,
+                authenticator=Authenticator(settings.auth, storage) if settings.auth.is_on else None,
+                public=PUBLIC,
+            ),
         ],
-        exception_handlers={HTTPException: rest.no_route},
+        exception_handlers={HTTPException: rest.no_route, CallerError: rest.refuse},
         lifespan=lifespan,
     )
+    app.state.manager = manager
+    return app

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import structlog
@@ -13,6 +14,7 @@ from perdure.errors import (
     ContextNotFound,
     InvalidParams,
     KeyReused,
+    Overloaded,
     PushNotificationNotSupported,
     StorageUnavailable,
     TaskNotCancelable,
@@ -59,12 +61,28 @@ class Unauthenticated(CallerError):
         self.challenge = challenge
 
 
+class InsufficientScope(CallerError):
+    """The caller is known, but may not do this (RFC 6750, section 3.1)."""
+
+    def __init__(self, scope: str) -> None:
+        super().__init__(f"this needs the scope {scope}")
+        self.challenge = f'Bearer realm="perdure", error="insufficient_scope", scope="{scope}"'
+
+
+class IssuerUnavailable(CallerError):
+    """The issuer of a token cannot be asked for the keys to verify it with."""
+
+
 class WrongContentType(ContentTypeNotSupported):
     """The request's own Content-Type is not JSON. Told as 400 and not 415: section 5.4 of 1.0.1 has one status for both."""
 
 
 class RequestTooLarge(CallerError):
     """The body is over the limit."""
+
+
+class RequestTooSlow(CallerError):
+    """The body did not arrive in time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,14 +116,21 @@ _CODES: dict[type[Exception], Code] = {
     InvalidParams: Code(-32602, 400, "INVALID_ARGUMENT", "INVALID_PARAMS"),
     KeyReused: Code(-32602, 409, "ALREADY_EXISTS", "IDEMPOTENCY_KEY_REUSED"),
     Unauthenticated: Code(-32600, 401, "UNAUTHENTICATED", "UNAUTHENTICATED"),
+    InsufficientScope: Code(-32600, 403, "PERMISSION_DENIED", "INSUFFICIENT_SCOPE"),
     RequestTooLarge: Code(-32600, 413, "INVALID_ARGUMENT", "REQUEST_TOO_LARGE"),
+    RequestTooSlow: Code(-32600, 408, "DEADLINE_EXCEEDED", "REQUEST_TOO_SLOW"),
     TooMuch: Code(-32603, 429, "RESOURCE_EXHAUSTED", "RATE_LIMITED"),
+    Overloaded: Code(-32603, 503, "UNAVAILABLE", "OVERLOADED"),
     StorageUnavailable: Code(-32603, 503, "UNAVAILABLE", "UNAVAILABLE"),
+    IssuerUnavailable: Code(-32603, 503, "UNAVAILABLE", "UNAVAILABLE"),
     CallerError: Code(-32004, 400, "FAILED_PRECONDITION", "UNSUPPORTED_OPERATION"),
 }
 
 STORAGE_RETRY_AFTER = 2
 """Seconds. A database that restarts or fails over is back within a few."""
+
+ISSUER_RETRY_AFTER = 10
+"""Seconds. Its keys are not asked for more often."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,10 +169,12 @@ def refusal(error: Exception) -> Refusal:
             )
         case InvalidParams(field=field, description=description):
             return Refusal(code, str(error), field=field, description=description)
-        case TooMuch(retry_after=float() | int() as seconds):
-            return Refusal(code, str(error), retry_after=max(1, round(seconds)))
-        case Unauthenticated(challenge=challenge):
+        case TooMuch(retry_after=float() | int() as seconds) | Overloaded(retry_after=seconds):
+            return Refusal(code, str(error), retry_after=max(1, math.ceil(seconds)))
+        case Unauthenticated(challenge=challenge) | InsufficientScope(challenge=challenge):
             return Refusal(code, str(error), challenge=challenge)
+        case IssuerUnavailable():
+            return Refusal(code, str(error), retry_after=ISSUER_RETRY_AFTER)
         case CallerError():
             return Refusal(code, str(error) or type(error).__name__)
         case _:

@@ -1,32 +1,102 @@
-"""Connections whose client does not read: they are cut after a while, and nothing is kept for them.
+"""Connections whose client does not read, or does not finish what it sends: they are cut after a while, and nothing is kept for
+them.
 
 A stream is written as far as the client reads: what it has not taken fills the buffers of the connection (64 KiB here, and the
 kernel's), then the next write waits. Nothing is lost by cutting it there: a stream's place is with its client, as the id of the
 last event that arrived, and the events are in the log.
+
+A request is read as a whole before anything is done for it: a client that takes its time over it holds a connection and what it
+has sent, and nothing else.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
+from typing import cast
 
 import structlog
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from perdure.settings import ServerSettings
 
 log = structlog.get_logger(__name__)
+
+Refuse = Callable[[Scope, Receive, Send], Awaitable[None]]
+"""Answers a request that is given up."""
 
 CUT = "perdure.cut"
 """An extension of the ASGI scope: `{"cut": <function>}` ends the request's connection at once."""
 
 
+HEAD_BYTES = 64 * 1024
+"""What the line and the headers of a request may have; nginx and Node.js give less."""
+BYTES_PER_SECOND = 64 * 1024
+"""A body that has come so far gets another second."""
+LATE = b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+
+
 class Connection(HttpToolsProtocol):
     """uvicorn's, with the extension. An application can only return, upon which uvicorn closes the connection in order: it
-    first waits until the client has read what is buffered, and with it the memory and the file descriptor wait for ever."""
+    first waits until the client has read what is buffered, and with it the memory and the file descriptor wait for ever.
+
+    And with an end to the head of a request, which uvicorn waits for, and keeps, without any: `head_seconds` for all of it, from
+    the first byte; also for the first byte of a new connection."""
+
+    head_seconds = 30.0
+    _head_bytes = 0
+    _head_due: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(cast(asyncio.Transport, transport))
+        self._await_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._head_is_there()
+        super().connection_lost(exc)
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self.scope["extensions"] = {CUT: {"cut": self.transport.abort}}
+        if self._head_due is None:
+            self._await_head()
+
+    def on_headers_complete(self) -> None:
+        self._head_is_there()
+        super().on_headers_complete()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._head_due is not None:
+            self._head_bytes += len(data)
+            if self._head_bytes > HEAD_BYTES:
+                self._end_with(LARGE)
+
+    def _await_head(self) -> None:
+        self._head_bytes = 0
+        self._head_due = self.loop.call_later(self.head_seconds, self._end_with, LATE)
+
+    def _head_is_there(self) -> None:
+        if self._head_due is not None:
+            self._head_due.cancel()
+            self._head_due = None
+
+    def _end_with(self, answer: bytes) -> None:
+        """Not where an answer to an earlier request is under way: it would be told in the middle of that."""
+        self._head_is_there()
+        if not self.transport.is_closing():
+            earlier = cast(RequestResponseCycle | None, self.cycle)
+            if earlier is None or earlier.response_complete:
+                self.transport.write(answer)
+            self.transport.close()
+
+
+def connection(settings: ServerSettings) -> type[Connection]:
+    """The protocol of a server with these settings."""
+    return type("Connection", (Connection,), {"head_seconds": settings.slow_sender})
 
 
 class SlowReaders:
@@ -50,6 +120,48 @@ class SlowReaders:
                 _cut(scope)
 
         await self._app(scope, receive, bounded)
+
+
+class SlowSenders:
+    """ASGI middleware: 408 for a body that is not there within `seconds`, and another one for each 64 KiB that have come."""
+
+    def __init__(self, app: ASGIApp, *, seconds: float, refuse: Refuse) -> None:
+        self._app = app
+        self._seconds = seconds
+        self._refuse = refuse
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        try:
+            await self._app(scope, self._timed(receive), send)
+        except _TooSlow:
+            log.info("connection.slow_sender", client=scope.get("client"), seconds=self._seconds)
+            await self._refuse(scope, receive, send)
+
+    def _timed(self, receive: Receive) -> Receive:
+        loop = asyncio.get_running_loop()
+        due, complete = loop.time() + self._seconds, False
+
+        async def timed() -> Message:
+            nonlocal due, complete
+            if complete:  # what comes now is that the client leaves
+                return await receive()
+            try:
+                async with asyncio.timeout_at(due):
+                    message = await receive()
+            except TimeoutError:
+                raise _TooSlow from None
+            due += len(message.get("body", b"")) / BYTES_PER_SECOND
+            complete = not message.get("more_body")
+            return message
+
+        return timed
+
+
+class _TooSlow(Exception):
+    """Carried from `receive` through the app to the middleware."""
 
 
 def _cut(scope: Scope) -> None:

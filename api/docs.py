@@ -26,6 +26,7 @@ _FILES = {
     "/docs/swagger-ui.css": ("swagger-ui/swagger-ui.css", "text/css"),
     "/docs/swagger-ui-bundle.js": ("swagger-ui/swagger-ui-bundle.js", "text/javascript"),
 }
+PATHS = ("/openapi.json", *_FILES)
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"

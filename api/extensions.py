@@ -30,17 +30,23 @@ def ours(methods: Iterable[str]) -> Extension:
 
 
 @dataclass(frozen=True, slots=True)
+class Activated:
+    """The extensions that are active for a request; `headers` say so in its answer, under the names that the client used."""
+
+    uris: tuple[str, ...]
+    headers: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
 class Extensions:
     """The extensions that this agent declares, by URI."""
 
     declared: frozenset[str]
     required: frozenset[str]
 
-    def activated(self, request: Request) -> dict[str, str]:
-        """The headers that say to the client which of the extensions it named are active: under the name that it used.
-
-        Those that nobody declared are ignored, as the protocol wants. `ExtensionSupportRequired` if a required one is missing.
-        """
+    def activated(self, request: Request) -> Activated:
+        """Which of the extensions that the client named are active. Those that nobody declared are ignored, as the protocol
+        wants. `ExtensionSupportRequired` if a required one is missing."""
         named = {
             header: uris
             for header in (HEADER, HEADER_03)
@@ -52,7 +58,10 @@ class Extensions:
                 f"this agent requires extensions that {HEADER} does not name: {', '.join(sorted(missing))}"
             )
         active = {header: [uri for uri in uris if uri in self.declared] for header, uris in named.items()}
-        return {header: ", ".join(uris) for header, uris in active.items() if uris}
+        return Activated(
+            uris=tuple(dict.fromkeys(uri for uris in active.values() for uri in uris)),
+            headers={header: ", ".join(uris) for header, uris in active.items() if uris},
+        )
 
 
 def _named(values: Iterable[str]) -> list[str]:

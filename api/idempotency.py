@@ -1,7 +1,7 @@
 """Idempotency keys: how a send says that it is the same as an earlier one (draft-ietf-httpapi-idempotency-key-header-07).
 
-What counts as the same is what would be stored: the message, the metadata and the webhook, however they are spelled. How the
-answer is wanted does not count: a send may be repeated as a stream, in the other binding or version, without waiting.
+What counts as the same is what would be stored: the message, the metadata, the webhook and the tenant, however they are spelled.
+How the answer is wanted does not count: a send may be repeated as a stream, in the other binding or version, without waiting.
 """
 
 from __future__ import annotations
@@ -69,5 +69,6 @@ def fingerprint(send: Send) -> str:
         "message": dump_message(send.message),
         "metadata": send.metadata,
         "callback": send.callback and _told_by(send.callback),
+        **({"tenant": send.tenant} if send.tenant else {}),
     }
     return sha256(orjson.dumps(stored, option=orjson.OPT_SORT_KEYS)).hexdigest()

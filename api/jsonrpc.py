@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
+from perdure.errors import CallerError
 from perdure.storable import unstorable
 from perdure.telling import Json
 
@@ -18,6 +21,7 @@ from . import stream
 from .auth import identify
 from .codes import INTERNAL, InvalidRequest, MethodNotFound, Refusal, WrongContentType, refusal
 from .operations import Answer, Call, Door, Stream
+from .scopes import allow
 from .versions import DIALECTS, named_version, negotiated
 from .wire import Dialect, v03, v1
 from .wire.reading import check_decoded, decode
@@ -61,7 +65,7 @@ METHODS: Mapping[str, Method] = {
     "contexts/clear": Method(None, run.clear_context),
 }
 
-SHOWN_AS_STATUS = frozenset({401, 403, 413, 429, 503})
+SHOWN_AS_STATUS = frozenset({401, 403, 408, 413, 429, 503})
 """Errors that are an HTTP status as well. All others are 200, as JSON-RPC over HTTP has it."""
 
 
@@ -106,22 +110,24 @@ async def endpoint(door: Door, request: Request) -> Response:
 
 async def _answer(door: Door, request: Request, body: bytes, reply: Reply) -> Response:
     check_content_type(request)
-    envelope = _envelope(decode(body))
-    reply.id = _reply_id(envelope)
-    method = _method(envelope)
-    reply.named = named = named_version(request)
-    reply.dialect = DIALECTS.get(named or "") or method.dialect or reply.dialect
-    reply.as_stream = method.stream is not None and not (named or "").startswith("1.")
-    reply.dialect = negotiated(method.dialect, named)
+    envelope, method = _understand(request, body, reply)
+    reply.dialect = negotiated(method.dialect, reply.named)
+    caller = identify(request)
+    door.rates.take(caller)
     check_decoded(envelope, body, max_depth=door.settings.max_depth)
+    active = door.extensions.activated(request)
     call = Call(
         door,
-        identify(request),
+        caller,
         reply.dialect,
         envelope.get("params"),
         request.headers,
-        door.extensions.activated(request),
+        len(body),
+        partial(run.gone, request.receive),
+        extensions=active.uris,
+        said=active.headers,
     )
+    allow(call.caller, method.answer or method.stream)
     if method.answer is not None:
         return _json(reply.result(await method.answer(call)), headers=call.said)
     assert method.stream is not None  # noqa: S101 - a method has one or the other
@@ -132,6 +138,25 @@ async def _answer(door: Door, request: Request, body: bytes, reply: Reply) -> Re
         keep_alive=door.settings.keep_alive,
         headers=call.said,
     )
+
+
+def _understand(request: Request, body: bytes, reply: Reply) -> tuple[Mapping[str, Any], Method]:
+    """What is asked for. The reply gets to know as much as can be read before something is wrong."""
+    envelope = _envelope(decode(body))
+    reply.id = _reply_id(envelope)
+    method = _method(envelope)
+    reply.named = named = named_version(request)
+    reply.dialect = DIALECTS.get(named or "") or method.dialect or reply.dialect
+    reply.as_stream = method.stream is not None and not (named or "").startswith("1.")
+    return envelope, method
+
+
+def reply_to(request: Request, body: bytes) -> Reply:
+    """How an answer to a request must look that is refused unseen."""
+    reply = Reply()
+    with suppress(CallerError):
+        _understand(request, body, reply)
+    return reply
 
 
 def check_content_type(request: Request) -> None:

@@ -1,4 +1,5 @@
-"""The limit on the size of a body, for those that say their length and those that come in chunks."""
+"""The limit on the size of a body, for those that say their length and those that come in chunks; and the answers to bodies that
+are too large or too slow."""
 
 from __future__ import annotations
 
@@ -6,10 +7,11 @@ import asyncio
 from contextlib import suppress
 
 from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from . import jsonrpc, rest
-from .codes import RequestTooLarge, refusal
+from .codes import RequestTooLarge, RequestTooSlow, refusal
 
 LINGER_BYTES = 64 * 1024 * 1024
 LINGER_SECONDS = 5.0
@@ -63,10 +65,20 @@ class BodyLimit:
         return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else 0
 
     async def _refuse(self, request: Request, scope: Scope, receive: Receive, send: Send) -> None:
-        told = refusal(RequestTooLarge(f"the request is larger than {self._max_bytes} bytes"))
-        is_rpc = request.url.path == "/"
-        answer = jsonrpc.refused(told, jsonrpc.Reply()) if is_rpc else rest.refused(told, request)
-        await answer(scope, receive, send)
+        too_large = RequestTooLarge(f"the request is larger than {self._max_bytes} bytes")
+        await _answer(too_large, request)(scope, receive, send)
+
+
+async def refuse_late(scope: Scope, receive: Receive, send: Send) -> None:
+    """The answer to a request whose body did not come; the connection is closed with it."""
+    answer = _answer(RequestTooSlow("the request took too long to arrive"), Request(scope))
+    answer.headers["Connection"] = "close"
+    await answer(scope, receive, send)
+
+
+def _answer(error: Exception, request: Request) -> Response:
+    told, is_rpc = refusal(error), request.url.path == "/"
+    return jsonrpc.refused(told, jsonrpc.Reply()) if is_rpc else rest.refused(told, request)
 
 
 async def _read_off(receive: Receive) -> None:

@@ -7,15 +7,13 @@ what its name says. Where nothing says it there is nothing to refuse.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Iterable
 from mimetypes import guess_type
 from urllib.parse import urlsplit
 
-from perdure.agent import ACCEPTED_OUTPUT_MODES, Agent
+from perdure.agent import Agent
 from perdure.errors import ContentTypeNotSupported
-from perdure.tasks import DataPart, Message, Part, TextPart, UrlPart
-from perdure.telling import unmarked
+from perdure.tasks import DataPart, Part, TextPart, UrlPart
 
 from .wire.asked import Send
 
@@ -37,26 +35,20 @@ class Modes:
         self.taken = _all(config.default_input_modes, *(skill.input_modes for skill in skills))
         self.given = _all(config.default_output_modes, *(skill.output_modes for skill in skills))
 
-    def check(self, send: Send) -> Send:
-        """The same, with what its caller accepts noted for the handler, and without such notes of the caller's own, in the
-        message or in the request, whose metadata a follow-up's message takes over. `ContentTypeNotSupported` for a part that the
-        agent does not take, and for a caller that accepts nothing of what it gives."""
+    def check(self, send: Send) -> None:
+        """`ContentTypeNotSupported` for a part that the agent does not take, and for a caller that accepts nothing of what it
+        gives."""
         for place, part in enumerate(send.message.parts):
             found = media_type_of(part)
             if found and not _matches_one(found, self.taken):
                 raise ContentTypeNotSupported(
                     f"message.parts[{place}] is {found}; this agent takes {', '.join(self.taken) or 'nothing'}"
                 )
-        message = replace(send.message, metadata=unmarked(send.message.metadata))
-        send = replace(send, message=message, metadata=unmarked(send.metadata))
         wanted = _all(send.accepted_output_modes)
-        if not wanted:
-            return send
-        if not any(_matches_one(given, wanted) for given in self.given):
+        if wanted and not any(_matches_one(given, wanted) for given in self.given):
             raise ContentTypeNotSupported(
                 f"this agent gives {', '.join(self.given) or 'nothing'}, and nothing of it is accepted"
             )
-        return replace(send, message=_noted(message, send.accepted_output_modes))
 
 
 def media_type_of(part: Part) -> str:
@@ -93,9 +85,3 @@ def _overlap(one: str, other: str) -> bool:
         left == right or "*" in (left, right)
         for left, right in zip(one.partition("/")[::2], other.partition("/")[::2], strict=True)
     )
-
-
-def _noted(message: Message, modes: Sequence[str]) -> Message:
-    """In the message's metadata: it is the only place that goes with a message to the turn that answers it. Answers are written
-    without it."""
-    return replace(message, metadata={**message.metadata, ACCEPTED_OUTPUT_MODES: list(modes)})

@@ -139,7 +139,7 @@ SPOKEN: Mapping[Any, Spoken] = {
         "What the agent's card says to authenticated callers",
         reading.Nothing,
         told.AgentCard,
-        (errors.UnsupportedOperation, codes.ExtendedCardNotConfigured, codes.Unauthenticated),
+        (errors.UnsupportedOperation, codes.ExtendedCardNotConfigured),
     ),
     run.give_feedback: Spoken(
         "giveFeedback",
@@ -172,8 +172,12 @@ ALWAYS = (
     codes.VersionNotSupported,
     codes.ExtensionSupportRequired,
     errors.TooMuch,
+    errors.Overloaded,
     errors.StorageUnavailable,
+    codes.Unauthenticated,
+    codes.InsufficientScope,
+    codes.IssuerUnavailable,
     Exception,
 )
-WITH_A_BODY = (reading.NotJson, codes.WrongContentType, codes.RequestTooLarge)
+WITH_A_BODY = (reading.NotJson, codes.WrongContentType, codes.RequestTooLarge, codes.RequestTooSlow)
 """What every operation can fail with."""

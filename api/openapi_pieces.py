@@ -35,7 +35,7 @@ PARAMETERS: Mapping[str, Json] = {
         (
             versions.HEADER,
             "The version of A2A that the client speaks; may stand in the query instead. Left out: that of the method or path.",
-            {"enum": [*versions.DIALECTS]},
+            {"pattern": versions.SERVED.pattern, "examples": [*versions.DIALECTS]},
         ),
         (
             extensions.HEADER,
@@ -95,7 +95,12 @@ def failures(kinds: Iterable[type[Exception]], shape: Model) -> Json:
 
 
 def _failure_headers(status: int) -> Json:
-    names = {401: ["WWW-Authenticate"], 429: ["Retry-After"], 503: ["Retry-After"]}.get(status)
+    names = {
+        401: ["WWW-Authenticate"],
+        403: ["WWW-Authenticate"],
+        429: ["Retry-After"],
+        503: ["Retry-After"],
+    }.get(status)
     return {"headers": told_headers(names)} if names else {}
 
 

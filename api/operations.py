@@ -5,23 +5,26 @@ An operation that answers returns JSON; one that streams returns an iterator who
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from starlette.datastructures import Headers
+from starlette.types import Receive
 
 from perdure.errors import InvalidParams
+from perdure.notes import noted, without_notes
 from perdure.settings import ServerSettings
 from perdure.tasks import Message, Task
 from perdure.telling import Json, Update
 
-from . import replies
+from . import replies, sizes
 from .auth import Caller
 from .card import ExtendedCard
 from .extensions import Extensions
 from .idempotency import HEADER, REPLAYED, key_of
 from .media_types import Modes
+from .rates import Rates
 from .task_manager import TaskManager
 from .wire import Dialect, reading, writing
 from .wire.asked import Send
@@ -36,6 +39,7 @@ class Door:
     modes: Modes
     extended_card: ExtendedCard
     extensions: Extensions
+    rates: Rates
     direct_replies: bool = False
 
 
@@ -48,12 +52,23 @@ class Call:
     dialect: Dialect
     params: Any
     headers: Headers
+    body_bytes: int
+    left: Callable[[], Awaitable[None]]
+    """Returns when the caller has gone."""
+    extensions: Sequence[str] = ()
+    """The URIs of those that the request activated."""
     said: dict[str, str] = field(default_factory=dict)
     """Headers of the answer."""
 
     @property
     def manager(self) -> TaskManager:
         return self.door.manager
+
+
+async def gone(receive: Receive) -> None:
+    """Returns when the caller of a request that was read has gone, or has its answer."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 Answer = Callable[[Call], Awaitable[Any]]
@@ -66,7 +81,7 @@ Stream = Callable[[Call], AsyncIterator[Task | Update | Message | None]]
 async def send_message(call: Call) -> Json:
     """SendMessage."""
     send = _send(call)
-    answer = await call.manager.send_message(call.caller, send, repeated=_replayed(call))
+    answer = await call.manager.send_message(call.caller, send, repeated=_replayed(call), left=call.left)
     return call.dialect.sent(replies.shown(send, answer))
 
 
@@ -78,11 +93,20 @@ def stream_message(call: Call) -> AsyncIterator[Task | Update | Message | None]:
 
 
 def _send(call: Call) -> Send:
-    """The key is of the send as it came, before it is noted in its message what the answer may be."""
+    """The key is of the send as it came, before anything is noted in its message. A caller's own notes are dropped from the
+    metadata of the request as well: a follow-up's message takes it over."""
     send = call.dialect.read_send(call.params)
+    sizes.check_send(send, call.door.settings, body_bytes=call.body_bytes)
+    call.door.modes.check(send)
     message_ids = call.door.settings.idempotent_message_ids
     key = key_of(call.headers.getlist(HEADER), send, message_ids=message_ids)
-    return replace(call.door.modes.check(send), key=key)
+    message = noted(
+        send.message,
+        accepted_output_modes=send.accepted_output_modes,
+        extensions=call.extensions,
+        tenant=send.tenant,
+    )
+    return replace(send, message=message, metadata=without_notes(send.metadata), key=key)
 
 
 def _replayed(call: Call) -> Callable[[], None]:
@@ -133,8 +157,10 @@ async def cancel_task(call: Call) -> Json:
 async def give_feedback(call: Call) -> Json:
     """`tasks/feedback`, ours."""
     asked = reading.read(reading.GiveFeedback, call.params)
+    metadata = asked.metadata or {}
+    sizes.check_metadata("metadata", metadata, call.door.settings, body_bytes=call.body_bytes)
     stored = await call.manager.give_feedback(
-        call.caller, asked.task_id, asked.feedback, rating=asked.rating, metadata=asked.metadata or {}
+        call.caller, asked.task_id, asked.feedback, rating=asked.rating, metadata=metadata
     )
     return writing.feedback(stored)
 
@@ -172,20 +198,22 @@ async def clear_context(call: Call) -> Json:
 async def save_callback(call: Call) -> Json:
     """CreateTaskPushNotificationConfig."""
     task_id, callback = call.dialect.read_callback(call.params)
-    return call.dialect.callback(await call.manager.save_callback(call.caller, task_id, callback))
+    saved = await call.manager.save_callback(call.caller, task_id, callback)
+    return call.dialect.callback(saved, call.dialect.read_tenant(call.params))
 
 
 async def get_callback(call: Call) -> Json:
     """GetTaskPushNotificationConfig."""
     task_id, config_id = call.dialect.read_callback_id(call.params)
-    return call.dialect.callback(await call.manager.load_callback(call.caller, task_id, config_id))
+    found = await call.manager.load_callback(call.caller, task_id, config_id)
+    return call.dialect.callback(found, call.dialect.read_tenant(call.params))
 
 
 async def list_callbacks(call: Call) -> Any:
     """ListTaskPushNotificationConfigs."""
     task_id, page_size, after = call.dialect.read_callback_list(call.params)
     page = await call.manager.list_callbacks(call.caller, task_id, page_size=page_size, after=after)
-    return call.dialect.callbacks(page)
+    return call.dialect.callbacks(page, call.dialect.read_tenant(call.params))
 
 
 async def delete_callback(call: Call) -> Json | None:

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import replace
 
-from perdure.agent import REPLY
+from perdure.notes import REPLY
 from perdure.tasks import Message, StatusChange, Task, TaskState
 from perdure.telling import Update
 

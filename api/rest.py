@@ -13,7 +13,8 @@ import orjson
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import Match, Route
+from starlette.types import Scope
 
 from perdure.errors import InvalidParams
 from perdure.telling import Json
@@ -24,6 +25,7 @@ from .auth import identify
 from .codes import MethodNotAllowed, MethodNotFound, Refusal, refusal
 from .jsonrpc import check_content_type
 from .operations import Answer, Call, Door, Stream
+from .scopes import allow
 from .versions import HEADER, named_version, negotiated
 from .wire import Dialect, v03_rest, v1
 from .wire.reading import check_decoded, check_storable, decode, spelled
@@ -35,10 +37,24 @@ A2A_JSON = "application/a2a+json"
 def routes(door: Door) -> list[Route]:
     """All paths. A custom verb (`:cancel`) stands before the path that would take it for a part of the id."""
     return [
-        Route(prefix + path, partial(endpoint, door, dialect, answer, streamed), methods=methods)
+        (_Verb if ":" in path else Route)(
+            prefix + path, partial(endpoint, door, dialect, answer, streamed), methods=methods
+        )
         for prefix, dialect, paths in BINDINGS
         for path, methods, answer, streamed in paths
     ]
+
+
+class _Verb(Route):
+    """A path with a custom verb. It is nobody else's, whatever the HTTP method; and its HEAD would begin a stream."""
+
+    def __init__(self, path: str, endpoint: Any, *, methods: list[str]) -> None:
+        super().__init__(path, endpoint, methods=methods)
+        self.methods = set(methods)
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        match, inside = super().matches(scope)
+        return (Match.NONE if match is Match.NONE else Match.FULL), inside
 
 
 Paths = list[tuple[str, list[str], Answer | None, Stream | None]]
@@ -71,10 +87,23 @@ async def endpoint(
     """Answer one request."""
     body = await request.body()
     try:
+        caller = identify(request)
+        door.rates.take(caller)
         dialect = negotiated(own, named_version(request))
         params = _params(door, request, body)
-        said = door.extensions.activated(request)
-        call = Call(door, identify(request), dialect, params, request.headers, said)
+        active = door.extensions.activated(request)
+        call = Call(
+            door,
+            caller,
+            dialect,
+            params,
+            request.headers,
+            len(body),
+            partial(run.gone, request.receive),
+            extensions=active.uris,
+            said=active.headers,
+        )
+        allow(call.caller, answer or streamed)
         if answer is not None:
             return _json(await answer(call), request, headers=call.said)
         assert streamed is not None  # noqa: S101 - a path has one or the other
@@ -160,13 +189,25 @@ def refused(told: Refusal, request: Request) -> Response:
     return _json(_error(told, request), request, status=told.code.http, headers=told.headers)
 
 
+async def refuse(request: Request, error: Exception) -> Response:
+    """The answer to what a route raised that is none of these bindings."""
+    return refused(refusal(error), request)
+
+
 async def no_route(request: Request, error: Exception) -> Response:
     """Starlette found no route, or none for this HTTP method."""
     assert isinstance(error, HTTPException)  # noqa: S101 - Starlette calls this for nothing else
-    if error.status_code == 405:
-        told = refusal(MethodNotAllowed(f"{request.method} is not possible here"))
-    else:
-        told = refusal(MethodNotFound("there is nothing at this path"))
+    if error.status_code != 405:
+        return refused(refusal(MethodNotFound("there is nothing at this path")), request)
+    allowed = ", ".join(_allowed(request))
+    told = refusal(MethodNotAllowed(f"{request.method} is not possible here; what is: {allowed}"))
     response = refused(told, request)
-    response.headers.update(error.headers or {})
+    response.headers["Allow"] = allowed
     return response
+
+
+def _allowed(request: Request) -> list[str]:
+    """The HTTP methods of this path's routes. Starlette names those of the first one alone (RFC 9110, section 10.2.1)."""
+    routes = [route for route in request.app.routes if isinstance(route, Route)]
+    path = next(route.path for route in routes if route.endpoint is request.scope["endpoint"])
+    return sorted({method for route in routes if route.path == path for method in route.methods or ()})

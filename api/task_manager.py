@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -16,10 +16,12 @@ from perdure.agent import AgentConfig
 from perdure.egress import Egress, Refused
 from perdure.errors import (
     InvalidParams,
+    Overloaded,
     PushNotificationNotSupported,
     QueueUnavailable,
     StorageUnavailable,
     TaskNotFound,
+    TooMuch,
     UnsupportedOperation,
     WebhookConfigNotFound,
 )
@@ -33,6 +35,7 @@ from perdure.storage import (
     Cursor,
     Feedback,
     IdempotencyKey,
+    NewTask,
     Storage,
     TaskPage,
     TaskQuery,
@@ -46,12 +49,15 @@ from perdure.watch import Waiter, Watch
 
 from .auth import Caller
 from .orders import follow_up, new_task
+from .places import Places
+from .quotas import Quotas
 from .wire.asked import Callback, Send
 
 log = structlog.get_logger(__name__)
 
 EVENTS_PER_READ = 100
 """What a stream holds at most, beside the buffers of its connection."""
+CONFIGS_PER_READ = 100
 OUTAGE_PAUSE = 1.0
 """Seconds until an answer that was already accepted asks again for a database that is away."""
 
@@ -77,23 +83,37 @@ class TaskManager:
         self._config = config
         self._egress = egress or Egress()
         self._own_webhook = own_webhook
+        self._quotas = Quotas(storage, settings)
+        self._streams = Places("streams", most=settings.max_streams, each=settings.max_streams_per_caller)
+        self._blocking = Places(
+            "blocking sends", most=settings.max_blocking, each=settings.max_blocking_per_caller
+        )
 
     # ------------------------------------------------------------------ sending
 
     async def send_message(
-        self, caller: Caller, send: Send, *, repeated: Callable[[], None] = lambda: None
+        self,
+        caller: Caller,
+        send: Send,
+        *,
+        repeated: Callable[[], None] = lambda: None,
+        left: Callable[[], Awaitable[None]] | None = None,
     ) -> Task:
         """Store the message, ring, and wait until the task rests, unless asked to return at once.
 
         A send whose key was used before stores nothing: `repeated` is called, and the task of that time is waited for.
         After `wait_timeout` seconds, or when the server stops, the task is returned as it stands. The task does not depend on
-        this call: whoever cancels it, or never reads the answer, changes nothing.
+        this call: whoever cancels it, or never reads the answer, changes nothing. `left` returns when the caller has gone: then
+        nobody waits any longer.
         """
-        async with self._stored(caller, send, repeated) as (accepted, waiter):
-            if send.return_immediately:
-                return await self._whole(accepted, send)
-            task = await self._whole(accepted, send) if accepted.repeated else accepted.task
-            return await self._rested(task, waiter, send)
+        place = nullcontext() if send.return_immediately else self._blocking.taken(caller.owner)
+        with place:
+            async with self._stored(caller, send, repeated) as (accepted, waiter):
+                if send.return_immediately:
+                    return await self._whole(accepted, send)
+                task = await self._whole(accepted, send) if accepted.repeated else accepted.task
+                async with _unless_gone(left, waiter):
+                    return await self._rested(task, waiter, send)
 
     async def stream_message(
         self, caller: Caller, send: Send, *, repeated: Callable[[], None] = lambda: None
@@ -101,15 +121,16 @@ class TaskManager:
         """Like `send_message`; yields the task as it was accepted (as it stands, of a repeated send), then its updates until it
         rests."""
         self._need_streaming()
-        async with self._stored(caller, send, repeated) as (accepted, waiter):
-            task = await self._whole(accepted, send)
-            yield task
-            if task.state.rests:  # the turn was that quick
-                return
-            async for update in self._updates(task, task.last_seq, waiter):
-                yield update
-                if _state(update).rests:
+        with self._streams.taken(caller.owner):
+            async with self._stored(caller, send, repeated) as (accepted, waiter):
+                task = await self._whole(accepted, send)
+                yield task
+                if task.state.rests:  # the turn was that quick
                     return
+                async for update in self._updates(task, task.last_seq, waiter):
+                    yield update
+                    if _state(update).rests:
+                        return
 
     async def subscribe(
         self, caller: Caller, task_id: str, *, after: int | None = None, history_length: int | None = None
@@ -121,8 +142,8 @@ class TaskManager:
         """
         self._need_streaming()
         found = _known(task_id)
-        with self._watch.waiter(found) as waiter:
-            length = history_length if after is None else 0
+        with self._streams.taken(caller.owner), self._watch.waiter(found) as waiter:
+            length = self._length(history_length) if after is None else 0
             task = await self._storage.load_task(caller.owner, found, history_length=length)
             if after is None and task.state.terminal:
                 raise UnsupportedOperation(
@@ -143,12 +164,6 @@ class TaskManager:
         if message.role is not Role.USER:
             raise InvalidParams(
                 "message.role", "must be that of the user: only the agent speaks as the agent"
-            )
-        if len(message.parts) > self._settings.max_parts:
-            raise InvalidParams("message.parts", f"must have at most {self._settings.max_parts} items")
-        if len(message.reference_task_ids) > self._settings.max_parts:
-            raise InvalidParams(
-                "message.referenceTaskIds", f"must have at most {self._settings.max_parts} items"
             )
         if send.callback is not None:
             self._need_push_notifications()
@@ -176,6 +191,8 @@ class TaskManager:
         now = datetime.now(UTC)
         webhooks = [_config(task_id, send.callback, send.key)] if send.callback else []
         if send.message.task_id:
+            if send.callback is not None:  # before the message is stored, not after
+                await self._need_room(caller, _config(task_id, send.callback, send.key))
             accepted = await self._storage.continue_task(
                 caller.owner, task_id, follow_up(send, now), key=send.key, webhooks=webhooks
             )
@@ -185,10 +202,23 @@ class TaskManager:
                     WebhookConfig(config_id=GLOBAL, task_id=task_id, url="", endpoint="WEBHOOK_URL")
                 )
             new = new_task(self._config, caller.owner, task_id, send, now)
-            accepted = await self._storage.submit_task(replace(new, webhooks=webhooks), key=send.key)
+            accepted = await self._submitted(replace(new, webhooks=webhooks), send.key)
         if not accepted.repeated:
             await self._spread(accepted, heard=bool(send.message.task_id))
         return accepted
+
+    async def _submitted(self, new: NewTask, key: IdempotencyKey | None) -> Accepted:
+        """A new task where the caller's quota has a place for it. One that was taken before has its place: its caller asks for
+        the answer, and would never get it while its own tasks fill the quota."""
+        try:
+            async with self._quotas.place(new.owner) as place:
+                accepted = await self._storage.submit_task(new, key=key)
+                place.used = not accepted.repeated
+                return accepted
+        except (TooMuch, Overloaded):
+            if key is None or not await self._storage.knows_key(new.owner, key):
+                raise
+        return await self._storage.submit_task(new, key=key)
 
     async def _spread(self, accepted: Accepted, *, heard: bool) -> None:
         """Ring for the turn that became due, and tell those who wait for the task (`heard`: there may be some) or for one that it
@@ -228,7 +258,9 @@ class TaskManager:
         task is given as it was last seen, since an error would make the caller send the message again."""
         while True:
             try:
-                return await self._storage.load_task(task.owner, task.task_id, history_length=history_length)
+                return await self._storage.load_task(
+                    task.owner, task.task_id, history_length=self._length(history_length)
+                )
             except StorageUnavailable:
                 if asyncio.get_running_loop().time() + OUTAGE_PAUSE > deadline:
                     return task
@@ -270,15 +302,24 @@ class TaskManager:
                 await asyncio.sleep(OUTAGE_PAUSE)
         return ()
 
+    def _length(self, asked: int | None) -> int:
+        """How many messages an answer brings: as many as are asked for, within the limit."""
+        most = self._settings.max_history
+        return most if asked is None else min(asked, most)
+
     # ------------------------------------------------------------------ tasks
 
     async def get_task(self, caller: Caller, task_id: str, *, history_length: int | None = None) -> Task:
         """The task as it stands."""
-        return await self._storage.load_task(caller.owner, _known(task_id), history_length=history_length)
+        return await self._storage.load_task(
+            caller.owner, _known(task_id), history_length=self._length(history_length)
+        )
 
     async def list_tasks(self, query: TaskQuery) -> TaskPage:
         """A page of the caller's tasks."""
-        return await self._storage.list_tasks(query)
+        return await self._storage.list_tasks(
+            replace(query, history_length=self._length(query.history_length))
+        )
 
     async def cancel_task(self, caller: Caller, task_id: str) -> Task:
         """Set the task canceled. The announcement is how its worker is told at once; its next renewal tells it in any case."""
@@ -304,7 +345,9 @@ class TaskManager:
 
     async def load_context(self, caller: Caller, context_id: str, *, history_length: int | None) -> Context:
         """A conversation with its messages."""
-        return await self._storage.load_context(caller.owner, context_id, history_length=history_length)
+        return await self._storage.load_context(
+            caller.owner, context_id, history_length=self._length(history_length)
+        )
 
     async def clear_context(self, caller: Caller, context_id: str) -> int:
         """Delete a conversation with its tasks; how many those were. Running turns are told to end."""
@@ -321,7 +364,16 @@ class TaskManager:
         """Add a push notification config, or replace the one with its id."""
         self._need_push_notifications()
         self._check(callback)
-        return await self._storage.save_webhook_config(caller.owner, _config(_known(task_id), callback))
+        config = _config(_known(task_id), callback)
+        await self._need_room(caller, config)
+        return await self._storage.save_webhook_config(caller.owner, config)
+
+    async def _need_room(self, caller: Caller, config: WebhookConfig) -> None:
+        """`TooMuch` if the task has all the configs that it may have, and this is another one."""
+        most = self._settings.max_push_configs
+        page = await self._storage.list_webhook_configs(caller.owner, config.task_id, page_size=most)
+        if len(page.configs) == most and config.config_id not in {each.config_id for each in page.configs}:
+            raise TooMuch(f"a task has at most {most} push notification configs: delete one first")
 
     async def load_callback(self, caller: Caller, task_id: str, config_id: str) -> WebhookConfig:
         """One config; without a `config_id` (0.3) the one that was set without an id, else the first."""
@@ -338,13 +390,23 @@ class TaskManager:
             return page.configs[0]
 
     async def list_callbacks(
-        self, caller: Caller, task_id: str, *, page_size: int, after: str | None
+        self, caller: Caller, task_id: str, *, page_size: int | None, after: str | None
     ) -> WebhookConfigPage:
-        """A page of a task's configs."""
+        """A page of a task's configs; all that follow `after` if `page_size` is None."""
         self._need_push_notifications()
-        return await self._storage.list_webhook_configs(
-            caller.owner, _known(task_id), page_size=page_size, after=after
+        found = _known(task_id)
+        page = await self._storage.list_webhook_configs(
+            caller.owner, found, page_size=page_size or CONFIGS_PER_READ, after=after
         )
+        if page_size is not None:
+            return page
+        configs = list(page.configs)
+        while page.next is not None:
+            page = await self._storage.list_webhook_configs(
+                caller.owner, found, page_size=CONFIGS_PER_READ, after=page.next
+            )
+            configs += page.configs
+        return WebhookConfigPage(tuple(configs), None)
 
     async def delete_callback(self, caller: Caller, task_id: str, config_id: str) -> None:
         """Delete a config; nothing happens if it is not there."""
@@ -399,6 +461,24 @@ class TaskManager:
     def _need_push_notifications(self) -> None:
         if not self._config.capabilities.push_notifications:
             raise PushNotificationNotSupported("push notifications are switched off for this agent")
+
+
+@asynccontextmanager
+async def _unless_gone(left: Callable[[], Awaitable[None]] | None, waiter: Waiter) -> AsyncIterator[None]:
+    """`waiter` is dismissed when the caller has gone."""
+    if left is None:
+        yield
+        return
+
+    async def watch() -> None:
+        await left()
+        waiter.dismiss()
+
+    watching = asyncio.create_task(watch())
+    try:
+        yield
+    finally:
+        watching.cancel()
 
 
 def _known(task_id: str) -> UUID:

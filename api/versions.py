@@ -13,6 +13,8 @@ HEADER = "A2A-Version"
 DIALECTS: dict[str, Dialect] = {v1.VERSION: v1, v03.VERSION: v03}
 
 _VERSION = re.compile(r"(\d+\.\d+)(\.\d+)*")
+SERVED = re.compile(rf"^\s*(({'|'.join(re.escape(version) for version in DIALECTS)})(\.\d+)*)?\s*$")
+"""What may stand in the header, for the OpenAPI document. Empty is as if left out."""
 
 
 def named_version(request: Request) -> str | None:

@@ -25,25 +25,16 @@ from typing import Any, Literal, ParamSpec, Self, TypeVar, overload
 from pydantic import BaseModel, ConfigDict, Field, HttpUrl, ValidationError, field_validator, model_validator
 
 from perdure.errors import ConfigError, LeaseLost
+from perdure.notes import ACCEPTED_OUTPUT_MODES, EXTENSIONS, REPLY, TENANT, text_in, texts_in
 from perdure.output import parts_in
 from perdure.security import SecurityRequirement, SecurityScheme
 from perdure.skills import Skill, read_skill
 from perdure.steps import Steps
-from perdure.tasks import Artifact, Message, Part, Task
+from perdure.tasks import Artifact, ArtifactChunk, Message, Part, Task
 
 Handler = Callable[..., Any]
 P = ParamSpec("P")
 T = TypeVar("T")
-
-ACCEPTED_OUTPUT_MODES = "perdure.acceptedOutputModes"
-"""The member of a message's metadata that has the media types its caller accepts: a list of texts."""
-
-
-REPLY = "perdure.reply"
-"""The member of a message's metadata, true, by which the front door knows that it is the whole answer."""
-
-MARKS = frozenset({ACCEPTED_OUTPUT_MODES, REPLY})
-"""What messages are stored with and clients neither set nor see."""
 
 
 class _Config(BaseModel):
@@ -171,7 +162,7 @@ class Progress:
     note: str
 
 
-Emission = Progress | Artifact | Part | str | dict[str, Any] | list[Any]
+Emission = Progress | Artifact | ArtifactChunk | Message | Part | str | dict[str, Any] | list[Any]
 
 
 class Turn:
@@ -202,6 +193,8 @@ class Turn:
         that exist and are the caller's own."""
         self.replied: Message | None = None
         """What `reply` was told."""
+        self.metadata_update: dict[str, Any] = {}
+        """What `update_metadata` was told."""
         self._emit = emit
         self._steps = steps or Steps({}, _unkept)
         self._canceled = threading.Event()
@@ -224,8 +217,18 @@ class Turn:
     @property
     def accepted_output_modes(self) -> Sequence[str]:
         """The media types that the caller can do something with, as it named them; empty: any."""
-        modes = self.metadata.get(ACCEPTED_OUTPUT_MODES)
-        return tuple(mode for mode in modes if isinstance(mode, str)) if isinstance(modes, list) else ()
+        return texts_in(self.metadata, ACCEPTED_OUTPUT_MODES)
+
+    @property
+    def extensions(self) -> Sequence[str]:
+        """The URIs of the A2A extensions that the request of the caller's newest message activated: of those that it named, the
+        ones that the agent's card declares."""
+        return texts_in(self.metadata, EXTENSIONS)
+
+    @property
+    def tenant(self) -> str:
+        """The tenant that the request of the caller's newest message named, as it came; empty: none. Callers choose it freely."""
+        return text_in(self.metadata, TENANT)
 
     def progress(self, fraction: float | None = None, note: str = "") -> None:
         """Say how far the turn is, as often as you like: callers see it at most about 20 times a second.
@@ -234,9 +237,17 @@ class Turn:
         """
         self._emit(Progress(None if fraction is None else min(max(float(fraction), 0.0), 1.0), str(note)))
 
-    def emit(self, chunk: Artifact | Part | str | dict[str, Any] | list[Any]) -> None:
-        """Stream a piece of the answer: text, data or a part is added to the answer's artifact, an Artifact stands for itself."""
+    def emit(
+        self, chunk: Artifact | ArtifactChunk | Message | Part | str | dict[str, Any] | list[Any]
+    ) -> None:
+        """Stream a piece of the answer: text, data or a part is added to the answer's artifact, an Artifact stands for itself, an
+        ArtifactChunk is a piece of one (its id says of which), a Message is said beside them."""
         self._emit(chunk)
+
+    def update_metadata(self, metadata: Mapping[str, Any]) -> None:
+        """Merge into the task's metadata, top level, when the turn ends: what it cost, where its sources are. None removes a key.
+        The keys `progress` and `retry` are Perdure's own."""
+        self.metadata_update.update(metadata)
 
     def reply(self, answer: Message | Part | str | dict[str, Any] | list[Any]) -> None:
         """Answer with a message instead of a task: what a chat wants. The turn ends when the handler returns; a caller that waits

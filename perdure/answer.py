@@ -8,16 +8,19 @@ turn writes over what the lost one left (DESIGN 4.6).
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
 from perdure import ids
 from perdure.agent import Progress
-from perdure.output import artifacts_in, parts_in, storable_message
+from perdure.output import BadOutput, artifacts_in, parts_in, storable_artifact, storable_message
+from perdure.settings import TurnSettings
 from perdure.storable import cleaned
 from perdure.tasks import Artifact, ArtifactChunk, Message, Part, Role, TextPart
+from perdure.weight import Scale
 
 Piece = ArtifactChunk | Message | Progress
 """What a turn hands over before it ends."""
@@ -34,6 +37,7 @@ class Answer:
         attempt: int,
         first_ordinal: int,
         put: Callable[[Piece], None],
+        limits: TurnSettings | None = None,
     ) -> None:
         self._task_id = task_id
         self._context_id = context_id
@@ -42,37 +46,68 @@ class Answer:
         self._next_message = 0
         self._main = ""  # the id of the main artifact once something went into it
         self._put = put
+        self.scale = Scale(limits or TurnSettings(), artifacts=first_ordinal)
         self._lock = threading.RLock()
 
     def emit(self, value: Any) -> None:
-        """Take an emission. `BadOutput` for what cannot be stored. None says nothing."""
+        """Take an emission. `BadOutput` for what cannot be stored, `TooLarge` for what is too much. None says nothing."""
         for piece in self._pieces(value):
             with self._lock:  # numbered and handed over in one go, or threads would swap chunks
-                self._put(self._placed(piece))
+                with self._main_as_before():
+                    placed = self._placed(piece)
+                    self.scale.add(placed)
+                self._put(placed)
 
     def message(self, given: str | Message) -> Message | None:
-        """The agent's message for a status; None for an empty text."""
+        """The agent's message for a status; None for an empty text. `BadOutput`, `TooLarge`."""
         if isinstance(given, str):
-            return self._own(Message(parts=(TextPart(cleaned(given)),))) if given else None
-        return self._own(storable_message(given))
+            if not given:
+                return None
+            given = Message(parts=(TextPart(given),))
+        message = storable_message(given)
+        self.scale.check_message(message)
+        return self._own(message)
+
+    def said(self, text: str) -> Message:
+        """A text of ours: it is not weighed."""
+        return self._own(Message(parts=(TextPart(text),)))
 
     def closing(self, value: Any = None) -> tuple[ArtifactChunk, ...]:
         """The turn ended with `value` (None: nothing more): the chunks still to be written, the last of the main artifact marked.
 
-        An answer that was streamed and has nothing left to say is closed by an empty text.
+        An answer that was streamed and has nothing left to say is closed by an empty text. `BadOutput`, `TooLarge`.
         """
         with self._lock:
-            whole = artifacts_in(value)
-            if whole is not None:
-                return (*self._end_of_main(), *(ArtifactChunk(self._named(artifact)) for artifact in whole))
             if value is None:
                 return self._end_of_main()
-            parts = parts_in(value)
-            return (ArtifactChunk(Artifact(artifact_id=self._main_id(), parts=parts)),)
+            whole = artifacts_in(value)
+            last: tuple[ArtifactChunk, ...]
+            with self._main_as_before():
+                if whole is None:
+                    last = (ArtifactChunk(Artifact(artifact_id=self._main_id(), parts=parts_in(value))),)
+                else:
+                    last = tuple(ArtifactChunk(self._named(artifact)) for artifact in whole)
+                for chunk in last:
+                    self.scale.add(chunk)
+            return last if whole is None else (*self._end_of_main(), *last)
 
-    def _pieces(self, value: Any) -> Iterable[Artifact | Message | Progress | tuple[Part, ...]]:
+    @contextmanager
+    def _main_as_before(self) -> Iterator[None]:
+        """What was refused has not begun an artifact."""
+        before = self._main
+        try:
+            yield
+        except BadOutput:
+            self._main = before
+            raise
+
+    def _pieces(
+        self, value: Any
+    ) -> Iterable[Artifact | ArtifactChunk | Message | Progress | tuple[Part, ...]]:
         if value is None:
             return ()
+        if isinstance(value, ArtifactChunk):
+            return (replace(value, artifact=storable_artifact(value.artifact)),)
         if isinstance(value, Progress):
             return (replace(value, note=cleaned(value.note)),)
         if isinstance(value, Message):
@@ -80,7 +115,7 @@ class Answer:
         whole = artifacts_in(value)
         return (parts_in(value),) if whole is None else whole
 
-    def _placed(self, piece: Artifact | Message | Progress | tuple[Part, ...]) -> Piece:
+    def _placed(self, piece: Artifact | ArtifactChunk | Message | Progress | tuple[Part, ...]) -> Piece:
         match piece:
             case Progress():
                 return piece
@@ -88,6 +123,8 @@ class Answer:
                 return self._own(piece)
             case Artifact():
                 return ArtifactChunk(self._named(piece))
+            case ArtifactChunk():
+                return replace(piece, artifact=self._named(piece.artifact))
         append = bool(self._main)
         return ArtifactChunk(
             Artifact(artifact_id=self._main_id(), parts=piece), append=append, last_chunk=False

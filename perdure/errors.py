@@ -14,10 +14,13 @@ PerdureError
 │   ├── ContentTypeNotSupported     a media type the agent does not take
 │   ├── PushNotificationNotSupported
 │   ├── WebhookConfigNotFound
-│   └── TooMuch                     over a limit: says which and when to try again
+│   ├── TooMuch                     the caller is over a limit of its own: says which and when to try again
+│   └── Overloaded                  all callers together are over a limit: says when to try again
 ├── StorageUnavailable              the database cannot be reached now; nothing was half-written
 ├── QueueUnavailable                Redis cannot be reached now; nothing depends on it
 ├── LeaseLost                       the turn no longer holds its task; what it wrote was refused
+├── ServerUnreachable               (clients) nobody answers at the address
+├── ServerRefused                   (clients) the server's answer is an error
 └── TurnOutcome                     raised (or returned) by a handler to end its turn
     ├── InputRequired               asks the caller for more
     ├── AuthRequired                asks the caller to authenticate
@@ -108,9 +111,17 @@ class WebhookConfigNotFound(CallerError):
 
 
 class TooMuch(CallerError):
-    """Over a limit. `retry_after` is in seconds, None where trying again cannot help."""
+    """The caller is over a limit of its own. `retry_after` is in seconds, None where trying again cannot help."""
 
     def __init__(self, text: str, *, retry_after: float | None = None) -> None:
+        super().__init__(text)
+        self.retry_after = retry_after
+
+
+class Overloaded(CallerError):
+    """All callers together are over a limit: nothing that this one did. `retry_after` is in seconds."""
+
+    def __init__(self, text: str, *, retry_after: float) -> None:
         super().__init__(text)
         self.retry_after = retry_after
 
@@ -129,6 +140,18 @@ class LeaseLost(PerdureError):
     def __init__(self, *, canceled: bool) -> None:
         super().__init__("the task was canceled" if canceled else "the turn's lease was lost")
         self.canceled = canceled
+
+
+class ServerUnreachable(PerdureError):
+    """Nobody answers at the address, for longer than the client waits."""
+
+
+class ServerRefused(PerdureError):
+    """The server's answer is an error. `code` is that of JSON-RPC, 0 without one."""
+
+    def __init__(self, text: str, code: int = 0) -> None:
+        super().__init__(text)
+        self.code = code
 
 
 class TurnOutcome(PerdureError):

@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
+from ipaddress import ip_address
 from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any, Protocol, TypeVar
@@ -57,8 +58,10 @@ def asgi(agent: Agent, settings: Settings) -> Application:
     """The front door as an ASGI application (a Starlette), for `serve` or another ASGI server with one process.
 
     Its lifespan opens the storage and the queue and, with QUEUE_TYPE=inline, runs the turns in this process.
-    ConfigError for settings that cannot be; startup raises StorageUnavailable when the database does not answer in time.
+    Startup raises StorageUnavailable when the database does not answer in time. ConfigError where other machines could come in
+    without saying who they are: HOST is believed to be what the other server listens on.
     """
+    require_authentication(settings)
     require_keys(agent, settings)
     storage, queue = make_storage(settings), make_queue(settings)
     watch = Watch(storage, queue, refresh=settings.server.refresh)
@@ -67,6 +70,8 @@ def asgi(agent: Agent, settings: Settings) -> Application:
     async def lifespan(_: Any) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(opened(storage, queue, watch))
+            if not (settings.auth.is_on or is_loopback(settings.host)):
+                log.warning("auth.off", host=settings.host, remedy="see docs/security.md")
             if settings.queue_type == "inline":
                 embedded = ours("worker.embedded").embedded
                 await stack.enter_async_context(embedded(agent, storage, queue, watch, settings))
@@ -75,6 +80,26 @@ def asgi(agent: Agent, settings: Settings) -> Application:
     app: Application = ours("api.app").create_app(agent, storage, queue, watch, settings, lifespan=lifespan)
     app.state.dismiss = watch.dismiss
     return app
+
+
+def require_authentication(settings: Settings) -> None:
+    """ConfigError when a durable server would be open to other machines without anybody having said so."""
+    if settings.auth.is_on or is_loopback(settings.host):
+        return
+    if settings.storage_type == "memory" or settings.auth.insecure:
+        return
+    raise ConfigError(
+        f"HOST is {settings.host or 'every address'}: other machines could come in, and nobody would have to say who they are. "
+        "Set AUTH__API_KEYS=true and make a key with `perdure keys create`, or another AUTH__ setting; or give --insecure"
+    )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a server that listens there."""
+    try:
+        return host == "localhost" or ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
 
 
 def serve(
@@ -220,7 +245,8 @@ def _server(app: Application, settings: Settings, listening: Callable[[], None])
         uvicorn.Config(
             app,
             lifespan="off",
-            http=ours("api.connection").Connection,
+            proxy_headers=False,  # who may speak for a client is said by AUTH__PROXY_ADDRESSES
+            http=ours("api.connection").connection(settings.server),
             ws="none",
             log_config=None,
             access_log=settings.log.level == "debug",

@@ -18,10 +18,11 @@ import structlog
 from perdure.agent import Agent, Turn
 from perdure.answer import Answer
 from perdure.errors import AgentError, LeaseLost, Retry, TurnOutcome
-from perdure.output import BadOutput
+from perdure.output import BadOutput, storable_object
 from perdure.retries import MayPass, may_pass
 from perdure.tasks import ArtifactChunk, DataPart, Message, Part, RawPart, Role, TaskState, TextPart, UrlPart
 from perdure.threads import in_thread
+from perdure.weight import TooLarge
 
 log = structlog.get_logger(__name__)
 
@@ -52,6 +53,10 @@ async def perform(agent: Agent, turn: Turn, answer: Answer) -> Outcome:
     Raises nothing but CancelledError, and that only when this was cancelled and the handler has ended: a plain function is waited
     for, since it cannot be interrupted (`turn.canceled` tells it). Cancelled a second time it is waited for no longer.
     """
+    return _with_metadata(agent, turn, answer, await _performed(agent, turn, answer))
+
+
+async def _performed(agent: Agent, turn: Turn, answer: Answer) -> Outcome:
     try:
         return _replied(agent, turn, answer, _ended(agent, answer, await _value_of(agent, turn)))
     except TurnOutcome as ending:
@@ -66,6 +71,8 @@ async def perform(agent: Agent, turn: Turn, answer: Answer) -> Outcome:
 
 def _ended(agent: Agent, answer: Answer, value: Any) -> Outcome:
     """The outcome of a handler that returned `value`, or raised it as the end of its turn."""
+    if answer.scale.broken:
+        return _crashed(agent, answer, answer.scale.broken)
     try:
         match value:
             case Retry(message=""):
@@ -98,7 +105,16 @@ def _replied(agent: Agent, turn: Turn, answer: Answer, outcome: Outcome) -> Outc
         return _crashed(agent, answer, error)
 
 
+def _with_metadata(agent: Agent, turn: Turn, answer: Answer, outcome: Outcome) -> Outcome:
+    try:
+        return replace(outcome, metadata={**storable_object(turn.metadata_update), **outcome.metadata})
+    except BadOutput as error:
+        return _crashed(agent, answer, error)
+
+
 def _crashed(agent: Agent, answer: Answer, error: BaseException) -> Outcome:
+    if answer.scale.broken:  # whatever the handler made of it; and it would be too much the next time, too
+        return _too_large(answer, answer.scale.broken)
     passing = may_pass(error, agent.config.retry_on)
     if passing or isinstance(error, LeaseLost):
         log.warning("handler.interrupted", exc_info=error)
@@ -111,6 +127,13 @@ def _crashed(agent: Agent, answer: Answer, error: BaseException) -> Outcome:
         chunks=answer.closing(),
         error=error,
         may_pass=passing,
+    )
+
+
+def _too_large(answer: Answer, error: TooLarge) -> Outcome:
+    log.error("handler.failed", exc_info=error)
+    return Outcome(
+        state=TaskState.FAILED, status_message=answer.said(error.told), chunks=answer.closing(), error=error
     )
 
 

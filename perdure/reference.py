@@ -26,6 +26,7 @@ _GROUPS = {
     "TURNS": "One run of a handler",
     "SERVER": "The front door",
     "WEBHOOKS": "Push notifications (times in seconds)",
+    "AUTH": "Who may call",
     "LOG": "What is said on stderr",
 }
 
@@ -111,7 +112,8 @@ def shown(value: Any) -> str:
     if value is None:
         return ""
     if isinstance(value, SecretStr):
-        return _masked(value.get_secret_value())
+        secret = value.get_secret_value()
+        return _masked(secret) if "://" in secret else "***"
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 

@@ -12,6 +12,9 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.alias_generators import to_camel
 
+SCOPES = ("read", "write", "operate")
+"""What a caller may do. None implies another: see docs/security.md."""
+
 
 class _Scheme(BaseModel):
     model_config = ConfigDict(

@@ -8,9 +8,12 @@ as not given; upper and lower case are the same.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TextIO
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 from pydantic.fields import FieldInfo
@@ -25,16 +28,12 @@ from pydantic_settings import (
 
 from perdure.egress import Egress, Refused, read_allowed
 from perdure.errors import ConfigError
+from perdure.security import SCOPES
 from perdure.signatures import is_secret
 
 
 class _Group(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-def listed(text: str) -> list[str]:
-    """The items of a list in one setting, divided by commas."""
-    return [item for piece in text.split(",") if (item := piece.strip())]
 
 
 def _lower_case(value: Any) -> Any:
@@ -109,6 +108,16 @@ class TurnSettings(_Group):
     history: int = Field(
         200, ge=1, le=10_000, description="How many messages of the conversation a handler gets"
     )
+    max_artifact_bytes: int = Field(
+        16 * 1024 * 1024,
+        ge=1024,
+        le=128 * 1024 * 1024,
+        description="One artifact, message or step of an agent; a turn that gives more fails",
+    )
+    max_output_bytes: int = Field(
+        64 * 1024 * 1024, ge=1024, description="All that one turn gives; one that gives more fails"
+    )
+    max_artifacts: int = Field(1000, ge=1, description="Artifacts of one task; a turn that makes more fails")
     chunk_interval: float = Field(0.05, ge=0, description="Seconds between two writes of streamed chunks")
 
 
@@ -117,7 +126,47 @@ class ServerSettings(_Group):
 
     max_body_bytes: int = Field(4 * 1024 * 1024, ge=1024, description="Larger requests get 413")
     max_depth: int = Field(64, ge=8, le=100, description="How deep JSON may nest")
-    max_parts: int = Field(100, ge=1, description="Parts of one message, and tasks that it may refer to")
+    max_parts: int = Field(100, ge=1, description="Parts of one message")
+    max_references: int = Field(
+        100, ge=0, description="Tasks that one message may refer to, and extensions that it may name"
+    )
+    max_text_bytes: int = Field(1024 * 1024, ge=1, description="A text part of a message, in UTF-8")
+    max_message_text_bytes: int = Field(
+        2 * 1024 * 1024, ge=1, description="All text parts of a message together"
+    )
+    max_file_bytes: int = Field(3 * 1024 * 1024, ge=1, description="A file within a message, without base64")
+    max_metadata_bytes: int = Field(
+        64 * 1024, ge=2, description="The metadata of a request, a message or a part, as JSON"
+    )
+    max_metadata_depth: int = Field(16, ge=1, le=100, description="How deep metadata may nest")
+    max_history: int = Field(
+        1000, ge=1, le=100_000, description="Messages of a task or a conversation that one answer brings"
+    )
+    max_push_configs: int = Field(10, ge=1, le=1000, description="Push notification configs of a task")
+    rate: float | None = Field(
+        None,
+        ge=0,
+        description="Requests per second of one caller, in this process; 0: any number; "
+        "default: 500 for who has authenticated",
+    )
+    burst: int = Field(2000, ge=1, description="Requests that a caller may save up while it sends fewer")
+    max_open_tasks: int = Field(
+        100_000, ge=0, description="Tasks of one caller that have not ended; 0: any number"
+    )
+    max_waiting_per_caller: int = Field(
+        50_000, ge=0, description="Tasks of one caller that wait for a worker; 0: any number"
+    )
+    max_waiting: int = Field(
+        100_000, ge=0, description="Tasks of all callers that wait for a worker; 0: any number"
+    )
+    max_streams_per_caller: int = Field(
+        2500, ge=1, description="Streams that one caller may have open, in this process"
+    )
+    max_streams: int = Field(5000, ge=1, description="Streams that this process keeps open")
+    max_blocking_per_caller: int = Field(
+        2500, ge=1, description="Sends of one caller that may wait for their answer, in this process"
+    )
+    max_blocking: int = Field(5000, ge=1, description="Sends that wait for their answer in this process")
     wait_timeout: float = Field(
         600.0, gt=0, description="Seconds that a blocking send waits; then the task as it stands"
     )
@@ -131,6 +180,12 @@ class ServerSettings(_Group):
     keep_alive: float = Field(15.0, gt=0, description="Seconds between two keep-alives of a stream")
     slow_reader: float = Field(
         30.0, gt=0, description="Seconds that a client may leave unread what it is sent; then it is cut off"
+    )
+    slow_sender: float = Field(
+        30.0,
+        gt=0,
+        description="Seconds that the head of a request may take to arrive, and then its body, "
+        "which gets one more for each 64 KiB that have come",
     )
     stop_timeout: float = Field(
         10.0, ge=0, description="Seconds that open requests get when the server stops"
@@ -202,6 +257,118 @@ class WebhookSettings(_Group):
         return Egress(frozenset(int(port) for port in listed(self.ports)), self.http, hosts, networks)
 
 
+class AuthSettings(_Group):
+    """`AUTH__...`: who may call. Without one of the methods everybody is the same, anonymous caller."""
+
+    api_keys: bool = Field(False, description="Take the API keys that `perdure keys` makes")
+    bootstrap_key: SecretStr | None = Field(
+        None,
+        description="A first API key, with every scope, that stands here and not in the database: "
+        "32 random characters or more",
+    )
+    jwt_issuer: str = Field("", description="Take JWT bearer tokens of this issuer (`iss`)")
+    jwks_url: str = Field("", description="Where the public keys of AUTH__JWT_ISSUER are")
+    oidc_issuer: str = Field(
+        "", description="Take tokens of this OpenID Connect issuer; its keys are found by discovery"
+    )
+    jwt_audience: str = Field("", description="What `aud` of a token must name: this server")
+    jwt_leeway: float = Field(
+        10.0, ge=0, le=300, description="Seconds that clocks of issuers may differ from this one"
+    )
+    jwt_owner_claim: str = Field("sub", min_length=1, description="The claim of a token that says who it is")
+    jwt_scope_claim: str = Field("scope", min_length=1, description="The claim with its scopes")
+    jwt_scope_prefix: str = Field(
+        "", description="What stands before read, write and operate in tokens, such as `perdure:`"
+    )
+    jwt_default_scopes: str = Field(
+        "", description="Scopes of a token that lacks the claim, with commas between them"
+    )
+    proxy_addresses: str = Field(
+        "",
+        description="Take the identity that these proxies vouch for: addresses or networks, with commas between",
+    )
+    proxy_header: str = Field(
+        "X-Client-Cert-Subject",
+        pattern=r"^[A-Za-z0-9-]+$",
+        description="The header in which they name the client's certificate",
+    )
+    proxy_scopes: str = Field("read,write", description="Scopes of whoever they vouch for")
+    cache: float = Field(
+        5.0,
+        ge=0,
+        le=60,
+        description="Seconds that a checked key or token is remembered: a revocation takes so long at most",
+    )
+    insecure: bool = Field(False, description="Serve other machines from Postgres without any of this")
+
+    @field_validator("bootstrap_key")
+    @classmethod
+    def _is_long(cls, key: SecretStr | None) -> SecretStr | None:
+        if key is not None and not re.fullmatch(r"[!-~]{32,}", key.get_secret_value()):
+            raise ValueError("must be 32 characters or more, without spaces: try `openssl rand -hex 32`")
+        return key
+
+    @field_validator("jwt_issuer", "oidc_issuer")
+    @classmethod
+    def _is_issuer(cls, issuer: str) -> str:
+        if re.search(r"[\s|]", issuer):  # an owner is `issuer|claim`: two issuers must not make the same one
+            raise ValueError("an issuer has neither spaces nor |")
+        return issuer
+
+    @field_validator("jwks_url", "oidc_issuer")
+    @classmethod
+    def _is_web_address(cls, url: str) -> str:
+        try:
+            split = urlsplit(url)
+        except ValueError:
+            raise ValueError("is no address") from None
+        local = split.scheme == "http" and split.hostname in ("127.0.0.1", "::1", "localhost")
+        if url and not local and (split.scheme != "https" or not split.hostname):
+            raise ValueError("must start with https:// (http:// is for 127.0.0.1, ::1 and localhost)")
+        return url
+
+    @field_validator("jwt_default_scopes", "proxy_scopes")
+    @classmethod
+    def _are_scopes(cls, text: str) -> str:
+        scopes_in(text)
+        return text
+
+    @field_validator("proxy_addresses")
+    @classmethod
+    def _are_networks(cls, text: str) -> str:
+        networks_in(text)
+        return text
+
+    @property
+    def is_on(self) -> bool:
+        """Whether callers have to say who they are."""
+        return bool(
+            self.api_keys
+            or self.bootstrap_key
+            or self.jwt_issuer
+            or self.oidc_issuer
+            or self.proxy_addresses.strip()
+        )
+
+
+def scopes_in(text: str) -> list[str]:
+    """`read,write` as a list. ValueError for what is no scope."""
+    scopes = listed(text)
+    if unknown := [scope for scope in scopes if scope not in SCOPES]:
+        raise ValueError(f"{unknown[0]!r} is no scope: there are {', '.join(SCOPES)}")
+    return scopes
+
+
+def networks_in(text: str) -> list[IPv4Network | IPv6Network]:
+    """`10.0.0.0/8,::1` as a list. ValueError for what is no address."""
+    return [ip_network(each) for each in listed(text)]
+
+
+def listed(text: str) -> list[str]:
+    """What stands between commas."""
+    return [each.strip() for each in text.split(",") if each.strip()]
+
+
 class LogSettings(_Group):
     """`LOG__...`: what is said on stderr."""
 
@@ -259,6 +426,7 @@ class Settings(BaseSettings):
     turns: TurnSettings = TurnSettings()
     server: ServerSettings = ServerSettings()
     webhooks: WebhookSettings = WebhookSettings()
+    auth: AuthSettings = AuthSettings()
     log: LogSettings = LogSettings()
 
     _lower = field_validator("storage_type", "queue_type", mode="before")(_lower_case)
@@ -383,6 +551,7 @@ def _readable(error: ValidationError) -> str:
 
 
 def _refuse_contradictions(settings: Settings) -> None:
+    _refuse_half_of_a_method(settings.auth)
     if settings.storage_type == "postgres":
         if settings.database_url is None:
             raise ConfigError(
@@ -395,6 +564,22 @@ def _refuse_contradictions(settings: Settings) -> None:
     if settings.database_url or settings.migrations_database_url:
         name = "DATABASE_URL" if settings.database_url else "MIGRATIONS_DATABASE_URL"
         raise ConfigError(f"{name} is set, but STORAGE_TYPE is memory: {remedy}")
+    if settings.auth.api_keys:
+        raise ConfigError(
+            "AUTH__API_KEYS is set, but STORAGE_TYPE is memory, which `perdure keys` cannot reach: "
+            "set AUTH__BOOTSTRAP_KEY instead, or STORAGE_TYPE=postgres as well"
+        )
+
+
+def _refuse_half_of_a_method(auth: AuthSettings) -> None:
+    if bool(auth.jwt_issuer) != bool(auth.jwks_url):
+        raise ConfigError("AUTH__JWT_ISSUER and AUTH__JWKS_URL belong together (or set AUTH__OIDC_ISSUER)")
+    if (auth.jwt_issuer or auth.oidc_issuer) and not auth.jwt_audience:
+        raise ConfigError(
+            "AUTH__JWT_AUDIENCE is missing: without it, tokens that were made for other services would be taken"
+        )
+    if auth.jwt_audience and not (auth.jwt_issuer or auth.oidc_issuer):
+        raise ConfigError("AUTH__JWT_AUDIENCE is set, but neither AUTH__JWT_ISSUER nor AUTH__OIDC_ISSUER")
 
 
 def _refuse_webhook(settings: Settings) -> None:

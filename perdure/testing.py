@@ -22,6 +22,7 @@ from typing import Any
 from perdure import ids
 from perdure.agent import Agent, Progress, Turn
 from perdure.answer import Answer, Piece
+from perdure.notes import noted
 from perdure.perform import Outcome, perform
 from perdure.retries import MayPass
 from perdure.steps import Steps
@@ -48,6 +49,8 @@ class Result:
     error: BaseException | None = None
     retry: MayPass | None = None
     """`after` is in seconds, None for the usual growing pause; `reason` is what the caller is told."""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    """What the turn adds to the task's."""
     steps: Mapping[tuple[str, int], Any] = field(default_factory=dict)
     """What `turn.step` and `turn.step_sync` stored, by name and occurrence (1, 2, ...), with what was given to `run`."""
     pieces: Sequence[Piece] = field(default=(), repr=False)
@@ -86,21 +89,31 @@ async def run(
     attempt: int = 1,
     steps: Mapping[tuple[str, int], Any] | Mapping[str, Any] | None = None,
     referenced_tasks: Sequence[Task] = (),
+    accepted_output_modes: Sequence[str] = (),
+    extensions: Sequence[str] = (),
+    tenant: str = "",
 ) -> Result:
     """Run one turn to its end.
 
     `metadata` is that of the task; `attempt` is above 1 for a turn that is run again. `steps` are results that an earlier run
     stored, by name or by name and occurrence: `steps=first.steps` is the same turn once more. `referenced_tasks` are those that
-    the newest message refers to. Raises ConfigError for a handler with wrong parameters and ValueError for a conversation in
-    which the caller says nothing; whatever the handler raises is in the result.
+    the newest message refers to, and what follows is what its request said. Raises ConfigError for a handler with wrong
+    parameters and ValueError for a conversation in which the caller says nothing; whatever the handler raises is in the result.
     Cancel it (`asyncio.timeout`) as a caller's cancel would.
     """
     if not isinstance(agent, Agent):
         agent = Agent.of({"name": "test"}, agent)
     said = [messages] if isinstance(messages, str | Mapping | Message) else messages
     conversation = [_message(one) for one in said]
-    if all(message.role is not Role.USER for message in conversation):
+    newest = next((n for n in reversed(range(len(said))) if conversation[n].role is Role.USER), None)
+    if newest is None:
         raise ValueError("a conversation needs at least one message of the user")
+    conversation[newest] = noted(
+        conversation[newest],
+        accepted_output_modes=accepted_output_modes,
+        extensions=extensions,
+        tenant=tenant,
+    )
     pieces: list[Piece] = []
     kept = {(key, 1) if isinstance(key, str) else key: value for key, value in (steps or {}).items()}
 
@@ -130,6 +143,9 @@ def run_sync(
     attempt: int = 1,
     steps: Mapping[tuple[str, int], Any] | Mapping[str, Any] | None = None,
     referenced_tasks: Sequence[Task] = (),
+    accepted_output_modes: Sequence[str] = (),
+    extensions: Sequence[str] = (),
+    tenant: str = "",
 ) -> Result:
     """`run` for a test that is no coroutine."""
     return asyncio.run(
@@ -140,6 +156,9 @@ def run_sync(
             attempt=attempt,
             steps=steps,
             referenced_tasks=referenced_tasks,
+            accepted_output_modes=accepted_output_modes,
+            extensions=extensions,
+            tenant=tenant,
         )
     )
 
@@ -161,6 +180,7 @@ def _result(outcome: Outcome, pieces: Sequence[Piece], steps: Mapping[tuple[str,
         status_message=outcome.status_message,
         error=outcome.error,
         retry=outcome.may_pass,
+        metadata=outcome.metadata,
         steps=steps,
         pieces=tuple(pieces),
     )

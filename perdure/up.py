@@ -17,7 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from perdure.launch import load_named, run
+from perdure.launch import load_named, require_authentication, run
 from perdure.local import LocalServices, local_services
 from perdure.local.server import LAUNCH
 from perdure.settings import Settings, environment, load_settings, wants_colour
@@ -39,7 +39,9 @@ TRY_IT = (
 Say = Callable[[str], None]
 
 
-def run_stack(agent: str | None, *, workers: int, data_dir: Path | None, port: int | None) -> int:
+def run_stack(
+    agent: str | None, *, workers: int, data_dir: Path | None, port: int | None, insecure: bool = False
+) -> int:
     """Run until Ctrl-C (130), SIGTERM (0) or a process says that its settings are wrong (2). ConfigError, StorageUnavailable."""
     settings = load_settings(
         storage_type="postgres",
@@ -48,7 +50,9 @@ def run_stack(agent: str | None, *, workers: int, data_dir: Path | None, port: i
         agent=agent,
         data_dir=data_dir,
         port=port,
+        auth={"insecure": True} if insecure else None,
     )
+    require_authentication(settings)
     spec = _checked(settings.agent)
     lines = Lines(["perdure", "front door", *(f"worker {number + 1}" for number in range(workers))])
     say = lines.speaker("perdure")
@@ -93,6 +97,8 @@ def _environment(settings: Settings, services: LocalServices) -> Mapping[str, st
         # They write into a pipe, where the default would be JSON without colours.
         "LOG__FORMAT": "console" if settings.log.format == "auto" else settings.log.format,
     }
+    if settings.auth.insecure:
+        changes["AUTH__INSECURE"] = "true"
     if settings.port is not None:
         changes["PORT"] = str(settings.port)
     if wants_colour(sys.stdout):

@@ -10,7 +10,7 @@ The order matters: follow, then read, then wait. What changes after the read is 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from uuid import UUID
 
@@ -59,7 +59,7 @@ class Watch:
     @contextmanager
     def waiter(self, task_id: UUID) -> Iterator[Waiter]:
         """A place to wait for the task's next change."""
-        waiter = Waiter()
+        waiter = Waiter(lambda: self._storage.notices([task_id]))
         self._waiters.add(waiter)
         if self._dismissed:
             waiter.dismiss()
@@ -133,9 +133,10 @@ class Watch:
 
 
 class Waiter:
-    """Remembers the newest notice about one task."""
+    """Remembers the newest notice about one task. `ask` gives where it stands."""
 
-    def __init__(self) -> None:
+    def __init__(self, ask: Callable[[], Awaitable[Sequence[Notice]]]) -> None:
+        self._ask = ask
         self._newest: Notice | None = None
         self._news = asyncio.Event()
         self.dismissed = False
@@ -157,12 +158,25 @@ class Waiter:
         TimeoutError when dismissed before."""
         while True:
             notice = self._newest
+            if notice is not None and notice.state is None:
+                found = await self._confirmed(notice)
+                if self._newest is notice:  # nothing was heard meanwhile
+                    self._newest = found
+                notice = self._newest
             if notice is not None and _is_news(notice, seq, resting):
                 return notice
             if self.dismissed:
                 raise TimeoutError("dismissed")
             self._news.clear()
             await self._news.wait()
+
+    async def _confirmed(self, gone: Notice) -> Notice | None:
+        """Whether it is gone. A place to wait is taken before the task is stored: a refresh in between does not find it."""
+        try:
+            found = await self._ask()
+        except StorageUnavailable:
+            return None  # the next refresh tells again
+        return found[0] if found else gone
 
 
 def _is_news(notice: Notice, seq: int, resting: bool) -> bool:

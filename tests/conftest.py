@@ -93,8 +93,13 @@ def redis_url(redis_server: str, redis_numbers: Iterator[int]) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def redis_numbers() -> Iterator[int]:
-    """In turn, so that a process that outlives its test for a moment does not meet the next one's keys."""
-    return cycle(range(1, 16))
+    """In turn, so that a process that outlives its test for a moment does not meet the next one's keys. Test processes that share
+    a server have numbers of their own."""
+    worker, workers = (
+        os.environ.get("PYTEST_XDIST_WORKER", "gw0"),
+        os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"),
+    )
+    return cycle(range(1 + int(worker.removeprefix("gw")), 16, int(workers)))
 
 
 @dataclass

@@ -8,10 +8,15 @@ import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
+import typer
 
+from perdure.cli import app
+from perdure.reference import shown
+from perdure.settings import fields
 from perdure.tasks import TRANSITIONS
 from tests.support.processes import PERDURE, ROOT, Server, serving, surroundings, text_of
 
@@ -34,6 +39,19 @@ def echo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     command = [PERDURE, "serve", str(ROOT / "examples" / "echo.py"), "--port", "0"]
     with serving(command, cwd=folder, env=surroundings(LOG__FORMAT="json")) as server:
         yield server
+
+
+def test_every_command_is_on_its_page() -> None:
+    page = (ROOT / "docs" / "cli.md").read_text()
+    told = set(re.findall(r"[a-z-]+", " ".join(re.findall(r"`([^`]+)`", page))))
+    assert commands(typer.main.get_command(app)) <= told
+
+
+def commands(group: Any) -> set[str]:
+    """The names of a command and all below it."""
+    return {
+        name for child in getattr(group, "commands", {}).values() for name in {child.name, *commands(child)}
+    }
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -91,6 +109,22 @@ def test_the_tests_that_are_named_exist() -> None:
             node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
         }
         assert not test or test in functions, name
+
+
+def test_every_limit_is_in_the_page_of_limits_with_its_default() -> None:
+    """Those that are called a limit; the page may have more."""
+    told = {row[0].strip("`"): row[1] for row in rows(ROOT / "docs" / "limits.md")}
+    limits = {
+        name: shown(field.default) for name, _, field in fields() if re.match(r"(SERVER|TURNS)__MAX_", name)
+    }
+    retries = {"TURNS__MAX_FAILURES", "TURNS__MAX_CRASHES"}
+    assert {name: told.get(name) for name in limits if name not in retries} == {
+        name: default for name, default in limits.items() if name not in retries
+    }
+    defaults = {name: shown(field.default) or "none" for name, _, field in fields()}
+    assert {name: told[name] for name in told if "__" in name} == {
+        name: defaults[name] for name in told if "__" in name
+    }
 
 
 def test_every_fault_names_its_tests() -> None:

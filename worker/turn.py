@@ -140,6 +140,7 @@ def _stage(worker: Worker, claimed: ClaimedTurn, outbox: Outbox, reins: Reins) -
         attempt=claim.attempt,
         first_ordinal=len(task.artifacts),
         put=outbox.put,
+        limits=worker.settings.turns,
     )
     turn = Turn(
         task_id=str(claim.task_id),
@@ -148,7 +149,7 @@ def _stage(worker: Worker, claimed: ClaimedTurn, outbox: Outbox, reins: Reins) -
         messages=claimed.conversation,
         task_metadata=task.metadata,
         emit=answer.emit,
-        steps=Steps(claimed.steps, _keeping_steps(worker, claim, reins)),
+        steps=Steps(claimed.steps, _keeping_steps(worker, claim, reins, answer)),
     )
     return turn, answer
 
@@ -159,8 +160,9 @@ async def _handled(worker: Worker, claimed: ClaimedTurn, turn: Turn, answer: Ans
     return await perform(worker.agent, turn, answer)
 
 
-def _keeping_steps(worker: Worker, claim: Claim, reins: Reins) -> Store:
+def _keeping_steps(worker: Worker, claim: Claim, reins: Reins, answer: Answer) -> Store:
     async def store(name: str, occurrence: int, result: Any) -> None:
+        answer.scale.check_step(result)
         try:
             await reins.patiently(
                 lambda: worker.storage.store_step(claim, name, occurrence, result), only_running=True

@@ -38,8 +38,11 @@ class Dialect(Protocol):
     def read_callback_to_delete(self, params: Any) -> tuple[str, str]:
         """The same of the one to delete, which is never left out."""
 
-    def read_callback_list(self, params: Any) -> tuple[str, int, str | None]:
-        """A task's id, how many configs, and after which."""
+    def read_callback_list(self, params: Any) -> tuple[str, int | None, str | None]:
+        """A task's id, how many configs (None: all of them), and after which."""
+
+    def read_tenant(self, params: Any) -> str:
+        """The tenant that any request names; "" for none."""
 
     def task(self, task: Task) -> Json:
         """A Task."""
@@ -53,10 +56,10 @@ class Dialect(Protocol):
     def message(self, message: Message) -> Json:
         """A Message."""
 
-    def callback(self, config: WebhookConfig) -> Json:
-        """A push notification config."""
+    def callback(self, config: WebhookConfig, tenant: str = "") -> Json:
+        """A push notification config, to a request that names `tenant`."""
 
-    def callbacks(self, page: WebhookConfigPage) -> Any:
+    def callbacks(self, page: WebhookConfigPage, tenant: str = "") -> Any:
         """A page of them."""
 
     def error_data(self, reason: str, field: str | None, description: str) -> Any:

@@ -35,5 +35,6 @@ class Send:
     callback: Callback | None = None
     accepted_output_modes: Sequence[str] = ()
     """Media types that the caller can do something with; none: any."""
+    tenant: str = ""
     key: IdempotencyKey | None = None
     """Of a send that may be repeated; it does not come from the body."""

@@ -14,6 +14,7 @@ from typing import Annotated, Any, TypeVar
 
 import orjson
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -161,6 +162,15 @@ def _moment(value: Any) -> datetime:
         raise ValueError("must be a timestamp such as 2025-12-07T10:00:00Z") from None
 
 
+WEB_URL = re.compile(r"^[hH][tT][tT][pP][sS]?://[^\s/]")
+
+
+def _web_url(value: str) -> str:
+    if not WEB_URL.search(value):
+        raise ValueError("must be an address that begins with http:// or https://")
+    return value
+
+
 def one_of(choices: Mapping[Any, Any]) -> Callable[[Any], Any]:
     """A validator for enums: the value that a name (or a number, as ProtoJSON allows) stands for."""
 
@@ -189,7 +199,12 @@ Id = Annotated[str, Field(max_length=MAX_ID)]
 GivenId = Annotated[str, Field(min_length=1, max_length=MAX_ID)]
 Name = Annotated[str, Field(max_length=1024)]
 Url = Annotated[str, Field(max_length=MAX_URL)]
-WebUrl = Annotated[str, Field(max_length=MAX_URL, pattern=r"^(?i:https?)://[^\s/]")]
+WebUrl = Annotated[
+    str,
+    Field(max_length=MAX_URL),
+    AfterValidator(_web_url),
+    WithJsonSchema({"type": "string", "maxLength": MAX_URL, "pattern": WEB_URL.pattern}),
+]
 Metadata = dict[str, Any]
 
 

@@ -228,9 +228,9 @@ def read_callback_to_delete(params: Any) -> tuple[str, str]:
     return asked.id, asked.push_notification_config_id
 
 
-def read_callback_list(params: Any) -> tuple[str, int, str | None]:
+def read_callback_list(params: Any) -> tuple[str, int | None, str | None]:
     """`{id}`: 0.3 knows no pages, so this is all of them."""
-    return read(CallbackName, params).id, 1000, None
+    return read(CallbackName, params).id, None, None
 
 
 message = telling.message
@@ -239,7 +239,12 @@ task = telling.task
 update = telling.update
 
 
-def callback(config: WebhookConfig) -> Json:
+def read_tenant(params: Any) -> str:
+    """0.3 has none."""
+    return ""
+
+
+def callback(config: WebhookConfig, tenant: str = "") -> Json:
     """A TaskPushNotificationConfig, without its secrets."""
     return {
         "taskId": str(config.task_id),
@@ -251,7 +256,7 @@ def callback(config: WebhookConfig) -> Json:
     }
 
 
-def callbacks(page: WebhookConfigPage) -> Any:
+def callbacks(page: WebhookConfigPage, tenant: str = "") -> Any:
     """A bare array."""
     return [callback(config) for config in page.configs]
 

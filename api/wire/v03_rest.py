@@ -8,13 +8,15 @@ What was written for 0.3's text instead of its proto (`parts`, `kind`, `user`, `
 
 from __future__ import annotations
 
-from base64 import b64encode
+from base64 import b64decode, b64encode
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Annotated, Any, Self
 
 from pydantic import AliasChoices, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from perdure.errors import InvalidParams
+from perdure.notes import without_notes
 from perdure.payload import STATE_NAMES
 from perdure.storage import WebhookConfig, WebhookConfigPage
 from perdure.tasks import (
@@ -31,7 +33,7 @@ from perdure.tasks import (
     TextPart,
     UrlPart,
 )
-from perdure.telling import Json, Update, given, timestamp, unmarked
+from perdure.telling import Json, Update, given, timestamp
 
 from . import v03, v1
 from .asked import Callback, Send
@@ -103,8 +105,17 @@ class PartShape(Shape):
             "media_type": self.file.mime_type or "",
         }
         if self.file.file_with_bytes is not None:
-            return RawPart(self.file.file_with_bytes, **extra)
+            return RawPart(_file(self.file.file_with_bytes), **extra)
         return UrlPart(self.file.file_with_uri or "", **extra)
+
+
+def _file(found: bytes) -> bytes:
+    """The file in the proto's bytes. To the official clients they are its base64, which ProtoJSON encodes once more
+    (docs/decisions/016). Bytes that are no base64 are the file itself."""
+    try:
+        return b64decode(found, validate=True) or found
+    except ValueError:
+        return found
 
 
 def _spelling(part: Any) -> str:
@@ -204,15 +215,15 @@ def read_send(params: Any) -> Send:
 
 
 def read_state(name: Any) -> TaskState | None:
-    """The enum's name, or that of 0.3's text."""
+    """The enum's name or number, or what 0.3's text calls it."""
     if name == "TASK_STATE_UNSPECIFIED":
         return None
     if name in _STATES_BACK:
         return _STATES_BACK[name]
-    try:
-        return v03.read_state(name)
-    except InvalidParams:
-        raise InvalidParams("status", f"must be one of {', '.join(_STATES_BACK)}") from None
+    for read_other in (v03.read_state, v1.read_state):  # the numbers are those of 1.0
+        with suppress(InvalidParams):
+            return read_other(name)
+    raise InvalidParams("status", f"must be one of {', '.join(_STATES_BACK)}")
 
 
 def read_callback(params: Any) -> tuple[str, Callback]:
@@ -227,6 +238,7 @@ def read_callback(params: Any) -> tuple[str, Callback]:
 read_callback_id = v1.read_callback_id
 read_callback_to_delete = v1.read_callback_to_delete
 read_callback_list = v1.read_callback_list
+read_tenant = v03.read_tenant
 
 
 # ---------------------------------------------------------------------- answers
@@ -242,7 +254,7 @@ def _part(part: Part) -> Json:
         case DataPart(data=data):
             return {"data": {"data": {"value": data}}, "metadata": {**metadata, v03.WRAPPED: True}}
         case RawPart(raw=raw):
-            content = {"fileWithBytes": b64encode(raw).decode()}
+            content = {"fileWithBytes": b64encode(b64encode(raw)).decode()}  # as `_file` takes it
         case UrlPart(url=url):
             content = {"fileWithUri": url}
     return {
@@ -260,7 +272,7 @@ def message(said: Message) -> Json:
         **given(
             contextId=said.context_id,
             taskId=said.task_id,
-            metadata=unmarked(said.metadata),
+            metadata=without_notes(said.metadata),
             extensions=list(said.extensions),
         ),
     }
@@ -322,13 +334,13 @@ def _status_change(change: StatusChange, item: Update) -> Json:
     return {"status": status, **given(final=change.state.rests, metadata=dict(change.metadata))}
 
 
-def callback(config: WebhookConfig) -> Json:
+def callback(config: WebhookConfig, tenant: str = "") -> Json:
     """A TaskPushNotificationConfig."""
     name = f"tasks/{config.task_id}/pushNotificationConfigs/{config.config_id}"
     return {"name": name, "pushNotificationConfig": v03.callback(config)["pushNotificationConfig"]}
 
 
-def callbacks(page: WebhookConfigPage) -> Any:
+def callbacks(page: WebhookConfigPage, tenant: str = "") -> Any:
     """A ListTaskPushNotificationConfigResponse."""
     return {"configs": [callback(config) for config in page.configs], **given(nextPageToken=page.next)}
 

@@ -132,7 +132,13 @@ class Authentication(Shape):
     credentials: Annotated[str, Field(max_length=8192)] | None = None
 
 
-class CallbackShape(Shape):
+class Tenanted(Shape):
+    """What names a tenant: opaque, in the request or as the first part of its path (section 3.2.1)."""
+
+    tenant: Name | None = None
+
+
+class CallbackShape(Tenanted):
     """A TaskPushNotificationConfig."""
 
     id: Id | None = None
@@ -162,7 +168,7 @@ class Configuration(Shape):
     return_immediately: Flag | None = None
 
 
-class SendShape(Shape):
+class SendShape(Tenanted):
     """A SendMessageRequest."""
 
     message: MessageShape
@@ -170,19 +176,24 @@ class SendShape(Shape):
     metadata: Metadata | None = None
 
 
-class CallbackName(Shape):
+class CallbackName(Tenanted):
     """GetTaskPushNotificationConfig, DeleteTaskPushNotificationConfig."""
 
     task_id: GivenId
     id: GivenId
 
 
-class CallbackList(Shape):
+class CallbackList(Tenanted):
     """ListTaskPushNotificationConfigs."""
 
     task_id: GivenId
     page_size: PageSize | None = None
     page_token: Id | None = None
+
+
+def read_tenant(params: Any) -> str:
+    """`tenant`, of any request; "" for none."""
+    return read(Tenanted, params).tenant or ""
 
 
 def read_send(params: Any) -> Send:
@@ -197,11 +208,14 @@ def read_send(params: Any) -> Send:
         return_immediately=bool(configuration.return_immediately),
         callback=callback.callback("configuration.taskPushNotificationConfig.url") if callback else None,
         accepted_output_modes=tuple(configuration.accepted_output_modes or ()),
+        tenant=asked.tenant or "",
     )
 
 
 def read_state(name: Any) -> TaskState | None:
-    """`TASK_STATE_...`; unspecified is no filter."""
+    """`TASK_STATE_...`, or its number, which is a text in a query; unspecified is no filter."""
+    if isinstance(name, str) and name.isascii() and name.isdigit():
+        name = int(name[:4])
     if name not in _STATES:
         raise InvalidParams("status", f"must be one of {', '.join(STATE_NAMES.values())}")
     return _STATES[name]
@@ -236,19 +250,22 @@ task = telling.task
 update = telling.update
 
 
-def callback(config: WebhookConfig) -> Json:
+def callback(config: WebhookConfig, tenant: str = "") -> Json:
     """A TaskPushNotificationConfig, without its secrets."""
     return {
         "id": config.config_id,
         "taskId": str(config.task_id),
         "url": without_query(config.url),
-        **given(authentication=given(scheme=config.scheme)),
+        **given(tenant=tenant, authentication=given(scheme=config.scheme)),
     }
 
 
-def callbacks(page: WebhookConfigPage) -> Any:
+def callbacks(page: WebhookConfigPage, tenant: str = "") -> Any:
     """A ListTaskPushNotificationConfigsResponse."""
-    return {"configs": [callback(config) for config in page.configs], "nextPageToken": page.next or ""}
+    return {
+        "configs": [callback(config, tenant) for config in page.configs],
+        "nextPageToken": page.next or "",
+    }
 
 
 def error_data(reason: str, field: str | None, description: str) -> Any:

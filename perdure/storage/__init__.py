@@ -30,6 +30,7 @@ from enum import Enum
 from typing import Any, Protocol
 from uuid import UUID
 
+from perdure.storage.keys import Keys
 from perdure.storage.webhooks import WebhookConfig as WebhookConfig
 from perdure.storage.webhooks import WebhookConfigPage as WebhookConfigPage
 from perdure.storage.webhooks import Webhooks as Webhooks
@@ -189,6 +190,14 @@ class TaskPage:
     total: int
 
 
+@dataclass(frozen=True, slots=True)
+class TaskCounts:
+    """Tasks of an owner: that have not ended, and those of them that are submitted. Each up to the cap that was asked for."""
+
+    open: int = 0
+    waiting: int = 0
+
+
 MOST_BACKOFF = 5
 """A task that waits is rung for again at the latest after 2^5 = 32 times the idle time. Nothing waits for that: a worker with a
 free slot and a silent bell claims unasked."""
@@ -261,7 +270,7 @@ class Keeper(Protocol):
         """End the thread."""
 
 
-class Storage(Webhooks, Protocol):
+class Storage(Keys, Webhooks, Protocol):
     """See the module's text for the rules that hold everywhere."""
 
     async def open(self) -> None:
@@ -324,6 +333,15 @@ class Storage(Webhooks, Protocol):
 
     async def notices(self, task_ids: Collection[UUID]) -> Sequence[Notice]:
         """Where these tasks stand now, whoever owns them; one for each id, state None for those that are gone. One query."""
+
+    async def count_tasks(self, owner: str, *, up_to: int) -> TaskCounts:
+        """Each count stops at `up_to`, so that it costs no more than that."""
+
+    async def count_waiting(self, *, up_to: int) -> int:
+        """How many tasks of all owners are submitted, counted up to `up_to`."""
+
+    async def knows_key(self, owner: str, key: IdempotencyKey) -> bool:
+        """Whether the key is in use, whatever for: `submit_task` with it would store nothing."""
 
     # ------------------------------------------------------------------ workers
 

@@ -339,6 +339,25 @@ workers = sa.Table(
     sa.PrimaryKeyConstraint("worker_id"),
 )
 
+api_keys = sa.Table(
+    "api_keys",
+    metadata,
+    sa.Column("key_id", sa.Text, nullable=False),
+    sa.Column("owner", sa.Text, nullable=False),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("scopes", ARRAY(sa.Text), nullable=False),
+    # Salt and hash. The one before is good until the overlap of a rotation ends.
+    sa.Column("digest", sa.LargeBinary, nullable=False),
+    sa.Column("digest_before", sa.LargeBinary),
+    sa.Column("overlap_until", sa.TIMESTAMP(timezone=True)),
+    sa.Column("expires_at", sa.TIMESTAMP(timezone=True)),
+    sa.Column("revoked_at", sa.TIMESTAMP(timezone=True)),
+    sa.Column("last_used_at", sa.TIMESTAMP(timezone=True)),
+    _time("created_at"),
+    sa.PrimaryKeyConstraint("key_id"),
+    sa.CheckConstraint("(digest_before IS NULL) = (overlap_until IS NULL)", name="overlap"),
+)
+
 VIEWS = {
     "task_documents": """
 SELECT t.task_id, t.owner, t.context_id, t.state AS status, t.status_message, t.status_timestamp,

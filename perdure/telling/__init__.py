@@ -5,13 +5,11 @@ Both who answers (`api.wire`, which adds what only answers have) and who deliver
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
-from perdure.agent import MARKS
 from perdure.tasks import ArtifactChunk, StatusChange
 
 Json = dict[str, Any]
@@ -36,8 +34,3 @@ def timestamp(time: datetime) -> str:
 def given(**members: Any) -> Json:
     """The members that say something: no empty text, list or object."""
     return {name: value for name, value in members.items() if value}
-
-
-def unmarked(metadata: Mapping[str, Any]) -> Json:
-    """A message's metadata without what we noted in it for ourselves."""
-    return {name: value for name, value in metadata.items() if name not in MARKS}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from base64 import b64encode
 from collections.abc import Mapping
 
+from perdure.notes import without_notes
 from perdure.tasks import (
     Artifact,
     ArtifactChunk,
@@ -17,7 +18,7 @@ from perdure.tasks import (
     TextPart,
 )
 
-from . import Json, Update, given, timestamp, unmarked
+from . import Json, Update, given, timestamp
 
 WRAPPED = "data_part_compat"
 """The mark, in a part's metadata, by which the official SDK knows a value that 0.3 cannot spell and that is wrapped."""
@@ -33,7 +34,7 @@ def message(said: Message) -> Json:
         **given(
             contextId=said.context_id,
             taskId=said.task_id,
-            metadata=unmarked(said.metadata),
+            metadata=without_notes(said.metadata),
             extensions=list(said.extensions),
             referenceTaskIds=list(said.reference_task_ids),
         ),

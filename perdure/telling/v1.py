@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from perdure.notes import without_notes
 from perdure.payload import STATE_NAMES, dump_artifact, dump_body, dump_message
 from perdure.tasks import Message, StatusChange, Task
 
-from . import Json, Update, given, timestamp, unmarked
+from . import Json, Update, given, timestamp
 
 
 def message(said: Message) -> Json:
     """A Message."""
-    return dump_message(replace(said, metadata=unmarked(said.metadata)))
+    return dump_message(replace(said, metadata=without_notes(said.metadata)))
 
 
 def task(found: Task) -> Json:

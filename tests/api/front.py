@@ -15,10 +15,11 @@ import orjson
 from starlette.applications import Starlette
 
 from api.app import create_app
+from api.task_manager import TaskManager
 from perdure.agent import Agent, Handler
 from perdure.ids import new_token
 from perdure.queue.inline import InlineQueue
-from perdure.settings import ServerSettings, Settings, WorkerSettings
+from perdure.settings import AuthSettings, ServerSettings, Settings, WorkerSettings
 from perdure.storage import ClaimedTurn, Storage, TaskQuery
 from perdure.storage.memory import MemoryStorage
 from perdure.tasks import (
@@ -81,6 +82,7 @@ class Front:
     queue: InlineQueue
     watch: Watch
     app: Starlette
+    manager: TaskManager
     agent: Agent
     settings: Settings
     http: httpx.AsyncClient
@@ -184,20 +186,22 @@ async def opened_front(
     *,
     storage: Storage | None = None,
     handler: Handler = lambda messages: messages,
+    auth: AuthSettings | None = None,
     **server: Any,
 ) -> AsyncIterator[Front]:
     """A front door for an agent with the given config and server settings. The handler runs only inside of `at_work`."""
     storage, queue = storage or MemoryStorage(), InlineQueue()
-    settings = Settings(server=ServerSettings(**server))
+    settings = Settings(server=ServerSettings(**server), auth=auth or AuthSettings())
     watch = Watch(storage, queue, refresh=settings.server.refresh)
     agent = Agent.of({"name": "echo", "deployment": {"url": URL}} | (config or {}), handler)
     app = create_app(agent, storage, queue, watch, settings)
+    manager = app.state.manager
     transport = httpx.ASGITransport(app)
     async with (
         watch.running(),
         httpx.AsyncClient(transport=transport, base_url=URL, event_hooks={"response": [_documented]}) as http,
     ):
-        front = Front(storage, queue, watch, app, agent, settings, http)
+        front = Front(storage, queue, watch, app, manager, agent, settings, http)
         queue.attach(lambda: front.bell.put_nowait(None))
         yield front
         for task in front.turns:

@@ -11,10 +11,11 @@ from a2a.types import AgentCard, StringList
 from google.protobuf.json_format import ParseDict  # type: ignore[import-untyped] # its stubs are a package of their own
 
 from api import jsonrpc, rest
-from api.auth import Caller
+from api.auth import known
 from api.extensions import OURS
 from perdure.agent import Agent
 from perdure.errors import ConfigError, QueueUnavailable, SchemaOutdated, StorageUnavailable
+from perdure.security import SCOPES
 from perdure.storage import WorkerBeat
 from tests.api.front import Front, opened_front
 
@@ -75,8 +76,8 @@ async def test_a_card_is_not_sent_again_to_whoever_has_it(front: Front) -> None:
     etag = first.headers["ETag"]
     assert "max-age=" in first.headers["Cache-Control"]
     assert first.headers["Last-Modified"].endswith("GMT")
-    for known in (etag, f"W/{etag}", f'"other", {etag}', "*"):
-        again = await front.http.get(path, headers={"If-None-Match": known})
+    for mine in (etag, f"W/{etag}", f'"other", {etag}', "*"):
+        again = await front.http.get(path, headers={"If-None-Match": mine})
         assert (again.status_code, again.content) == (304, b"")
         assert again.headers["ETag"] == etag
     assert (await front.http.get(path, headers={"If-None-Match": '"other"'})).status_code == 200
@@ -201,7 +202,7 @@ async def test_the_challenge_names_what_the_agent_takes() -> None:
 
 async def test_an_authenticated_caller_sees_the_extended_card(monkeypatch: pytest.MonkeyPatch) -> None:
     for binding in (jsonrpc, rest):
-        monkeypatch.setattr(binding, "identify", lambda request: Caller("ada", authenticated=True))
+        monkeypatch.setattr(binding, "identify", lambda request: known("ada", SCOPES))
     async with opened_front(EXTENDED) as front:
         cards = [await front.call(method) for method in CARD_METHODS]
         cards.append((await front.http.get("/extendedAgentCard")).json())

@@ -9,7 +9,10 @@ from a2a.client.card_resolver import parse_agent_card
 
 from api.extensions import OURS
 from api.jsonrpc import METHODS
-from tests.api.front import Front, Live, at_once, message, message03, opened_front
+from perdure.agent import Turn
+from perdure.notes import EXTENSIONS, TENANT
+from perdure.tasks import TaskState
+from tests.api.front import Front, Live, at_once, at_work, message, message03, opened_front
 
 UNITS, TRACE = "urn:sky:units", "https://sky.test/extensions/trace"
 CONFIG = {
@@ -108,3 +111,65 @@ async def test_streams_echo_as_well(front: Front, method: str) -> None:
 async def test_nothing_is_echoed_to_whoever_names_nothing_that_is_known(front: Front) -> None:
     for named in ({}, {"A2A_Extensions": "urn:other"}):
         assert "A2A-Extensions" not in (await front.post("SendMessage", at_once(), **named)).headers
+
+
+async def told(front: Front) -> Any:
+    """What the handler of the next turn is told of the request."""
+    metadata = (await front.takes()).conversation[-1].metadata
+    return metadata.get(EXTENSIONS), metadata.get(TENANT)
+
+
+async def test_the_agent_is_told_of_the_activated_ones() -> None:
+    names = {"A2A_Extensions": f"{UNITS}, urn:other", "X_A2A_Extensions": f"{TRACE},{UNITS}"}
+    headers = {name.replace("_", "-"): value for name, value in names.items()}
+    old = {"message": message03(), "configuration": {"blocking": False}}
+    async with opened_front(CONFIG) as front:
+        await front.call("SendMessage", at_once(), **names)
+        assert await told(front) == ([UNITS, TRACE], None)
+        await front.call("message/send", old, **names)
+        assert await told(front) == ([UNITS, TRACE], None)
+        for path, body in (("/message:send", at_once()), ("/v1/message:send", old)):
+            assert (await front.http.post(path, json=body, headers=headers)).status_code == 200
+            assert await told(front) == ([UNITS, TRACE], None)
+        async with front.live("SendStreamingMessage", {"message": message()}, **names) as live:
+            await live.result()
+            assert await told(front) == ([UNITS, TRACE], None)
+
+
+async def test_of_a_follow_up_its_own_are_told() -> None:
+    """They belong to the request, not to the task."""
+    async with opened_front(CONFIG) as front:
+        params = {"tenant": "acme", **at_once()}
+        task = (await front.call("SendMessage", params, A2A_Extensions=f"{UNITS},{TRACE}"))["task"]
+        turn = await front.takes()
+        assert turn.conversation[-1].metadata == {EXTENSIONS: [UNITS, TRACE], TENANT: "acme"}
+        await front.ends(turn, state=TaskState.INPUT_REQUIRED)
+        follow_up = at_once(taskId=task["id"])
+        task = (await front.call("SendMessage", follow_up, A2A_Extensions=UNITS))["task"]
+        assert all("metadata" not in said for said in task["history"])
+        assert await told(front) == ([UNITS], None)
+
+
+async def test_the_agent_is_told_of_the_tenant(front: Front) -> None:
+    await front.call("SendMessage", {"tenant": "acme", **at_once()})
+    assert await told(front) == (None, "acme")
+    for path, body, tenant in (
+        ("/acme/message:send", at_once(), "acme"),
+        ("/acme/message:send", {"tenant": "other", **at_once()}, "acme"),  # the path has the last word
+        ("/message:send", {"tenant": "Ä b", **at_once()}, "Ä b"),
+        ("/message:send", at_once(), None),
+    ):
+        assert (await front.http.post(path, json=body)).status_code == 200
+        assert await told(front) == (None, tenant)
+    wrong = await front.error("SendMessage", {"tenant": 1, **at_once()})
+    assert (wrong["code"], wrong["data"][1]["fieldViolations"][0]["field"]) == (-32602, "tenant")
+
+
+async def test_a_handler_reads_both() -> None:
+    def handler(messages: Any, turn: Turn) -> Any:
+        return {"extensions": turn.extensions, "tenant": turn.tenant}
+
+    async with opened_front(CONFIG, handler=handler) as front, at_work(front):
+        asked = {"message": message(), "tenant": "acme"}
+        task = (await front.call("SendMessage", asked, A2A_Extensions=UNITS))["task"]
+    assert task["artifacts"][0]["parts"] == [{"data": {"extensions": [UNITS], "tenant": "acme"}}]

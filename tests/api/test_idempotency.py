@@ -12,15 +12,17 @@ import httpx
 import pytest
 from starlette.requests import Request
 
-from api.auth import Caller
+from api.auth import Caller, known
 from api.idempotency import LONGEST, fingerprint
 from api.wire import v1
+from perdure.security import SCOPES
 from perdure.tasks import ANONYMOUS, Message, Role
 from tests.api.front import (
     Front,
     Json,
     Live,
     answer,
+    at_once,
     chunk,
     message,
     message03,
@@ -313,7 +315,7 @@ async def test_a_key_is_its_callers_own(stored_front: Front, monkeypatch: pytest
     first, _ = await sent(front, "hi", "k")
 
     def somebody_else(request: Request) -> Caller:
-        return Caller("somebody else")
+        return known("somebody else", SCOPES)
 
     monkeypatch.setattr("api.jsonrpc.identify", somebody_else)
     task, replayed = await sent(front, "ho", "k")
@@ -463,3 +465,13 @@ async def test_two_keys_bring_two_webhooks_to_one_task(pushing: Front) -> None:
         await pushing.call("SendMessage", params, Idempotency_Key=key)
     page = await pushing.storage.list_webhook_configs(ANONYMOUS, (await pushing.takes()).claim.task_id)
     assert len(page.configs) == 2
+
+
+async def test_another_tenant_is_another_content(front: Front) -> None:
+    params = at_once()
+    first = await front.call("SendMessage", {"tenant": "acme", **params}, Idempotency_Key="k")
+    again = await front.call("SendMessage", {"tenant": "acme", **params}, Idempotency_Key="k")
+    assert again["task"]["id"] == first["task"]["id"]
+    for other in ({}, {"tenant": "other"}):
+        error = await front.error("SendMessage", {**other, **params}, Idempotency_Key="k")
+        assert error["data"][0]["reason"] == "IDEMPOTENCY_KEY_REUSED"

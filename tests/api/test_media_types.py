@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from perdure.agent import ACCEPTED_OUTPUT_MODES, REPLY
+from perdure.notes import ACCEPTED_OUTPUT_MODES, EXTENSIONS, REPLY, TENANT
 from perdure.tasks import Artifact, DataPart, RawPart, TaskState, TextPart, UrlPart
 from tests.api.front import Front, Json, message, message03, opened_front
 
@@ -152,7 +152,13 @@ async def test_the_handler_is_told_what_its_caller_accepts(front: Front, method:
     assert told == {"mine": 1, ACCEPTED_OUTPUT_MODES: ["text/markdown", "text/plain"]}
 
 
-FORGED: Json = {"mine": 1, ACCEPTED_OUTPUT_MODES: ["text/csv"], REPLY: True}
+FORGED: Json = {
+    "mine": 1,
+    ACCEPTED_OUTPUT_MODES: ["text/csv"],
+    EXTENSIONS: ["urn:other"],
+    TENANT: "somebody else's",
+    REPLY: True,
+}
 
 
 async def test_only_the_handler_is_told(front: Front) -> None:

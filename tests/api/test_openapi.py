@@ -178,3 +178,10 @@ async def test_the_page_loads_nothing_from_elsewhere(front: Front) -> None:
 async def test_a_tenant_may_be_called_docs(front: Front) -> None:
     assert (await front.http.get("/docs/tasks")).json()["totalSize"] == 0
     assert (await front.http.get("/docs/nothing")).status_code == 404
+
+
+@pytest.mark.parametrize("version", ["", "1.0", "0.3", "1.0.1", " 0.3.0 ", "1", "2.0", "latest", "11.0"])
+async def test_the_versions_it_names_are_those_that_are_served(front: Front, version: str) -> None:
+    pattern = (await document())["components"]["parameters"]["A2A-Version"]["schema"]["pattern"]
+    reply = (await front.post("tasks/list", {}, A2A_Version=version)).json()
+    assert bool(re.search(pattern, version)) == ("result" in reply)

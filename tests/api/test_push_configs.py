@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from uuid import UUID
+
 import pytest
 from jsonschema import ValidationError  # type: ignore[import-untyped] # its stubs are a package of their own
 
+from api.task_manager import CONFIGS_PER_READ
+from perdure.storage import WebhookConfig
+from perdure.tasks import ANONYMOUS
 from tests.api.documented import check_request
 from tests.api.front import Front, Json, at_once, message, message03
 
@@ -156,3 +161,37 @@ async def test_all_of_it_is_refused_where_push_is_switched_off(front: Front) -> 
         ("tasks/pushNotificationConfig/delete", old),
     ):
         assert (await front.error(method, params))["code"] == -32003
+
+
+async def test_what_is_wrong_with_an_address_is_said_in_words(pushing: Front) -> None:
+    params = {"taskId": await a_task(pushing), "url": "ftp://hook.test"}
+    error = await pushing.error("CreateTaskPushNotificationConfig", params)
+    assert error["message"] == "url: must be an address that begins with http:// or https://"
+
+
+async def test_a_tenant_is_told_to_whoever_names_it(pushing: Front) -> None:
+    task_id = await a_task(pushing)
+    params = {"tenant": "acme", "taskId": task_id, "id": "a", "url": HOOK}
+    assert await pushing.call("CreateTaskPushNotificationConfig", params) == params
+    name = {"taskId": task_id, "id": "a"}
+    assert await pushing.call("GetTaskPushNotificationConfig", {"tenant": "acme", **name}) == params
+    assert "tenant" not in await pushing.call("GetTaskPushNotificationConfig", name)
+    path = f"/tasks/{task_id}/pushNotificationConfigs"
+    assert (await pushing.http.get(f"/acme{path}")).json()["configs"] == [params]
+    made = (await pushing.http.post(f"/acme{path}", json={"url": HOOK})).json()
+    assert made["tenant"] == "acme"
+    assert (await pushing.http.get(f"{path}?tenant=acme")).json()["configs"] == sorted(
+        [params, made], key=lambda config: str(config["id"])
+    )
+    for wrong in ("GetTaskPushNotificationConfig", "ListTaskPushNotificationConfigs"):
+        assert (await pushing.error(wrong, {**name, "tenant": []}))["code"] == -32602
+
+
+async def test_0_3_has_no_pages_and_tells_all_of_them(pushing: Front) -> None:
+    task_id = await a_task(pushing)
+    names = [f"{number:03}" for number in range(CONFIGS_PER_READ * 2 + 1)]
+    for name in names:
+        config = WebhookConfig(config_id=name, task_id=UUID(task_id), url=HOOK)
+        await pushing.storage.save_webhook_config(ANONYMOUS, config)
+    listed = await pushing.call("tasks/pushNotificationConfig/list", {"id": task_id})
+    assert [each["pushNotificationConfig"]["id"] for each in listed] == names

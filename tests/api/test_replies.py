@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from perdure.agent import REPLY
+from perdure.notes import REPLY
 from perdure.tasks import Message, StatusChange, TaskState, TextPart
 from tests.api.front import (
     End,

@@ -140,3 +140,42 @@ async def test_statuses_of_errors(front: Front) -> None:
     assert (await front.http.get("/tasks?pageSize=0")).status_code == 400
     assert (await front.http.get("/extendedAgentCard")).status_code == 400
     assert await front.stored() == 1
+
+
+@pytest.mark.parametrize(
+    ("prefix", "canceled"), [("", "TASK_STATE_CANCELED"), ("/v1", "TASK_STATE_CANCELLED")]
+)
+async def test_a_state_in_a_query_may_be_a_number(front: Front, prefix: str, canceled: str) -> None:
+    task_id = (await front.call("SendMessage", at_once()))["task"]["id"]
+    await front.call("CancelTask", {"id": task_id})
+    for state, found in (("5", 1), (canceled, 1), ("3", 0), ("0", 1)):
+        assert (await front.http.get(f"{prefix}/tasks?status={state}")).json()["totalSize"] == found
+    for wrong in ("9", "-1", "99999999999999999999", "\u00b2"):
+        assert (await front.http.get(f"{prefix}/tasks", params={"status": wrong})).status_code == 400
+
+
+@pytest.mark.parametrize("prefix", ["", "/acme", "/v1"])
+async def test_a_stream_is_not_begun_for_its_head(front: Front, prefix: str) -> None:
+    task_id = (await front.call("SendMessage", at_once()))["task"]["id"]
+    response = await front.http.head(f"{prefix}/tasks/{task_id}:subscribe")
+    assert (response.status_code, response.headers["Allow"]) == (405, "GET, POST")
+    assert (await front.http.head(f"{prefix}/tasks/{task_id}")).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "allowed"),
+    [
+        ("/tasks/a/pushNotificationConfigs", "GET, HEAD, POST"),
+        ("/acme/tasks/a/pushNotificationConfigs/b", "DELETE, GET, HEAD"),
+        ("/v1/tasks", "GET, HEAD"),
+        ("/message:send", "POST"),
+        ("/acme/tasks/a:cancel", "POST"),
+        ("/", "POST"),
+    ],
+)
+async def test_all_methods_of_a_path_are_named(front: Front, path: str, allowed: str) -> None:
+    response = await front.http.put(path, json={})
+    if "cancel" in path:  # nor is it taken for a task with this id
+        response = await front.http.get(path)
+    assert (response.status_code, response.headers["Allow"]) == (405, allowed)
+    assert allowed in response.json()["error"]["message"]

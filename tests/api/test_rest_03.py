@@ -94,7 +94,7 @@ async def test_references_are_handed_on(front: Front, member: str) -> None:
 
 async def test_files_and_data(front: Front) -> None:
     parts = [
-        {"file": {"fileWithBytes": "AP8=", "mimeType": "text/plain", "name": "f"}},
+        {"file": {"fileWithBytes": "QVA4PQ==", "mimeType": "text/plain", "name": "f"}},
         {"file": {"fileWithUri": "https://a.test/f"}, "metadata": {"a": "b"}},
         {"data": {"data": {"a": [1, None]}}},
     ]
@@ -216,3 +216,13 @@ async def test_there_is_no_tenant_called_v1(front: Front) -> None:
     await sent(front)
     assert (await front.http.get("/v1/tasks")).json()["tasks"][0]["history"][0]["content"]
     assert (await front.http.get("/v2/tasks")).json()["tasks"][0]["history"][0]["parts"]
+
+
+@pytest.mark.parametrize(
+    ("sent_as", "file"), [("AP8=", "AP8="), ("QVA4PQ==", "AP8="), ("YQ==", "YQ=="), ("", "")]
+)
+async def test_a_file_may_be_encoded_once_or_twice(front: Front, sent_as: str, file: str) -> None:
+    """By the letter of the proto, or as the official clients do."""
+    task = await sent(front, said(content=[{"file": {"fileWithBytes": sent_as, "mimeType": "text/plain"}}]))
+    new = (await front.http.get(f"/tasks/{task['id']}")).json()["history"][0]["parts"]
+    assert new == [{"raw": file, "mediaType": "text/plain"}]

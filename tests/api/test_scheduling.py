@@ -12,11 +12,12 @@ from uuid import UUID
 import pytest
 from starlette.requests import Request
 
-from api.auth import Caller
+from api.auth import Caller, known
 from api.orders import limits_of
 from perdure.agent import Agent
 from perdure.errors import ConfigError
 from perdure.ids import new_token
+from perdure.security import SCOPES
 from perdure.storage import ClaimedTurn
 from tests.api.front import Front, Json, answer, at_once, message, message03, question
 from tests.support.storages import Clock
@@ -91,7 +92,7 @@ async def test_the_messages_word_goes_before_the_requests(stored_front: Front) -
 
 async def test_owners_take_turns(open_front: Opens, monkeypatch: pytest.MonkeyPatch) -> None:
     def by_header(request: Request) -> Caller:
-        return Caller(request.headers["X-Caller"])
+        return known(request.headers["X-Caller"], SCOPES)
 
     monkeypatch.setattr("api.jsonrpc.identify", by_header)
     async with open_front() as front:
@@ -104,7 +105,9 @@ async def test_owners_take_turns(open_front: Opens, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize(
-    "not_before", [600, (datetime.now(UTC) + timedelta(days=1)).isoformat().replace("+00:00", "Z")]
+    "not_before",
+    [600, (datetime.now(UTC) + timedelta(days=1)).isoformat().replace("+00:00", "Z")],
+    ids=["seconds", "time"],
 )
 async def test_a_delayed_task_waits(stored_front: Front, clock: Clock, not_before: Any) -> None:
     front = stored_front

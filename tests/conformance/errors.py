@@ -68,9 +68,10 @@ def refused_by_rpc(error: Json, *, new: bool) -> Refused:
 
 
 def refused_by_rest(status: int, body: Json) -> Refused:
-    """The status and the body of an HTTP answer."""
-    assert set(body) == {"error"}
+    """The status and the body of an HTTP answer. 0.3 has no form of its own: beside ours is what its official client reads."""
+    assert set(body) in ({"error"}, {"error", "type", "message"})
     error = body["error"]
+    assert body.get("message", error["message"]) == error["message"]
     assert set(error) == {"code", "status", "message", "details"}
     name = str(error["details"][0]["reason"])
     assert (status, error["code"], error["status"]) == (ERRORS[name].http, status, ERRORS[name].status)

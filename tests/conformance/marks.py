@@ -9,10 +9,13 @@ from dataclasses import dataclass
 
 import pytest
 
-RPC, REST, OLD = "1.0 JSON-RPC", "1.0 HTTP+JSON", "0.3 JSON-RPC"
-BINDINGS = (RPC, REST, OLD)
+RPC, REST = "1.0 JSON-RPC", "1.0 HTTP+JSON"
+OLD, OLD_REST = "0.3 JSON-RPC", "0.3 HTTP+JSON"
+BINDINGS = (RPC, REST, OLD, OLD_REST)
 NEW = (RPC, REST)
 BOTH_RPC = (RPC, OLD)
+BOTH_REST = (REST, OLD_REST)
+BOTH_OLD = (OLD, OLD_REST)
 
 
 @dataclass(frozen=True, slots=True)

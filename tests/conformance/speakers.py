@@ -15,7 +15,7 @@ import pytest
 from tests.api.front import Front, Live, message, message03
 
 from .errors import Refused, refused_by_rest, refused_by_rpc
-from .marks import OLD, REST, RPC
+from .marks import OLD, OLD_REST, REST, RPC
 
 Json = dict[str, Any]
 SOMEBODY_ELSE = "somebody else"
@@ -118,6 +118,12 @@ class Speaker:
     binding = RPC
     version = "1.0"
     methods = METHODS
+    old = False
+    """Whether it speaks 0.3."""
+    over_http = False
+    """Whether it speaks HTTP+JSON."""
+    parts = "parts"
+    """What it calls the parts of a message."""
 
     def __init__(self, front: Front) -> None:
         self.front = front
@@ -226,6 +232,7 @@ class RestSpeaker(Speaker):
     """A client of 1.0 over HTTP+JSON."""
 
     binding = REST
+    over_http = True
 
     paths: Mapping[str, tuple[str, str]] = {
         "send": ("POST", "/message:send"),
@@ -278,6 +285,7 @@ class OldSpeaker(Speaker):
     binding = OLD
     version = ""
     methods = OLD_METHODS
+    old = True
 
     async def send(self, words: str = "hello", **more: Any) -> Json:
         task = dict(await self.answer("send", self.sending(words, **more)))
@@ -327,7 +335,63 @@ class OldSpeaker(Speaker):
         return Said(names.get(body["kind"], body["kind"]), body)
 
 
-SPEAKERS: Mapping[str, type[Speaker]] = {RPC: Speaker, REST: RestSpeaker, OLD: OldSpeaker}
+class OldRestSpeaker(RestSpeaker):
+    """A client of 0.3 over HTTP+JSON, as the proto of 0.3 has it. Tests see the `content` of its messages as `parts`; that the
+    shapes are those of the proto is shown by tests/api/test_rest_03.py."""
+
+    binding = OLD_REST
+    version = ""
+    old = True
+    parts = "content"
+
+    paths: Mapping[str, tuple[str, str]] = {
+        **{name: (method, f"/v1{path}") for name, (method, path) in RestSpeaker.paths.items()},
+        "extended_card": ("GET", "/v1/card"),
+    }
+
+    def message(self, words: str = "hello", **members: Any) -> Json:
+        said = message(words, **members)
+        return {self.parts if name == "parts" else name: value for name, value in said.items()}
+
+    def sending(
+        self,
+        words: str = "hello",
+        *,
+        wait: bool = False,
+        history: int | None = None,
+        metadata: Json | None = None,
+        callback: Json | None = None,
+        **members: Any,
+    ) -> Json:
+        configuration = {
+            "blocking": wait,
+            "historyLength": history,
+            "pushNotification": callback and _nested(callback),
+        }
+        return _given(
+            message=self.message(words, **members), configuration=_given(**configuration), metadata=metadata
+        )
+
+    async def answer(self, operation: str, params: Json, **headers: str) -> Any:
+        return _with_parts(await super().answer(operation, params, **headers))
+
+    async def create_config(self, task_id: str, **config: Any) -> Json:
+        named = {"pushNotificationConfig": _nested(config)}
+        return _flat_named(await self.answer("create_config", {"taskId": task_id, **named}))
+
+    async def get_config(self, task_id: str, config_id: str) -> Json:
+        return _flat_named(await super().get_config(task_id, config_id))
+
+    async def configs(self, task_id: str) -> list[Json]:
+        return [_flat_named(config) for config in await super().configs(task_id)]
+
+    def said(self, data: Json) -> Said:
+        return super().said(_with_parts(data))
+
+
+SPEAKERS: Mapping[str, type[Speaker]] = {
+    speaker.binding: speaker for speaker in (Speaker, RestSpeaker, OldSpeaker, OldRestSpeaker)
+}
 
 
 async def refused(asked: Awaitable[Any]) -> Refused:
@@ -338,9 +402,10 @@ async def refused(asked: Awaitable[Any]) -> Refused:
 
 
 def state(said: Json) -> str:
-    """`INPUT_REQUIRED`, of a task or an update of either version."""
+    """`INPUT_REQUIRED`, of a task or an update of any version."""
     name: str = said["status"]["state"]
-    return name.removeprefix("TASK_STATE_").upper().replace("-", "_")
+    name = name.removeprefix("TASK_STATE_").upper().replace("-", "_")
+    return "CANCELED" if name == "CANCELLED" else name
 
 
 def role(said: Json) -> str:
@@ -377,3 +442,24 @@ def _flat(config: Json) -> Json:
         inner["authentication"] = {**inner["authentication"], "scheme": scheme}
         del inner["authentication"]["schemes"]
     return {"taskId": config["taskId"], **inner}
+
+
+def _flat_named(config: Json) -> Json:
+    """A config of 0.3's proto as 1.0 has it."""
+    assert set(config) == {"name", "pushNotificationConfig"}
+    _, task_id, _, config_id = config["name"].split("/")
+    flat = _flat({"taskId": task_id, "pushNotificationConfig": config["pushNotificationConfig"]})
+    assert flat["id"] == config_id
+    return flat
+
+
+def _with_parts(value: Any) -> Any:
+    """With the `content` of every message as its `parts`."""
+    if isinstance(value, list):
+        return [_with_parts(each) for each in value]
+    if not isinstance(value, dict):
+        return value
+    renamed = {
+        "parts" if name == "content" and "messageId" in value else name: each for name, each in value.items()
+    }
+    return {name: each if name == "metadata" else _with_parts(each) for name, each in renamed.items()}

@@ -5,7 +5,8 @@ from __future__ import annotations
 import orjson
 import pytest
 
-from tests.api.front import Live, at_once, message, opened_front
+from perdure.agent import Turn
+from tests.api.front import Live, at_once, at_work, message, opened_front, texts
 
 from .marks import BOTH_RPC, IN_ONE_LOOP, NEW, REST, RPC, agent, must, should
 from .speakers import METHODS, RestSpeaker, Speaker, state
@@ -155,7 +156,20 @@ async def test_tenants(speaker: Speaker) -> None:
 @must("3.2.1", "A tenant in a request is taken, whatever it is", *NEW)
 async def test_a_tenant_in_the_request(speaker: Speaker) -> None:
     asked = {"tenant": "acme", **speaker.sending()}
-    assert (await speaker.answer("send", asked))["task"]
+    task_id = (await speaker.answer("send", asked))["task"]["id"]
+    config = await speaker.create_config(task_id, id="c", url=HOOK, tenant="acme")
+    assert config == {"tenant": "acme", "taskId": task_id, "id": "c", "url": HOOK}
+
+
+@should("3.2.1", "The agent is told of the tenant, as it came", *NEW)
+async def test_a_tenant_reaches_the_agent(speaker: Speaker) -> None:
+    def tells(messages: object, turn: Turn) -> object:
+        return turn.tenant
+
+    async with opened_front(storage=speaker.front.storage, handler=tells) as front, at_work(front):
+        asking = type(speaker)(front)
+        asked = {"tenant": "Acme & Co", **asking.sending(wait=True)}
+        assert texts((await asking.answer("send", asked))["task"]["artifacts"]) == ["Acme & Co"]
 
 
 @must(

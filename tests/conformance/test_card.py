@@ -140,3 +140,57 @@ async def test_transports_of_0_3(front: Front) -> None:
 @must("0.3: 5.3", "The card is also where clients before 0.3 look for it: /.well-known/agent.json", OLD, RPC)
 async def test_the_older_path(front: Front) -> None:
     assert (await front.http.get("/.well-known/agent.json")).json() == await card(front)
+
+
+SCHEMES: dict[str, Json] = {
+    "token": {"type": "http", "scheme": "bearer", "bearer_format": "JWT"},
+    "key": {"type": "apiKey", "in": "header", "name": "X-Key"},
+    "login": {
+        "type": "oauth2",
+        "flows": {"client_credentials": {"token_url": "https://a.test/t", "scopes": {"read": "Reads"}}},
+    },
+    "found": {"type": "openIdConnect", "open_id_connect_url": "https://a.test/o"},
+    "certificate": {"type": "mutualTLS"},
+}
+SECURED = agent(security_schemes=SCHEMES, security=[{"token": []}, {"key": [], "login": ["read"]}])
+
+
+@must("4.5.1", "Each security scheme is told under its name, by the one member that says its kind", *NEW)
+@SECURED
+async def test_security_schemes(front: Front) -> None:
+    told = (await card(front))["securitySchemes"]
+    members = {
+        name: [member for member in scheme if member.endswith("SecurityScheme")]
+        for name, scheme in told.items()
+    }
+    assert members == {
+        "token": ["httpAuthSecurityScheme"],
+        "key": ["apiKeySecurityScheme"],
+        "login": ["oauth2SecurityScheme"],
+        "found": ["openIdConnectSecurityScheme"],
+        "certificate": ["mtlsSecurityScheme"],
+    }
+    assert told["token"]["httpAuthSecurityScheme"] == {"scheme": "bearer", "bearerFormat": "JWT"}
+    assert told["key"]["apiKeySecurityScheme"] == {"location": "header", "name": "X-Key"}
+    flow = told["login"]["oauth2SecurityScheme"]["flows"]["clientCredentials"]
+    assert flow == {"tokenUrl": "https://a.test/t", "scopes": {"read": "Reads"}}
+    assert told["found"]["openIdConnectSecurityScheme"] == {"openIdConnectUrl": "https://a.test/o"}
+
+
+@must("4.4.1", "What callers must satisfy is told as alternatives of schemes with their scopes", *NEW)
+@SECURED
+async def test_security_requirements(front: Front) -> None:
+    assert (await card(front))["securityRequirements"] == [
+        {"schemes": {"token": {"list": []}}},
+        {"schemes": {"key": {"list": []}, "login": {"list": ["read"]}}},
+    ]
+
+
+@must("0.3: 5.5.3", "A security scheme says its type, in the words of OpenAPI; security names them", OLD)
+@SECURED
+async def test_security_of_0_3(front: Front) -> None:
+    found = await card(front)
+    types = {name: scheme["type"] for name, scheme in found["securitySchemes"].items()}
+    assert types == {name: scheme["type"] for name, scheme in SCHEMES.items()}
+    assert found["securitySchemes"]["key"]["in"] == "header"
+    assert found["security"] == [{"token": []}, {"key": [], "login": ["read"]}]

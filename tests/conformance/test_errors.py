@@ -8,10 +8,11 @@ import orjson
 import pytest
 
 from perdure.errors import StorageUnavailable
+from tests.api.front import at_work, opened_front, texts
 
 from .errors import ERROR_INFO, ERRORS
-from .marks import BOTH_RPC, IN_ONE_LOOP, NEW, OLD, REST, RPC, must, should
-from .speakers import Json, Speaker, refused
+from .marks import BOTH_REST, BOTH_RPC, IN_ONE_LOOP, NEW, OLD, RPC, must, should
+from .speakers import Json, RestSpeaker, Speaker, refused, role, state
 
 pytestmark = IN_ONE_LOOP
 
@@ -37,13 +38,13 @@ async def test_every_error_has_its_code(speaker: Speaker) -> None:
 
 @must("5.4", "A body that is not said to be JSON: ContentTypeNotSupported")
 async def test_a_body_that_is_no_json(speaker: Speaker) -> None:
-    path = "/message:send" if speaker.binding == REST else "/"
+    path = speaker.paths["send"][1] if isinstance(speaker, RestSpeaker) else "/"
     for media_type in ("text/plain", "application/x-www-form-urlencoded", "application/xml"):
         response = await speaker.front.http.post(path, content=b"{}", headers={"Content-Type": media_type})
         error = response.json()["error"]
-        assert error["code"] == (400 if speaker.binding == REST else -32005)
-        assert response.status_code == (400 if speaker.binding == REST else 200)
-        details = error["details"] if speaker.binding == REST else error["data"]
+        assert error["code"] == (400 if speaker.over_http else -32005)
+        assert response.status_code == (400 if speaker.over_http else 200)
+        details = error["details"] if speaker.over_http else error["data"]
         assert details[0]["reason"] == "CONTENT_TYPE_NOT_SUPPORTED"
 
 
@@ -58,16 +59,16 @@ async def test_input_is_checked(speaker: Speaker) -> None:
         {"message": None},
         {"message": "hello"},
         {"message": []},
-        {"message": {**good, "parts": []}},
-        {"message": {**good, "parts": "hello"}},
-        {"message": {**good, "parts": [{}]}},
-        {"message": {**good, "parts": [{"text": 1}]}},
+        {"message": {**good, speaker.parts: []}},
+        {"message": {**good, speaker.parts: "hello"}},
+        {"message": {**good, speaker.parts: [{}]}},
+        {"message": {**good, speaker.parts: [{"text": 1}]}},
         {"message": {**good, "role": "boss"}},
         {"message": {**good, "metadata": []}},
         {"message": {name: value for name, value in good.items() if name != "messageId"}},
         {"message": {**good, "messageId": ""}},
         {"message": {name: value for name, value in good.items() if name != "role"}},
-        {"message": {name: value for name, value in good.items() if name != "parts"}},
+        {"message": {name: value for name, value in good.items() if name != speaker.parts}},
         {"message": good, "configuration": []},
         {"message": good, "configuration": {"historyLength": "many"}},
     ]
@@ -80,12 +81,12 @@ async def test_input_is_checked(speaker: Speaker) -> None:
 async def test_the_wrong_member_is_named(speaker: Speaker) -> None:
     params = {"message": speaker.message(parts=[])}
     error = await refused(speaker.answer("send", params))
-    assert error.fields == ["message.parts"]
+    assert error.fields == [f"message.{speaker.parts}"]
     assert "at least 1" in error.message
     params = {"message": speaker.message(role="boss")}
     error = await refused(speaker.answer("send", params))
     assert error.fields == ["message.role"]
-    assert ("ROLE_USER" if speaker.binding != OLD else "user") in error.message
+    assert ("user" if speaker.binding == OLD else "ROLE_USER") in error.message
 
 
 @should("3.3.2", "An error says in words what to do about it")
@@ -101,8 +102,8 @@ async def test_inner_errors_are_not_shown(speaker: Speaker, monkeypatch: pytest.
         raise RuntimeError("the password is 42")
 
     monkeypatch.setattr(speaker.front.storage, "load_task", broken)
-    status, error = await asked(speaker, "get", {"id": "0198f7a5-7d3c-7000-8000-000000000000"})
-    assert (status, error["code"]) == ((500, 500) if speaker.binding == REST else (200, -32603))
+    status, error = await asked(speaker)
+    assert (status, error["code"]) == ((500, 500) if speaker.over_http else (200, -32603))
     assert "42" not in str(error)
 
 
@@ -112,19 +113,48 @@ async def test_a_passing_failure(speaker: Speaker, monkeypatch: pytest.MonkeyPat
         raise StorageUnavailable("10.0.0.1 refused")
 
     monkeypatch.setattr(speaker.front.storage, "load_task", away)
-    status, error = await asked(speaker, "get", {"id": "0198f7a5-7d3c-7000-8000-000000000000"})
+    status, error = await asked(speaker)
     assert status == 503
-    assert error["code"] == (503 if speaker.binding == REST else -32603)
+    assert error["code"] == (503 if speaker.over_http else -32603)
     assert "10.0.0.1" not in str(error)
 
 
-async def asked(speaker: Speaker, operation: str, params: Json) -> tuple[int, Json]:
-    """The HTTP status and the error, whatever they are."""
-    if speaker.binding == REST:
-        response = await speaker.front.http.get(f"/tasks/{params['id']}")
+async def asked(speaker: Speaker) -> tuple[int, Json]:
+    """The HTTP status and the error of asking for a task, whatever they are."""
+    task_id = "0198f7a5-7d3c-7000-8000-000000000000"
+    if isinstance(speaker, RestSpeaker):
+        response = await speaker.front.http.get(speaker.paths["get"][1].format(id=task_id))
     else:
-        response = await speaker.front.post(speaker.methods[operation], params)
+        response = await speaker.front.post(speaker.methods["get"], {"id": task_id})
     return response.status_code, response.json()["error"]
+
+
+@should("3.3.2", "A request that is too large is refused before it is read: HTTP 413")
+async def test_a_request_that_is_too_large(speaker: Speaker) -> None:
+    async with opened_front(max_body_bytes=2000) as front:
+        asking = type(speaker)(front)
+        path = asking.paths["send"][1] if isinstance(asking, RestSpeaker) else "/"
+        response = await front.http.post(path, json={"x": "a" * 2000})
+        error = response.json()["error"]
+        assert response.status_code == 413
+        assert error["code"] == (413 if asking.over_http else -32600)
+        assert "2000 bytes" in error["message"]
+
+
+@must("5.4", "An answer of the agent that cannot be told fails its task, with a neutral text, for everybody")
+async def test_an_invalid_answer_of_the_agent(speaker: Speaker) -> None:
+    async with (
+        opened_front(storage=speaker.front.storage, handler=lambda messages: object()) as front,
+        at_work(front),
+    ):
+        asking = type(speaker)(front)
+        task = await asking.send(wait=True)
+        said = task["status"]["message"]
+        assert (state(task), role(said)) == ("FAILED", "agent")
+        assert texts([said]) == ["The agent gave an answer that cannot be stored; the error was logged."]
+        assert (await asking.get(task["id"]))["status"] == task["status"]
+        async with asking.stream() as events:
+            assert [event.short for event in await events.rest()][-1] == "FAILED"
 
 
 # ---------------------------------------------------------------------- 9.5
@@ -203,26 +233,26 @@ async def test_wrong_params(speaker: Speaker) -> None:
 @must(
     "11.6",
     "An error over HTTP is a google.rpc.Status: code, status, message and details with an ErrorInfo",
-    REST,
+    *BOTH_REST,
 )
 async def test_the_error_over_http(speaker: Speaker) -> None:
-    response = await speaker.front.http.get("/tasks/x")
+    response = await speaker.front.http.get("/v1/tasks/x" if speaker.old else "/tasks/x")
     error = response.json()["error"]
     assert (response.status_code, error["code"], error["status"]) == (404, 404, "NOT_FOUND")
     info = {"@type": ERROR_INFO, "reason": "TASK_NOT_FOUND", "domain": "a2a-protocol.org", "metadata": {}}
     assert error["details"] == [info]
 
 
-@must("11.6", "Also an unknown path, a wrong HTTP method and a broken body are told so", REST)
+@must("11.6", "Also an unknown path, a wrong HTTP method and a broken body are told so", *BOTH_REST)
 async def test_errors_before_an_operation(speaker: Speaker) -> None:
-    http = speaker.front.http
+    http, at = speaker.front.http, "/v1" if speaker.old else ""
     json = {"Content-Type": "application/json"}
     for response, status in (
-        (await http.get("/nothing/here/at/all"), 404),
-        (await http.get("/message:send"), 405),
-        (await http.post("/message:send", content=b"{", headers=json), 400),
-        (await http.post("/message:send", content=b"", headers=json), 400),
-        (await http.post("/message:send", json=[]), 400),
+        (await http.get(f"{at}/nothing/here/at/all"), 404),
+        (await http.get(f"{at}/message:send"), 405),
+        (await http.post(f"{at}/message:send", content=b"{", headers=json), 400),
+        (await http.post(f"{at}/message:send", content=b"", headers=json), 400),
+        (await http.post(f"{at}/message:send", json=[]), 400),
     ):
         error = response.json()["error"]
         assert (response.status_code, error["code"]) == (status, status)

@@ -6,12 +6,12 @@ import asyncio
 from dataclasses import replace
 from uuid import UUID
 
-from perdure.agent import REPLY
+from perdure.notes import REPLY
 from perdure.storage import ClaimedTurn
 from perdure.tasks import Message, TaskState, TextPart
 from tests.api.front import End, answer, echo, question, texts
 
-from .marks import IN_ONE_LOOP, NEW, OLD, agent, must, should
+from .marks import IN_ONE_LOOP, NEW, OLD, REST, RPC, agent, must, should
 from .speakers import Speaker, refused, role, state
 
 pytestmark = IN_ONE_LOOP
@@ -64,7 +64,7 @@ async def test_an_ended_task_takes_no_message(speaker: Speaker) -> None:
 async def test_a_media_type_that_is_not_taken(speaker: Speaker) -> None:
     new = {"raw": "AAEC", "mediaType": "application/x-unknown"}
     old = {"kind": "file", "file": {"bytes": "AAEC", "mimeType": "application/x-unknown"}}
-    error = await refused(speaker.send(parts=[old if speaker.binding == OLD else new]))
+    error = await refused(speaker.send(parts=[old if speaker.old else new]))
     assert error.name == "CONTENT_TYPE_NOT_SUPPORTED"
     assert await speaker.front.stored() == 0
 
@@ -123,7 +123,7 @@ async def test_a_send_waits_for_an_interruption(speaker: Speaker) -> None:
         assert texts([task["status"]["message"]]) == ["who?"]
 
 
-@must("3.2.2", "To wait is the default")
+@must("3.2.2", "To wait is the default", RPC, REST, OLD)  # 0.3's proto cannot tell left out from false
 async def test_to_wait_is_the_default(echoing: Speaker) -> None:
     params = {"message": echoing.message("hi")}
     for asked in (params, {**params, "configuration": {}}):
@@ -189,7 +189,7 @@ async def test_the_last_messages_of_a_send(echoing: Speaker) -> None:
 async def test_a_negative_length(speaker: Speaker) -> None:
     task_id = (await speaker.send())["id"]
     asked = [speaker.send(history=-1), speaker.get(task_id, historyLength=-1)]
-    if speaker.binding != OLD:
+    if not speaker.old:
         asked.append(speaker.tasks(historyLength=-1))
     for each in asked:
         assert (await refused(each)).name == "INVALID_PARAMS"

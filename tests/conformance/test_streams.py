@@ -220,7 +220,7 @@ async def test_a_status_update(speaker: Speaker) -> None:
         await speaker.front.ends(await speaker.front.takes(), **question("why?"))
         said = await events.rest()
     known = {"taskId", "contextId", "status", "metadata"}
-    known |= {"kind", "final"} if speaker.binding == OLD else set()
+    known |= {"kind", "final"} if speaker.binding == OLD else {"final"} if speaker.old else set()
     for event in said:
         assert {"taskId", "contextId", "status"} <= set(event.body) <= known
         assert (event.body["taskId"], event.body["contextId"]) == (task["id"], "talk")

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 from uuid import uuid4
 
@@ -32,10 +33,15 @@ BIN = Path(sys.executable).parent
 Service = Mapping[str, Any]
 
 
+KEY = token_hex(32)
+"""The first API key, as the head of docker-compose.yml says to put it into `.env`."""
+
+
 @pytest.fixture(scope="module")
 def compose() -> Mapping[str, Service]:
-    """The services, with the variables that have a default replaced by it, as compose does it."""
+    """The services, with the variables that have a default replaced by it, as compose does it; the key must be given."""
     text = re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", (ROOT / "docker-compose.yml").read_text())
+    text = re.sub(r"\$\{AUTH__BOOTSTRAP_KEY:\?[^}]*\}", KEY, text)
     assert "${" not in text, "a variable without a default: `docker compose up` would not work as it is"
     services: Mapping[str, Service] = yaml.safe_load(text)["services"]
     return services
@@ -198,10 +204,21 @@ def test_the_whole_stack_answers(compose: Mapping[str, Service], local: Local) -
     with local.running("api", api) as front_door, local.running("worker", worker) as hands:
         assert local.becomes_healthy(api, front_door)
         assert local.becomes_healthy(worker, hands)
-        assert _says(local.port, "hello") == ("completed", "hello")
+        assert _says(local.port, "hello", key=KEY) == ("completed", "hello")
+        refused = httpx.post(f"http://127.0.0.1:{local.port}/", json={}, timeout=30)
+        assert refused.status_code == 401
+        made = subprocess.run(
+            local.line(["perdure", "keys", "create", "--owner", "ada"]),
+            env=local.environment(api),
+            cwd=local.folder,
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        assert _says(local.port, "hello", key=made.stdout.strip()) == ("completed", "hello")
 
 
-def _says(port: int, text: str) -> tuple[str, str]:
+def _says(port: int, text: str, *, key: str) -> tuple[str, str]:
     """Send a message and give the task's state and its answer."""
     message = {
         "kind": "message",
@@ -215,5 +232,6 @@ def _says(port: int, text: str) -> tuple[str, str]:
         "method": "message/send",
         "params": {"message": message, "configuration": {"blocking": True}},
     }
-    task = httpx.post(f"http://127.0.0.1:{port}/", json=request, timeout=30).json()["result"]
+    said = {"X-API-Key": key}
+    task = httpx.post(f"http://127.0.0.1:{port}/", json=request, headers=said, timeout=30).json()["result"]
     return task["status"]["state"], task["artifacts"][0]["parts"][0]["text"]

@@ -35,6 +35,9 @@ class Clock(Protocol):
     async def age_ring(self, task_id: UUID, ago: float) -> None:
         """It became due and was rung for `ago` seconds ago."""
 
+    async def age_key(self, key_id: str, by: float) -> None:
+        """Everything about an API key was so many seconds earlier."""
+
     async def set_status_time(self, task_ids: Collection[UUID], time: datetime) -> None:
         """They all took their status at `time`."""
 
@@ -75,7 +78,7 @@ async def opened_postgres(database_url: str) -> AsyncIterator[Opened]:
     connection = await asyncpg.connect(database_url)
     try:
         await connection.execute(
-            "DELETE FROM contexts; DELETE FROM workers; DELETE FROM concurrency_limits;"
+            "DELETE FROM contexts; DELETE FROM workers; DELETE FROM concurrency_limits; DELETE FROM api_keys;"
             "DELETE FROM webhook_endpoints"
         )
         await storage.open()
@@ -90,6 +93,7 @@ class MemoryClock:
 
     def __init__(self, storage: MemoryStorage) -> None:
         self._ledger = storage._ledger
+        self._keys = storage._keys
 
     async def expire_lease(self, task_id: UUID, ago: float = DAY) -> None:
         row = self._ledger.tasks[task_id]
@@ -117,6 +121,12 @@ class MemoryClock:
         row = self._ledger.tasks[task_id]
         row.due_at = time
         self._ledger.offer(row)
+
+    async def age_key(self, key_id: str, by: float) -> None:
+        row = self._keys[key_id]
+        for name in ("created_at", "expires_at", "revoked_at", "overlap_until", "last_used_at"):
+            if (time := getattr(row, name)) is not None:
+                setattr(row, name, time - timedelta(seconds=by))
 
     async def set_status_time(self, task_ids: Collection[UUID], time: datetime) -> None:
         for task_id in task_ids:
@@ -167,6 +177,11 @@ class PostgresClock:
     async def age_ring(self, task_id: UUID, ago: float) -> None:
         past = "clock_timestamp() - make_interval(secs => $2)"
         await self._set(f"due_at = {past}, dispatched_at = {past}", task_id, ago)
+
+    async def age_key(self, key_id: str, by: float) -> None:
+        names = ("created_at", "expires_at", "revoked_at", "overlap_until", "last_used_at")
+        change = ", ".join(f"{name} = {name} - make_interval(secs => $2)" for name in names)
+        await self._connection.execute(f"UPDATE api_keys SET {change} WHERE key_id = $1", key_id, by)
 
     async def set_status_time(self, task_ids: Collection[UUID], time: datetime) -> None:
         for task_id in task_ids:

@@ -11,16 +11,20 @@ from pathlib import Path
 
 import httpx
 import pytest
+from pydantic import SecretStr
 
 from perdure import Agent
-from perdure.launch import asgi, port_of
+from perdure.errors import ConfigError
+from perdure.launch import asgi, is_loopback, port_of
 from perdure.loader import load_agent
-from perdure.settings import Settings
+from perdure.settings import AuthSettings, Settings
 from tests.support.processes import (
     PERDURE,
     ROOT,
     finished,
+    heard,
     serving,
+    started,
     surroundings,
     text_of,
 )
@@ -221,3 +225,72 @@ async def test_as_an_asgi_application() -> None:
     ):
         answer = await client.get("/.well-known/agent-card.json")
     assert answer.json()["name"] == "a"
+
+
+# ---------------------------------------------------------------------- who may come in
+
+DURABLE = {"STORAGE_TYPE": "postgres", "DATABASE_URL": "postgresql://nobody@127.0.0.1:1/none"}
+IN_MEMORY = Settings()
+SECURE = AuthSettings(api_keys=True)
+INSECURE = AuthSettings(insecure=True)
+
+
+@pytest.mark.parametrize("command", ["serve", "up"])
+def test_a_durable_server_is_not_opened_to_other_machines_by_mistake(tmp_path: Path, command: str) -> None:
+    agent = str(ROOT / "examples" / "echo.py")
+    refused = finished(
+        [PERDURE, command, agent],
+        cwd=tmp_path,
+        env=surroundings(**DURABLE, HOST="0.0.0.0"),  # noqa: S104
+    )
+    assert (refused.returncode, refused.stdout) == (2, "")
+    [line] = refused.stderr.splitlines()
+    assert line.startswith("perdure: HOST is 0.0.0.0: other machines could come in")
+    assert "--insecure" in line
+    assert not (tmp_path / ".perdure").exists()
+
+
+def test_insecure_is_said_on_the_command_line_or_by_a_setting(tmp_path: Path) -> None:
+    agent = str(ROOT / "examples" / "echo.py")
+    open_door = {**DURABLE, "HOST": "0.0.0.0", "STORAGE__STARTUP_TIMEOUT": "0", "STORAGE__RETRY_TIMEOUT": "0"}  # noqa: S104
+    for arguments, settings in ((["--insecure"], {}), ([], {"AUTH__INSECURE": "true"})):
+        ran = finished(
+            [PERDURE, "serve", agent, "--port", "0", *arguments],
+            cwd=tmp_path,
+            env=surroundings(**open_door, **settings),
+        )
+        assert ran.returncode == 1, "it was let in, and found no database"
+
+
+def test_an_open_door_without_authentication_is_told_in_the_log(tmp_path: Path) -> None:
+    agent = str(ROOT / "examples" / "echo.py")
+    command = [PERDURE, "serve", agent, "--port", "0", "--host", "0.0.0.0"]  # noqa: S104
+    with started(command, cwd=tmp_path, env=surroundings(LOG__FORMAT="json")) as process:
+        assert heard(process, "auth.off")["level"] == "warning"
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "localhost", "::1", "[::1]"])
+def test_loopback_is_this_machine_alone(host: str) -> None:
+    assert is_loopback(host)
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["0.0.0.0", "::", "", "10.0.0.1", "localhost.example", "example", "::ffff:8.8.8.8"],  # noqa: S104
+)
+def test_everything_else_is_not(host: str) -> None:
+    assert not is_loopback(host)
+
+
+@pytest.mark.parametrize(("auth", "opens"), [(AuthSettings(), False), (SECURE, True), (INSECURE, True)])
+def test_under_another_asgi_server_the_setting_is_believed(auth: AuthSettings, opens: bool) -> None:
+    agent = load_agent(str(ROOT / "examples" / "echo.py"))
+    url = SecretStr("postgresql://nobody@127.0.0.1:1/none")
+    settings = Settings(storage_type="postgres", database_url=url, host="10.0.0.1", auth=auth)
+    if opens:
+        asgi(agent, settings)
+    else:
+        with pytest.raises(ConfigError, match="other machines could come in"):
+            asgi(agent, settings)
+    asgi(agent, settings.model_copy(update={"host": "127.0.0.1"}))
+    asgi(agent, IN_MEMORY.model_copy(update={"host": "10.0.0.1"}))

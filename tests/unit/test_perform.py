@@ -239,7 +239,7 @@ async def test_a_value_returned_after_emissions_replaces_them() -> None:
 async def test_progress_and_messages_on_the_way() -> None:
     def handler(messages: Any, turn: Turn) -> None:
         turn.progress(7, "almost\x00")
-        turn.emit(Message(parts=(TextPart("looking it up"),)))  # type: ignore[arg-type]
+        turn.emit(Message(parts=(TextPart("looking it up"),)))
 
     progress, message = (await performed(handler)).pieces
     assert progress == Progress(1.0, "almost\ufffd")
@@ -360,7 +360,7 @@ BAD: list[Any] = [
 ]
 
 
-@pytest.mark.parametrize("value", BAD, ids=repr)
+@pytest.mark.parametrize("value", BAD, ids=range(len(BAD)))
 async def test_output_that_cannot_be_stored_fails_the_task(value: Any) -> None:
     result = await ended(value)
     assert result.outcome.state is TaskState.FAILED

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pydantic import SecretStr
 
 from perdure.errors import ConfigError
-from perdure.reference import describe, env_example, with_tables
-from perdure.settings import Settings, load_settings
+from perdure.reference import describe, env_example, shown, with_tables
+from perdure.settings import AuthSettings, Settings, load_settings
 from tests.support.processes import ROOT
 
 DATABASE = "postgresql://user:hunter2@db.example:5432/tasks"
@@ -74,6 +76,14 @@ def test_names_and_choices_may_be_upper_or_lower_case(monkeypatch: pytest.Monkey
         ("STORAGE_TYPE", "mongo", "STORAGE_TYPE: Input should be 'memory' or 'postgres'"),
         ("REDIS_URL", "http://:hunter2@x", "REDIS_URL: an address must start with redis://"),
         ("DATABASE_URL", "mysql://x:hunter2@h/d", "DATABASE_URL: an address must start with postgresql://"),
+        ("AUTH__BOOTSTRAP_KEY", "hunter2", "AUTH__BOOTSTRAP_KEY: must be 32 characters or more"),
+        ("AUTH__BOOTSTRAP_KEY", "hunter2 " * 8, "AUTH__BOOTSTRAP_KEY: must be 32 characters or more"),
+        ("AUTH__JWT_ISSUER", "https://a|b", "AUTH__JWT_ISSUER: an issuer has neither spaces nor |"),
+        ("AUTH__JWKS_URL", "http://localhost.evil.test/jwks", "AUTH__JWKS_URL: must start with https://"),
+        ("AUTH__OIDC_ISSUER", "http://[", "AUTH__OIDC_ISSUER: is no address"),
+        ("AUTH__PROXY_ADDRESSES", "10.0.0.0/8, proxy", "AUTH__PROXY_ADDRESSES: 'proxy' does not appear"),
+        ("AUTH__PROXY_ADDRESSES", "10.0.0.1/8", "AUTH__PROXY_ADDRESSES: 10.0.0.1/8 has host bits set"),
+        ("AUTH__PROXY_SCOPES", "read,own", "AUTH__PROXY_SCOPES: 'own' is no scope: there are read, write"),
     ],
 )
 def test_a_wrong_value_names_the_variable(
@@ -95,6 +105,10 @@ def test_a_wrong_value_names_the_variable(
             "QUEUE_TYPE=arq is set, but STORAGE_TYPE is memory: set STORAGE_TYPE=postgres",
         ),
         ({"STORAGE_TYPE": "postgres"}, "STORAGE_TYPE=postgres needs DATABASE_URL=postgresql://"),
+        ({"AUTH__API_KEYS": "true"}, "AUTH__API_KEYS is set, but STORAGE_TYPE is memory"),
+        ({"AUTH__JWT_ISSUER": "https://i"}, "AUTH__JWT_ISSUER and AUTH__JWKS_URL belong together"),
+        ({"AUTH__OIDC_ISSUER": "https://i"}, "AUTH__JWT_AUDIENCE is missing"),
+        ({"AUTH__JWT_AUDIENCE": "us"}, "AUTH__JWT_AUDIENCE is set, but neither"),
     ],
 )
 def test_what_cannot_work_together_is_refused(
@@ -182,3 +196,23 @@ def test_the_example_changes_nothing_and_is_understood(tmp_path: Path) -> None:
     uncommented = [line[1:] for line in env_example().splitlines() if line.startswith("#") and line[1] != " "]
     (tmp_path / ".env").write_text("\n".join(uncommented), encoding="utf-8")
     assert load_settings() == Settings()
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"api_keys": True},
+        {"bootstrap_key": SecretStr("k" * 32)},
+        {"jwt_issuer": "https://i", "jwks_url": "https://i/jwks", "jwt_audience": "us"},
+        {"oidc_issuer": "http://127.0.0.1:8080", "jwt_audience": "us"},
+        {"proxy_addresses": "10.0.0.0/8, ::1"},
+    ],
+    ids=lambda given: next(iter(given)),
+)
+def test_each_method_switches_authentication_on(given: dict[str, Any]) -> None:
+    assert AuthSettings(**given).is_on
+    assert not AuthSettings().is_on
+
+
+def test_a_secret_that_is_no_address_is_masked_as_a_whole() -> None:
+    assert shown(SecretStr("hunter2" * 8)) == "***"

@@ -12,6 +12,7 @@ from perdure import (
     Agent,
     AgentError,
     Artifact,
+    DataPart,
     InputRequired,
     Message,
     TaskState,
@@ -145,3 +146,21 @@ def test_the_example_that_asks_answers_in_the_end() -> None:
 def test_a_failure_for_the_caller() -> None:
     result = run_sync(lambda _: AgentError("no such flight"), "go")
     assert (result.state, result.status, result.error) == (TaskState.FAILED, "no such flight", None)
+
+
+def test_what_the_request_said_besides() -> None:
+    def handler(messages: list[dict[str, str]], turn: Turn) -> dict[str, Any]:
+        return {
+            "modes": turn.accepted_output_modes,
+            "extensions": turn.extensions,
+            "tenant": turn.tenant,
+        }
+
+    told = run_sync(
+        handler, ["a", "b"], accepted_output_modes=["text/csv"], extensions=["urn:units"], tenant="acme"
+    )
+    assert told.artifacts[0].parts == (
+        DataPart({"modes": ["text/csv"], "extensions": ["urn:units"], "tenant": "acme"}),
+    )
+    silent = run_sync(handler, "a")
+    assert silent.artifacts[0].parts == (DataPart({"modes": [], "extensions": [], "tenant": ""}),)

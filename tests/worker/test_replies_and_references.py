@@ -8,9 +8,10 @@ from uuid import UUID
 
 import pytest
 
-from perdure.agent import REPLY, Turn
+from perdure.agent import Turn
 from perdure.errors import InputRequired, StorageUnavailable
 from perdure.ids import new_task_id
+from perdure.notes import REPLY
 from perdure.storage import NewTask
 from perdure.tasks import ANONYMOUS, DataPart, Message, Role, Task, TaskState, TextPart
 from tests.worker.conftest import Shop, meddled

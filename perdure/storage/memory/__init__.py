@@ -42,6 +42,8 @@ from perdure.storage import (
 from perdure.storage.keeper import Renew, ThreadKeeper
 from perdure.storage.memory.belongings import Belongings
 from perdure.storage.memory.contexts import Contexts
+from perdure.storage.memory.counts import Counts
+from perdure.storage.memory.keys import Keys
 from perdure.storage.memory.ledger import Ledger
 from perdure.storage.memory.rows import TaskRow, draft, merged, to_json
 from perdure.storage.memory.webhooks import Webhooks
@@ -59,12 +61,13 @@ from perdure.tasks import (
 )
 
 
-class MemoryStorage(Contexts, Belongings, Webhooks):
+class MemoryStorage(Contexts, Belongings, Counts, Keys, Webhooks):
     """See `Storage`. Beyond `finished_tasks` ended tasks the oldest are dropped, with contexts that hold nothing else."""
 
     def __init__(self, *, finished_tasks: int = 10_000) -> None:
         self._lock = threading.Lock()
         self._ledger = Ledger(finished_tasks)
+        self._keys = {}
         self._workers: dict[str, tuple[WorkerBeat, datetime]] = {}
 
     async def open(self) -> None:

@@ -42,6 +42,11 @@ class Waiting:
                 del self._limited[key]
         self._timed.pop(row.task_id, None)
 
+    @property
+    def number(self) -> int:
+        """How many they are."""
+        return sum(len(ranks) for ranks in self._ranks.values())
+
     def next_rank(self, owner: str, priority: int) -> int:
         """A new task's: one more than that of the owner's newest waiting task, but not before the one that is next of all."""
         lowest = self._ranks.get(priority, [0])[0]

@@ -47,7 +47,9 @@ from perdure.storage.postgres import sends
 from perdure.storage.postgres import statements as sql
 from perdure.storage.postgres.belongings import Belongings
 from perdure.storage.postgres.contexts import Contexts
+from perdure.storage.postgres.counts import Counts
 from perdure.storage.postgres.database import Database
+from perdure.storage.postgres.keys import Keys
 from perdure.storage.postgres.records import (
     Row,
     changed_metadata,
@@ -82,7 +84,7 @@ _AFTER_OTHERS = 0.005
 """Seconds that it waits for them at most, each time."""
 
 
-class PostgresStorage(Contexts, Belongings, Webhooks):
+class PostgresStorage(Contexts, Belongings, Counts, Keys, Webhooks):
     """A `Storage` in Postgres 14 or newer. `url` as in DATABASE_URL; `migrations_url` where migrations need another way in.
     Without a `vault` no webhooks of callers are taken."""
 

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import perdure
+from perdure.cli import send as talking
+from perdure.cli.keys import EXIT_CODES, keys
 
 if TYPE_CHECKING:
     from perdure.reference import Row
-
-EXIT_CODES = "Exit codes: 0 done, 1 failed, 2 wrong usage or settings, 130 interrupted."
 
 app = typer.Typer(
     name="perdure",
@@ -35,13 +35,29 @@ migrate = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
 )
+tasks = typer.Typer(
+    name="tasks",
+    help="Look at tasks.",
+    epilog=EXIT_CODES,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
 app.add_typer(migrate)
+app.add_typer(keys)
+app.add_typer(tasks)
+app.command(epilog=talking.EXIT_CODES)(talking.send)
+tasks.command(epilog=talking.EXIT_CODES)(talking.tail)
 
 AgentArgument = Annotated[
     str | None,
     typer.Argument(help="A file's path or module:attribute. Default: the setting AGENT.", show_default=False),
 ]
 PortOption = Annotated[int | None, typer.Option(help="The port to listen on (PORT).", show_default=False)]
+
+InsecureOption = Annotated[
+    bool,
+    typer.Option("--insecure", help="Let other machines in without authentication (AUTH__INSECURE)."),
+]
 
 
 def main() -> None:
@@ -79,6 +95,7 @@ def serve(
         str | None, typer.Option(help="The address to listen on (HOST).", show_default=False)
     ] = None,
     port: PortOption = None,
+    insecure: InsecureOption = False,
     ready_fd: Annotated[int | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Serve an agent over HTTP.
@@ -89,8 +106,12 @@ def serve(
         from perdure import launch
         from perdure.settings import load_settings
 
-        settings = load_settings(agent=agent, host=host, port=port)
+        settings = load_settings(agent=agent, host=host, port=port, auth=_auth(insecure=insecure))
         launch.serve(settings=settings, ready=None if ready_fd is None else _tell(ready_fd))
+
+
+def _auth(*, insecure: bool) -> dict[str, bool] | None:
+    return {"insecure": True} if insecure else None
 
 
 def _tell(fd: int) -> Any:
@@ -121,6 +142,7 @@ def up(
         Path | None, typer.Option(help="Where the data is kept (DATA_DIR).", show_default=False)
     ] = None,
     port: PortOption = None,
+    insecure: InsecureOption = False,
 ) -> None:
     """Run the whole durable stack on this machine: PostgreSQL, Redis, the front door and workers.
 
@@ -130,7 +152,7 @@ def up(
     with _one_line_errors():
         from perdure.up import run_stack
 
-        code = run_stack(agent, workers=workers, data_dir=data_dir, port=port)
+        code = run_stack(agent, workers=workers, data_dir=data_dir, port=port, insecure=insecure)
     raise typer.Exit(code)
 
 

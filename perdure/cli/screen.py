@@ -1,0 +1,175 @@
+"""What a person sees of an answer: text as it comes on stdout, a progress bar and remarks on stderr."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+
+Json = dict[str, Any]
+
+_LOUD = {
+    "TASK_STATE_FAILED": "the task failed",
+    "TASK_STATE_REJECTED": "the task was rejected",
+    "TASK_STATE_CANCELED": "the task was canceled",
+}
+_ASKS = ("TASK_STATE_INPUT_REQUIRED", "TASK_STATE_AUTH_REQUIRED")
+
+
+class Screen:
+    """Shows StreamResponses. With `as_json` each is a line of JSON, and nothing else is on stdout. NO_COLOR is respected."""
+
+    def __init__(self, *, as_json: bool = False) -> None:
+        self._as_json = as_json
+        self._remarks = Console(stderr=True, highlight=False, soft_wrap=True)
+        self._bar: Progress | None = None
+        self._row = TaskID(0)
+        self._at_start = True
+        self._shown: dict[str, str] = {}
+
+    def show(self, update: Json) -> None:
+        """One StreamResponse."""
+        if self._as_json:
+            print(json.dumps(update, ensure_ascii=False), flush=True)
+            return
+        match update:
+            case {"artifactUpdate": {"artifact": artifact, **how}}:
+                self._artifact(artifact, append=bool(how.get("append")), last=bool(how.get("lastChunk")))
+            case {"message": message}:
+                self._say(_text(message) + "\n")
+            case {"task": task}:
+                for artifact in task.get("artifacts", ()):
+                    self._artifact(artifact, append=False, last=True)
+                self._status(task["status"], {})
+            case {"statusUpdate": change}:
+                self._status(change["status"], change.get("metadata", {}))
+
+    def tell(self, remark: str) -> None:
+        """A line on stderr."""
+        self._fresh_line()
+        self._remarks.print(remark, style="dim", markup=False)
+
+    def complain(self, what: str) -> None:
+        """The same of what went wrong."""
+        self._fresh_line()
+        self._remarks.print(f"perdure: {what}", style="red", markup=False)
+
+    def cut(self, why: str) -> None:
+        """The connection broke, and is made again."""
+        self.tell(f"{why}; trying again ...")
+
+    async def ask(self, question: str, *, interrupt: asyncio.Event | None = None) -> str | None:
+        """What is typed; None without a terminal, at its end, or when `interrupt` is set meanwhile."""
+        if not (sys.stdin.isatty() and self._remarks.is_terminal):
+            return None
+        self._fresh_line()
+        self._remarks.print(f"{question}: ", end="", style="bold", markup=False)
+        loop = asyncio.get_running_loop()
+        typed: asyncio.Future[str] = loop.create_future()
+
+        def read() -> None:
+            if not typed.done():
+                typed.set_result(sys.stdin.readline())
+
+        loop.add_reader(sys.stdin, read)
+        waits: list[asyncio.Future[Any]] = [typed]
+        if interrupt is not None:
+            waits.append(asyncio.ensure_future(interrupt.wait()))
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            return (typed.result().rstrip("\n") or "") if typed.done() and typed.result() else None
+        finally:
+            loop.remove_reader(sys.stdin)
+            for wait in waits:
+                wait.cancel()
+
+    def close(self) -> None:
+        """Leave the terminal in order, and a file with its last line ended."""
+        self._no_bar()
+        if not self._at_start:
+            self._say("\n")
+
+    def _artifact(self, artifact: Json, *, append: bool, last: bool) -> None:
+        name, text = artifact.get("artifactId", ""), _text(artifact)
+        before = self._shown.get(name, "")
+        if not append:
+            if before and text == before:  # the whole of what has been shown in pieces
+                return
+            if before:
+                self.tell("the agent starts its answer again:")
+            before = ""
+        self._shown[name] = before + text
+        self._say(text)
+        if last and not self._at_start:
+            self._say("\n")
+
+    def _status(self, status: Json, metadata: Json) -> None:
+        state, text = status.get("state", ""), _text(status.get("message", {}))
+        if progress := metadata.get("progress"):
+            self._progress(progress)
+        elif state in _LOUD:
+            self.complain(f"{_LOUD[state]}: {text}" if text else _LOUD[state])
+        elif state in _ASKS:
+            self._say(text + "\n")
+        elif text:
+            self.tell(text)
+
+    def _progress(self, progress: Json) -> None:
+        if not self._remarks.is_terminal or not self._at_start:
+            return
+        if self._bar is None:
+            columns = (
+                SpinnerColumn(),
+                BarColumn(),
+                TextColumn("{task.percentage:>3.0f}%"),
+                TimeElapsedColumn(),
+                TextColumn("{task.description}"),
+            )
+            self._bar = Progress(*columns, console=self._remarks, transient=True)
+            self._row = self._bar.add_task("", total=None)
+            self._bar.start()
+        fraction = progress.get("fraction")
+        self._bar.update(
+            self._row,
+            total=None if fraction is None else 1.0,
+            completed=fraction or 0.0,
+            description=progress.get("note") or "",
+        )
+
+    def _say(self, text: str) -> None:
+        self._no_bar()
+        sys.stdout.write(text)
+        sys.stdout.flush()
+        if text:
+            self._at_start = text.endswith("\n")
+
+    def _fresh_line(self) -> None:
+        """For a remark. A file or a pipe has the answer without them."""
+        self._no_bar()
+        if not self._at_start and sys.stdout.isatty():
+            self._say("\n")
+
+    def _no_bar(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+def _text(spoken: Json) -> str:
+    """Text as it is, data as JSON, files as a remark."""
+    return "".join(_part(part) for part in spoken.get("parts", ()))
+
+
+def _part(part: Json) -> str:
+    match part:
+        case {"text": text}:
+            return str(text)
+        case {"data": data}:
+            return json.dumps(data, ensure_ascii=False, indent=2)
+        case {"url": url}:
+            return f"[{part.get('filename') or 'a file'}: {url}]"
+    return f"[{part.get('filename') or 'a file'}: {len(part.get('raw', '')) * 3 // 4} bytes]"

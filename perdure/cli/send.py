@@ -1,0 +1,60 @@
+"""`perdure send`: a message to an agent, and its answer as it comes.
+
+stdout has the answer alone; what is told about it (progress, questions, cuts, the task's id) goes to stderr.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+EXIT_CODES = (
+    "Exit codes: 0 completed, 1 failed, rejected, canceled or nobody answers, 2 wrong usage, "
+    "3 the agent asks for more, 130 interrupted or detached."
+)
+
+ToOption = Annotated[str, typer.Option("--to", envvar="PERDURE_URL", help="The agent's address.")]
+KeyOption = Annotated[
+    str, typer.Option("--key", envvar="PERDURE_KEY", help="An API key or token.", show_default=False)
+]
+PatienceOption = Annotated[
+    float, typer.Option(help="Seconds without an answer of the server after which to give up.")
+]
+AGENT = "http://localhost:3773"
+
+
+def send(
+    text: Annotated[str, typer.Argument(help="What to say; `-` reads it from stdin.")],
+    to: ToOption = AGENT,
+    key: KeyOption = "",
+    patience: PatienceOption = 60.0,
+    task: Annotated[str, typer.Option(help="Answer to this task.", show_default=False)] = "",
+    context: Annotated[str, typer.Option(help="Go on with this conversation.", show_default=False)] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print every update as a line of JSON.")] = False,
+) -> None:
+    """Send a message to an A2A agent and show its answer as it comes.
+
+    The stream goes on by itself when the connection or the server breaks. Ctrl-C asks whether to leave the task running or to
+    cancel it. Where the agent asks back, a terminal is asked for the answer.
+    """
+    from perdure.cli.talk import talk
+    from perdure.client import Client
+
+    said = sys.stdin.read() if text == "-" else text
+    raise typer.Exit(talk(Client(to, key, patience), said, task=task, context=context, as_json=as_json))
+
+
+def tail(
+    task: Annotated[str, typer.Argument(help="The task's id.")],
+    to: ToOption = AGENT,
+    key: KeyOption = "",
+    patience: PatienceOption = 60.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print every update as a line of JSON.")] = False,
+) -> None:
+    """Show what a task has said so far and what it goes on to say."""
+    from perdure.cli.talk import talk
+    from perdure.client import Client
+
+    raise typer.Exit(talk(Client(to, key, patience), None, task=task, as_json=as_json))

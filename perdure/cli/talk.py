@@ -1,0 +1,111 @@
+"""A talk with an agent on the terminal: send, show, and where a person is there, ask."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from contextlib import suppress
+from typing import Any
+from uuid import uuid4
+
+from perdure.cli.screen import Screen
+from perdure.client import Client, Json, Place
+from perdure.errors import PerdureError
+
+_ENDS = {"TASK_STATE_COMPLETED": 0, "TASK_STATE_INPUT_REQUIRED": 3, "TASK_STATE_AUTH_REQUIRED": 3}
+
+
+def talk(client: Client, text: str | None, *, task: str = "", context: str = "", as_json: bool) -> int:
+    """Say `text` (None: only listen) and show what comes; the exit code of `perdure.cli.send`."""
+    place = Place(task_id=task, context_id=context)
+    return asyncio.run(_Talk(client, place, Screen(as_json=as_json)).run(text))
+
+
+class _Talk:
+    """One task, from the message to its rest; and from there to the answer, where there is somebody to give it."""
+
+    def __init__(self, client: Client, place: Place, screen: Screen) -> None:
+        self._client, self._place, self._screen = client, place, screen
+        self._interrupted = asyncio.Event()
+
+    async def run(self, text: str | None) -> int:
+        """The exit code."""
+        loop = asyncio.get_running_loop()
+        with suppress(NotImplementedError):  # Windows: KeyboardInterrupt ends it at once
+            loop.add_signal_handler(signal.SIGINT, self._interrupted.set)
+        async with self._client:
+            try:
+                return await self._until_over(text)
+            except PerdureError as error:
+                self._screen.complain(str(error))
+                self._hint_at_task()
+                return 1
+            finally:
+                self._screen.close()
+
+    async def _until_over(self, text: str | None) -> int:
+        while True:
+            left = await self._listened(text)
+            if left is not None:
+                return left
+            code = _ENDS.get(self._place.state, 0 if not self._place.state else 1)
+            if code != 3:
+                return code
+            answer = (
+                await self._screen.ask("your answer")
+                if self._place.state.endswith("INPUT_REQUIRED")
+                else None
+            )
+            if not answer:
+                self._screen.tell(f'answer with: perdure send --task {self._place.task_id} "..."')
+                return code
+            text = answer
+
+    async def _listened(self, text: str | None) -> int | None:
+        """Show what comes until the task rests; an exit code when the person at the keyboard leaves before that."""
+        listening = asyncio.create_task(self._listen(text))
+        while True:
+            interrupted = asyncio.create_task(self._interrupted.wait())
+            await asyncio.wait((listening, interrupted), return_when=asyncio.FIRST_COMPLETED)
+            interrupted.cancel()
+            if listening.done():
+                listening.result()
+                return None
+            self._interrupted.clear()
+            left = await self._asked_to_leave()
+            if left is not None:
+                listening.cancel()
+                return left
+
+    async def _listen(self, text: str | None) -> None:
+        if text is None:
+            updates = self._client.follow(self._place, cut=self._screen.cut)
+        else:
+            self._place.last_event_id, message = "", _message(text, self._place)
+            updates = self._client.send(message, self._place, cut=self._screen.cut)
+        async for update in updates:
+            self._screen.show(update)
+
+    async def _asked_to_leave(self) -> int | None:
+        if not self._place.task_id:
+            return 130
+        asked = await self._screen.ask("[d]etach, [c]ancel or go on", interrupt=self._interrupted)
+        if asked is None or asked[:1].lower() == "d":
+            self._hint_at_task()
+            return 130
+        if asked[:1].lower() == "c":
+            with suppress(PerdureError):  # it may have ended meanwhile: the stream tells
+                await self._client.call("CancelTask", {"id": self._place.task_id})
+        return None
+
+    def _hint_at_task(self) -> None:
+        if self._place.task_id:
+            self._screen.tell(
+                f"the task goes on: perdure tasks tail {self._place.task_id} --to {self._client.url}"
+            )
+
+
+def _message(text: str, place: Place) -> Json:
+    message: dict[str, Any] = {"messageId": str(uuid4()), "role": "ROLE_USER", "parts": [{"text": text}]}
+    ids = {"taskId": place.task_id, "contextId": place.context_id}
+    return message | {name: value for name, value in ids.items() if value}
