@@ -16,8 +16,8 @@ from perdure.errors import CallerError
 from perdure.storable import unstorable
 from perdure.telling import Json
 
+from . import deliveries, stream
 from . import operations as run
-from . import stream
 from .auth import identify
 from .codes import INTERNAL, InvalidRequest, MethodNotFound, Refusal, WrongContentType, refusal
 from .operations import Answer, Call, Door, Stream
@@ -63,6 +63,10 @@ METHODS: Mapping[str, Method] = {
     "contexts/list": Method(None, run.list_contexts),
     "contexts/get": Method(None, run.get_context),
     "contexts/clear": Method(None, run.clear_context),
+    "webhooks/deliveries": Method(None, deliveries.list_deliveries),
+    "webhooks/attempts": Method(None, deliveries.list_attempts),
+    "webhooks/replay": Method(None, deliveries.replay),
+    "webhooks/enable": Method(None, deliveries.enable),
 }
 
 SHOWN_AS_STATUS = frozenset({401, 403, 408, 413, 429, 503})

@@ -16,6 +16,7 @@ import typer
 import perdure
 from perdure.cli import send as talking
 from perdure.cli.keys import EXIT_CODES, keys
+from perdure.cli.webhooks import webhooks
 
 if TYPE_CHECKING:
     from perdure.reference import Row
@@ -45,6 +46,7 @@ tasks = typer.Typer(
 app.add_typer(migrate)
 app.add_typer(keys)
 app.add_typer(tasks)
+app.add_typer(webhooks)
 app.command(epilog=talking.EXIT_CODES)(talking.send)
 tasks.command(epilog=talking.EXIT_CODES)(talking.tail)
 

@@ -165,8 +165,8 @@ class DeliveryCursor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeliveryQuery:
-    """Filters of deliveries. `owner` None: everybody's, for operators. `since` is inclusive, `until` exclusive; both by
-    creation."""
+    """Filters of deliveries. `owner` None: everybody's and those of the operator's own webhook, for operators. `since` is
+    inclusive, `until` exclusive; both by creation."""
 
     owner: str | None
     task_id: UUID | None = None
@@ -259,7 +259,7 @@ class Webhooks(Protocol):
         """With the last attempt of each. Unknown ids give an empty page."""
 
     async def delivery_attempts(self, owner: str | None, delivery_id: UUID) -> Sequence[DeliveryAttempt]:
-        """Oldest first."""
+        """Oldest first; `owner` as in a `DeliveryQuery`."""
 
     async def replay_deliveries(self, query: DeliveryQuery, *, limit: int = 1000) -> int:
         """Let those that have an end be sent again, the oldest first, under their ids; how many."""

@@ -172,7 +172,7 @@ class Webhooks(Locked):
     async def enable_webhook(self, owner: str | None, task_id: UUID, config_id: str) -> bool:
         with self._lock:
             line = self._ledger.outbox.lines.get((task_id, config_id))
-            if line is None or owner not in (None, line.owner):
+            if line is None or (owner is not None and (owner != line.owner or config_id == GLOBAL)):
                 return False
             line.disabled = line.failing_since = None
             line.due_at = self._ledger.now()
@@ -253,6 +253,8 @@ def _end(line: Line, parcel: Parcel, verdict: Verdict, now: datetime) -> None:
 
 
 def _matches(line: Line, parcel: Parcel, query: DeliveryQuery) -> bool:
+    if query.owner is not None and line.config.config_id == GLOBAL:
+        return False
     pairs = (
         (query.owner, line.owner),
         (query.task_id, line.config.task_id),

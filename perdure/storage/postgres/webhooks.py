@@ -152,7 +152,7 @@ SELECT e.task_id, e.seq, e.first_seq, e.kind, e.attempt, e.payload, e.created_at
 """
 
 # $1 owner, $2 task_id, $3 config_id, $4 delivery_id, $5 state, $6 since, $7 until: each null for any
-_WANTED = """($1::text IS NULL OR d.owner = $1) AND ($2::uuid IS NULL OR d.task_id = $2)
+_WANTED = """($1::text IS NULL OR (d.owner = $1 AND d.config_id <> '')) AND ($2::uuid IS NULL OR d.task_id = $2)
            AND ($3::text IS NULL OR d.config_id = $3) AND ($4::uuid IS NULL OR d.delivery_id = $4)
            AND ($5::text IS NULL OR d.state = $5)
            AND ($6::timestamptz IS NULL OR d.created_at >= $6) AND ($7::timestamptz IS NULL OR d.created_at < $7)"""
@@ -172,7 +172,7 @@ SELECT d.*, c.endpoint, coalesce(c.disabled, '') AS disabled,
 # $1 owner or null, $2 delivery_id
 ATTEMPTS = """
 SELECT a.* FROM webhook_attempts a JOIN webhook_deliveries d ON d.delivery_id = a.delivery_id
- WHERE d.delivery_id = $2 AND ($1::text IS NULL OR d.owner = $1) ORDER BY a.attempt
+ WHERE d.delivery_id = $2 AND ($1::text IS NULL OR (d.owner = $1 AND d.config_id <> '')) ORDER BY a.attempt
 """
 # $8 limit
 REPLAY = f"""
@@ -198,7 +198,8 @@ SELECT count(*) FROM again
 ENABLE = """
 UPDATE webhook_configs c SET disabled = NULL, failing_since = NULL, due_at = clock_timestamp()
   FROM tasks t
- WHERE c.task_id = $2 AND c.config_id = $3 AND t.task_id = c.task_id AND ($1::text IS NULL OR t.owner = $1)
+ WHERE c.task_id = $2 AND c.config_id = $3 AND t.task_id = c.task_id
+   AND ($1::text IS NULL OR (t.owner = $1 AND c.config_id <> ''))
 RETURNING true
 """
 # $1 limit
