@@ -1,71 +1,84 @@
-"""The bell of a process of its own: arq, as it has to be run, and started again whenever Redis is back."""
+"""The bell of `perdure worker`: wait for rings, take as many as there are free slots, start as many turns.
+
+arq is left out here: a ring is only a wake-up, and which task runs is decided by the claim in Postgres. So there is nothing to
+look up, to mark as running or to finish, and one script does what takes arq's loop six round trips a job (decision 017). It
+leaves alone what a stock arq worker has begun with, so both kinds may run in one fleet.
+
+Waking: who rings puts an id into the set and a token into the list, in one script. Idle workers block on the list. Who takes
+removes the tokens of what is gone from the set, and leaves one where something is left, so that the next idle worker comes.
+Should a token be lost, everybody looks into the set once a second.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from datetime import UTC, datetime
 from typing import Any
 
-import arq
 import structlog
-from arq.worker import func
-from redis.exceptions import RedisError
+from arq.constants import in_progress_key_prefix, job_key_prefix
+from redis.asyncio import Redis
+from redis.exceptions import RedisError, ResponseError
 
-from perdure.queue.arq import (
-    DELIVER_PUSH,
-    RUN_TASK,
-    deserialize_job,
-    queue_key,
-    redis_settings,
-    serialize_job,
-)
+from perdure.queue.arq import BELL_SECONDS, DELIVER_PUSH, bell_key, client_of, queue_key, ring_of
 from perdure.settings import Settings
 
 from .health import own_key
-from .jobs import deliver_push, run_task
 from .slots import Slots
+from .worker import ring
 
 log = structlog.get_logger(__name__)
 
 HEALTH_SECONDS = 10
-_NEVER = 2**31
+_UNASKED_SECONDS = 1
+"""After so long without a token an idle worker looks into the set."""
+_MOST_AT_ONCE = 1000
 _FIRST_PAUSE = 0.1
 _LONGEST_PAUSE = 2.0
 
-
-def arq_options(settings: Settings) -> dict[str, Any]:
-    """How arq has to run, whoever starts it."""
-    return {
-        "functions": [
-            func(run_task, name=RUN_TASK, keep_result=0, max_tries=_NEVER),
-            func(deliver_push, name=DELIVER_PUSH, keep_result=0, max_tries=_NEVER),
-        ],
-        "queue_name": queue_key(settings.queue_name),
-        "max_jobs": settings.worker.slots,
-        "poll_delay": settings.worker.poll_delay,
-        "job_serializer": serialize_job,
-        "job_deserializer": deserialize_job,
-        "keep_result": 0,
-        "max_tries": _NEVER,
-        # None: a turn's limits are ours. The mark that arq leaves on a running job then lasts ten seconds, and the sweep does not
-        # take a job for running whose worker died. (arq compares the limits of its functions: a second function needs None too.)
-        "job_timeout": None,
-        "health_check_interval": HEALTH_SECONDS,
-        "log_results": False,
-    }
+# What a stock worker has marked is passed over: it reads the payload next. A hundred marks may be in the way, those of a
+# fleet that was killed; they last ten seconds. One that is about to mark an id has looked for it in the set before, and watches
+# the mark alone: so the mark is touched.
+_TAKE = """
+local now = redis.call('TIME')
+local wanted = tonumber(ARGV[1])
+local due = now[1] * 1000 + math.floor(now[2] / 1000)
+local taken = {}
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', due, 'LIMIT', 0, wanted + 100)) do
+  if #taken == wanted then break end
+  if redis.call('EXISTS', ARGV[3] .. id) == 0 then
+    taken[#taken + 1] = id
+    redis.call('ZREM', KEYS[1], id)
+    redis.call('SET', ARGV[3] .. id, '')
+    redis.call('DEL', ARGV[3] .. id, ARGV[4] .. id)
+  end
+end
+if #taken < wanted or redis.call('EXISTS', KEYS[1]) == 0 then
+  redis.call('DEL', KEYS[2])
+else
+  redis.call('LTRIM', KEYS[2], #taken, -1)
+  if redis.call('EXISTS', KEYS[2]) == 0 then
+    redis.call('RPUSH', KEYS[2], '')
+    redis.call('EXPIRE', KEYS[2], ARGV[2])
+  end
+end
+return taken
+"""
 
 
 async def hear(slots: Slots, settings: Settings) -> None:
-    """Run arq for ever, again and again."""
+    """Until cancelled: wait for rings and start turns, again and again, whatever becomes of Redis. Takes nothing more once the
+    slots stop; the sign of life for health checks goes on."""
     pause = _FIRST_PAUSE
     while True:
-        bell = _Bell(slots, settings)
+        bell = Bell(slots, settings)
         try:
-            await bell.main()
-        except (RedisError, OSError) as error:
+            await bell.heard()
+        except* (RedisError, OSError, TimeoutError) as errors:
             level = log.warning if pause == _FIRST_PAUSE else log.debug
-            level("bell.lost", error=str(error))
-        except Exception:
+            level("bell.lost", error=str(errors.exceptions[0]))
+        except* Exception:
             log.exception("bell.failed")
         finally:
             await bell.leave()
@@ -73,43 +86,76 @@ async def hear(slots: Slots, settings: Settings) -> None:
         pause = _FIRST_PAUSE if bell.rang else min(pause * 2, _LONGEST_PAUSE)
 
 
-class _Bell(arq.Worker):
-    """arq's worker with signals handled elsewhere, that picks no more jobs than there are free slots."""
+class Bell:
+    """One connection to it, until it breaks."""
 
     def __init__(self, slots: Slots, settings: Settings) -> None:
-        super().__init__(
-            **arq_options(settings),
-            redis_settings=redis_settings(settings.redis_url.get_secret_value(), patience=3, conn_retries=0),
-            health_check_key=own_key(settings.queue_name),
-            handle_signals=False,
-            ctx={"slots": slots},
-        )
         self._slots = slots
+        self._queue, self._bell = queue_key(settings.queue_name), bell_key(settings.queue_name)
+        self._health = own_key(settings.queue_name)
+        self._redis: Redis = client_of(settings.redis_url.get_secret_value())
+        self._take_script = self._redis.register_script(_TAKE)
         self.rang = False
         """Whether it ever heard Redis."""
 
-    async def _poll_iteration(self) -> None:
-        self.allow_pick_jobs = self._slots.free > 0
-        self.max_jobs = self.job_counter + self._slots.free
-        await super()._poll_iteration()
+    async def heard(self) -> None:
+        """Until the connection breaks."""
+        async with asyncio.TaskGroup() as both:
+            both.create_task(self.start_turns())
+            both.create_task(self._give_signs_of_life())
+
+    async def start_turns(self) -> None:
+        """Until the process stops or the connection breaks."""
+        while free := await self._slots.vacancy():
+            taken = self._turns(await self._take(min(free, _MOST_AT_ONCE)))
+            if self._slots.stopping:
+                await ring(self._slots.worker.queue, [ring_of(name) for name in taken])
+            elif taken:
+                self._slots.start(len(taken))
+            else:
+                await self._token()
+        await self._take(0)  # a token that was on its way here wakes somebody else
+
+    def _turns(self, taken: list[str]) -> list[str]:
+        """Those that are not for deliveries. Deliveries take no slot."""
+        turns = [name for name in taken if not name.startswith(DELIVER_PUSH)]
+        if len(turns) < len(taken):
+            self._slots.worker.deliver()
+        return turns
+
+    async def _take(self, wanted: int) -> list[str]:
+        arguments: list[int | str] = [wanted, BELL_SECONDS, in_progress_key_prefix, job_key_prefix]
+        taken: list[bytes] = await self._take_script([self._queue, self._bell], arguments)
         self.rang = True
+        return [name.decode() for name in taken]
+
+    async def _token(self) -> None:
+        """Wait until there may be something to take, or the process stops."""
+        blocking: Any = self._redis.blpop([self._bell], _UNASKED_SECONDS)
+        waiting = asyncio.ensure_future(blocking)
+        stopping = asyncio.create_task(self._slots.stopped.wait())
+        try:
+            await asyncio.wait((waiting, stopping), return_when=asyncio.FIRST_COMPLETED)
+            if waiting.done():
+                waiting.result()
+        finally:
+            stopping.cancel()
+            waiting.cancel()
+            await asyncio.gather(waiting, return_exceptions=True)  # its connection is closed then
+
+    async def _give_signs_of_life(self) -> None:
+        """What `arq worker.settings.WorkerSettings --check` looks at."""
+        while True:
+            running = f"{datetime.now(UTC):%b-%d %H:%M:%S} running={self._slots.running} slots={self._slots.capacity}"
+            try:
+                await self._redis.set(self._health, running, ex=HEALTH_SECONDS + 1)
+            except ResponseError as error:  # it is full: rings that are there can be taken all the same
+                log.warning("bell.health_unwritten", error=str(error))
+            await asyncio.sleep(HEALTH_SECONDS)
 
     async def leave(self) -> None:
-        """Forget the bell: the turns go on, their jobs end over the old connection."""
-        if self._pool is None:
-            return
-        jobs, pool = [job for job in self.tasks.values() if not job.done()], self._pool
-
-        async def close() -> None:
-            await asyncio.gather(*jobs, return_exceptions=True)
-            with suppress(RedisError, OSError):
-                await pool.delete(self.health_check_key)
-            await pool.aclose()
-
-        _leaving.add(task := asyncio.create_task(close()))
-        task.add_done_callback(_leaving.discard)
-        if not jobs or self._slots.stopping:
-            await asyncio.wait((task,), timeout=2)
-
-
-_leaving: set[asyncio.Task[None]] = set()
+        """Forget it. The turns go on."""
+        with suppress(RedisError, OSError, TimeoutError):
+            async with asyncio.timeout(2):
+                await self._redis.delete(self._health)
+        await self._redis.aclose()

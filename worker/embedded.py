@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager, suppress
 
 import structlog
 
+from perdure import metrics
 from perdure.agent import Agent
 from perdure.errors import StorageUnavailable
 from perdure.ids import new_token
@@ -69,6 +70,7 @@ async def at_work(
         deliver=deliveries.look,
     )
     slots = Slots(worker)
+    metrics.SLOTS.set(slots.capacity)
     pulse = Pulse(slots)
     loops = [
         asyncio.create_task(loop)

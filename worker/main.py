@@ -1,8 +1,4 @@
-"""`perdure worker`: arq for the bell, Postgres for when there is none, one count of slots for both.
-
-arq's own main ends when Redis is away for longer than its retries, and takes its jobs with it. Here it is started again while the
-turns go on, and meanwhile the sweep claims straight from the storage.
-"""
+"""`perdure worker`: the bell where there is one, Postgres for when it is away, one count of slots for both."""
 
 from __future__ import annotations
 

@@ -14,17 +14,27 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from typing import Any
 
+from arq.worker import func
+
 from perdure import logs
 from perdure.agent import Agent
 from perdure.backends import make_queue, make_storage
 from perdure.errors import ConfigError, StorageUnavailable
 from perdure.loader import load_agent
-from perdure.queue.arq import redis_settings
+from perdure.queue.arq import (
+    DELIVER_PUSH,
+    RUN_TASK,
+    deserialize_job,
+    queue_key,
+    redis_settings,
+    serialize_job,
+)
 from perdure.settings import Settings, load_settings
 from perdure.stuck import ending_for_sure
 
-from .bell import arq_options
+from .bell import HEALTH_SECONDS
 from .health import key_to_check, own_key
+from .jobs import deliver_push, run_task
 from .process import working
 from .slots import EXIT_SECONDS, Slots
 
@@ -104,25 +114,40 @@ def _end(error: Exception) -> None:
     os._exit(2 if isinstance(error, ConfigError) else 1)
 
 
+_NEVER = 2**31
 _settings = _settings_or_exit()
-_options = arq_options(_settings)
 _checking = "--check" in sys.argv
+
+
+class _Unlimited(float):
+    """A function's time limit that is none: a turn's limits are ours. arq compares those of all functions, which it cannot do
+    with None, and adds ten seconds to the longest: so long lasts the mark that it leaves on a running job. It is ten seconds
+    alone, or the sweep would take a job for running whose worker died."""
+
+    def __new__(cls) -> _Unlimited:
+        return super().__new__(cls, 366 * 86_400)
+
+    def __add__(self, seconds: float) -> float:
+        return seconds
 
 
 class WorkerSettings:
     """See the module."""
 
-    functions = _options["functions"]
-    queue_name = _options["queue_name"]
-    max_jobs = _options["max_jobs"]
-    poll_delay = _options["poll_delay"]
-    job_serializer = _options["job_serializer"]
-    job_deserializer = _options["job_deserializer"]
-    keep_result = _options["keep_result"]
-    max_tries = _options["max_tries"]
-    job_timeout = _options["job_timeout"]
-    health_check_interval = _options["health_check_interval"]
-    log_results = _options["log_results"]
+    functions = tuple(
+        func(function, name=name, keep_result=0, max_tries=_NEVER, timeout=_Unlimited())
+        for name, function in ((RUN_TASK, run_task), (DELIVER_PUSH, deliver_push))
+    )
+    queue_name = queue_key(_settings.queue_name)
+    max_jobs = _settings.worker.slots
+    poll_delay = _settings.worker.poll_delay
+    job_serializer = serialize_job
+    job_deserializer = deserialize_job
+    keep_result = 0
+    max_tries = _NEVER
+    job_timeout = None
+    health_check_interval = HEALTH_SECONDS
+    log_results = False
     job_completion_wait = _settings.worker.grace + EXIT_SECONDS  # by then the turns have been released
     # A check asks once; a worker waits for Redis.
     redis_settings = redis_settings(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import perdure
+from perdure.cli import day2
 from perdure.cli import send as talking
 from perdure.cli.keys import EXIT_CODES, keys
 from perdure.cli.webhooks import webhooks
@@ -49,6 +50,8 @@ app.add_typer(tasks)
 app.add_typer(webhooks)
 app.command(epilog=talking.EXIT_CODES)(talking.send)
 tasks.command(epilog=talking.EXIT_CODES)(talking.tail)
+for command in (day2.doctor, day2.backup, day2.restore):
+    app.command(epilog=EXIT_CODES)(command)
 
 AgentArgument = Annotated[
     str | None,

@@ -4,8 +4,8 @@ What arq 0.28 does and this must know is in DESIGN 7. In short: the job's id is 
 without a word), its score lies in the past of Redis' own clock (a producer whose clock is ahead would delay it), its payload
 is JSON (the default, pickle, runs code), and every key but the queue's expires.
 
-Keys: `NAME:queue` (arq's sorted set), `NAME:bell` (ids again, for workers that would rather block than poll), the channel
-`NAME:notices`; arq's own `arq:job:ID`, `arq:in-progress:ID` and `arq:retry:ID`, whose prefix it fixes.
+Keys: `NAME:queue` (arq's sorted set), `NAME:bell` (a list on which our own workers block: something was put into the set), the
+channel `NAME:notices`; arq's own `arq:job:ID`, `arq:in-progress:ID` and `arq:retry:ID`, whose prefix it fixes.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from perdure.errors import QueueUnavailable
+from perdure.queue.together import Together
 from perdure.tasks import Notice, Ring, TaskState
 
 log = structlog.get_logger(__name__)
@@ -44,8 +45,10 @@ DELIVER_PUSH = "deliver_push"
 """The name of the other: webhooks are to be told something."""
 
 PAYLOAD_SECONDS = 30 * 24 * 3600
+BELL_SECONDS = 60
 _BELL_LENGTH = 1000
-_BELL_SECONDS = 60
+_MOST_RINGS = 500
+"""For one script, which holds Redis up for about a millisecond then."""
 _HEAD_START_MS = 300_000
 _DELIVERY_RINGS_MS = 100
 _IMPATIENCE = 10.0
@@ -73,9 +76,27 @@ def queue_key(name: str) -> str:
     return f"{name}:queue"
 
 
+def bell_key(name: str) -> str:
+    """The list on which idle workers block."""
+    return f"{name}:bell"
+
+
 def job_id(ring: Ring) -> str:
     """The id of a ring's job."""
     return f"{ring.task_id}:{ring.dispatch}"
+
+
+def ring_of(name: str) -> Ring:
+    """The inverse of `job_id`."""
+    task_id, _, dispatch = name.partition(":")
+    return Ring(UUID(task_id), int(dispatch))
+
+
+def client_of(url: str) -> Redis:
+    """Without redis-py's own retries: they multiply (a command's with those of its connection), and a listener would be
+    subscribed again without a word about what it missed."""
+    client: Redis = Redis.from_url(url, socket_connect_timeout=2, socket_timeout=5, socket_keepalive=True)
+    return client
 
 
 def redis_settings(url: str, *, patience: int = -1, conn_retries: int = 1_000_000) -> RedisSettings:
@@ -123,29 +144,20 @@ class ArqQueue:
 
     def __init__(self, url: str, name: str, *, patience: float = 2.0) -> None:
         self._url = url
-        self._queue, self._bell, self._channel = queue_key(name), f"{name}:bell", f"{name}:notices"
+        self._queue, self._bell, self._channel = queue_key(name), bell_key(name), f"{name}:notices"
         self._patience = patience
-        self._redis = self._client()
+        self._redis = client_of(url)
         self._ring_script = self._redis.register_script(_RING)
-        self._unsaid: list[Notice] = []
-        self._saying: asyncio.Task[None] | None = None
+        self._rings = Together(self._ring_all)
+        self._notices = Together(self._announce_all)
         self._impatient_until = 0.0
         self._policy = ""
-
-    def _client(self) -> Redis:
-        """Without redis-py's own retries: they multiply (a command's with those of its connection), and a listener would be
-        subscribed again without a word about what it missed."""
-        client: Redis = Redis.from_url(
-            self._url, socket_connect_timeout=2, socket_timeout=5, socket_keepalive=True
-        )
-        return client
 
     async def open(self) -> None:
         pass
 
     async def close(self) -> None:
-        if self._saying is not None:
-            await asyncio.wait([self._saying], timeout=1)
+        await asyncio.gather(self._rings.end(timeout=1), self._notices.end(timeout=1))
         await self._redis.aclose()
 
     async def check(self) -> None:
@@ -154,42 +166,38 @@ class ArqQueue:
                 await self._redis.ping()
 
     async def ring(self, rings: Sequence[Ring]) -> None:
-        if not rings:
-            return
+        """What is rung for while one round trip is under way goes into the next one together."""
+        await self._rings.add(rings)
+
+    async def _ring_all(self, rings: Sequence[Ring]) -> None:
         now = int(time.time() * 1000)  # only told in arq's log
-        keys = [self._queue, self._bell, *(job_key_prefix + job_id(ring) for ring in rings)]
-        arguments: list[Any] = [_HEAD_START_MS, PAYLOAD_SECONDS, _BELL_LENGTH, _BELL_SECONDS]
-        for ring in rings:
-            arguments += (job_id(ring), _payload(ring, now))
-        await self._asked(lambda: self._ring_script(keys, arguments))
+        for start in range(0, len(rings), _MOST_RINGS):
+            some = rings[start : start + _MOST_RINGS]
+            keys = [self._queue, self._bell, *(job_key_prefix + job_id(ring) for ring in some)]
+            arguments: list[Any] = [_HEAD_START_MS, PAYLOAD_SECONDS, _BELL_LENGTH, BELL_SECONDS]
+            for ring in some:
+                arguments += (job_id(ring), _payload(ring, now))
+            await self._asked(lambda keys=keys, arguments=arguments: self._ring_script(keys, arguments))  # type: ignore[misc]
 
     async def ring_deliveries(self) -> None:
         now = int(time.time() * 1000)
         name = f"{DELIVER_PUSH}:{now // _DELIVERY_RINGS_MS}"  # one for all who ring within a moment
         job = serialize_job({"t": None, "f": DELIVER_PUSH, "a": [], "k": {}, "et": now})
-        arguments: list[Any] = [_HEAD_START_MS, _BELL_SECONDS, _BELL_LENGTH, _BELL_SECONDS, name, job]
+        arguments: list[Any] = [_HEAD_START_MS, BELL_SECONDS, _BELL_LENGTH, BELL_SECONDS, name, job]
         keys = [self._queue, self._bell, job_key_prefix + name]
         await self._asked(lambda: self._ring_script(keys, arguments))
 
     async def announce(self, notices: Sequence[Notice]) -> None:
         """What is announced while one PUBLISH is under way goes into the next one together."""
-        if not notices:
-            return
-        self._unsaid += notices
-        if self._saying is None or self._saying.done():
-            self._saying = asyncio.create_task(self._say())
-        await asyncio.shield(self._saying)
+        await self._notices.add(notices)
 
-    async def _say(self) -> None:
-        await asyncio.sleep(0)
-        while self._unsaid:
-            said, self._unsaid = self._unsaid, []
-            text = orjson.dumps([[str(notice.task_id), notice.seq, notice.state] for notice in said])
-            await self._asked(lambda text=text: self._redis.publish(self._channel, text))  # type: ignore[misc]
+    async def _announce_all(self, notices: Sequence[Notice]) -> None:
+        text = orjson.dumps([[str(notice.task_id), notice.seq, notice.state] for notice in notices])
+        await self._asked(lambda: self._redis.publish(self._channel, text))
 
     @asynccontextmanager
     async def listen(self) -> AsyncIterator[AsyncIterator[Notice]]:
-        client = self._client()
+        client = client_of(self._url)
         pubsub = client.pubsub()
         try:
             with _telling():
@@ -205,19 +213,17 @@ class ArqQueue:
     async def _look_at_eviction(self, client: Redis) -> None:
         """Warn of a Redis that throws keys away when it is full: once, and again when that was changed. Asked by INFO, since
         managed ones refuse CONFIG; one that refuses INFO as well is left in peace."""
-        try:
-            async with asyncio.timeout(_SHORT_PATIENCE):
-                policy = (await client.info("memory")).get("maxmemory_policy", "")
-        except (RedisError, OSError, TimeoutError) as error:
-            log.debug("redis.policy_unknown", error=str(error))
-            return
+        policy = await _eviction_policy(client)
         if policy not in (self._policy, "", "noeviction"):
             log.warning(
                 "redis.evicts",
                 maxmemory_policy=policy,
                 hint="set it to noeviction: a full Redis throws rings away, and tasks start a sweep late",
             )
-        self._policy = policy
+        self._policy = policy or self._policy
+
+    async def eviction_policy(self) -> str:
+        return await _eviction_policy(self._redis)
 
     async def _heard(self, pubsub: PubSub) -> AsyncIterator[Notice]:
         while True:
@@ -290,3 +296,12 @@ class _telling:  # noqa: N801 -- reads as a statement
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         if isinstance(error, RedisError | OSError | TimeoutError):
             raise QueueUnavailable(f"Redis: {type(error).__name__}: {error}") from error
+
+
+async def _eviction_policy(client: Redis) -> str:
+    try:
+        async with asyncio.timeout(_SHORT_PATIENCE):
+            return str((await client.info("memory")).get("maxmemory_policy", ""))
+    except (RedisError, OSError, TimeoutError) as error:
+        log.debug("redis.policy_unknown", error=str(error))
+        return ""

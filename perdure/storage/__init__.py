@@ -31,6 +31,7 @@ from typing import Any, Protocol
 from uuid import UUID
 
 from perdure.storage.keys import Keys
+from perdure.storage.operators import Operators, WorkerBeat
 from perdure.storage.webhooks import WebhookConfig as WebhookConfig
 from perdure.storage.webhooks import WebhookConfigPage as WebhookConfigPage
 from perdure.storage.webhooks import Webhooks as Webhooks
@@ -240,17 +241,6 @@ class Feedback:
     created_at: datetime
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerBeat:
-    """A sign of life. `worker_id` is random for each start of a process."""
-
-    worker_id: str
-    slots: int
-    running: int
-    version: str
-    draining: bool = False
-
-
 class Keeper(Protocol):
     """Renews leases from its own thread over its own connection, so that a handler that blocks the event loop keeps its task."""
 
@@ -270,7 +260,7 @@ class Keeper(Protocol):
         """End the thread."""
 
 
-class Storage(Keys, Webhooks, Protocol):
+class Storage(Keys, Operators, Webhooks, Protocol):
     """See the module's text for the rules that hold everywhere."""
 
     async def open(self) -> None:
@@ -488,8 +478,8 @@ class Storage(Keys, Webhooks, Protocol):
 
     # ------------------------------------------------------------------ workers' signs of life
 
-    async def beat(self, beat: WorkerBeat) -> None:
-        """Record that a worker lives."""
+    async def beat(self, beat: WorkerBeat) -> bool:
+        """Record that a worker lives; whether an operator asked it to drain."""
 
     async def forget_worker(self, worker_id: str) -> None:
         """The worker ended in order."""

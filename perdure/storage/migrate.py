@@ -9,6 +9,7 @@ import asyncio
 import io
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -24,7 +25,7 @@ from sqlalchemy.pool import NullPool
 
 from perdure.errors import ConfigError, SchemaOutdated, StorageUnavailable
 from perdure.storage.dsn import normalised, redacted
-from perdure.storage.postgres.database import passing, undressed
+from perdure.storage.postgres.database import passing
 from perdure.storage.schema import VERSION_TABLE
 
 LOCK = 7_236_587_441_907_523
@@ -97,14 +98,20 @@ def revision_of(connection: sa.Connection) -> str | None:
     return context.get_current_revision()
 
 
+@cache
+def _revisions() -> tuple[str | None, frozenset[str]]:
+    """The code's head and all it knows. Read once: every worker asks every two seconds."""
+    script = ScriptDirectory.from_config(configuration())
+    return script.get_current_head(), frozenset(each.revision for each in script.walk_revisions())
+
+
 def require_current(found: str | None) -> None:
     """`SchemaOutdated` unless the database is at the code's head or at a later revision that the code does not know."""
-    script = ScriptDirectory.from_config(configuration())
-    known = {revision.revision for revision in script.walk_revisions()}
-    if found is None or (found in known and found != script.get_current_head()):
+    head, known = _revisions()
+    if found is None or (found in known and found != head):
         raise SchemaOutdated(
             f"the database's schema is {f'at revision {found}' if found else 'empty'}, this version of Perdure needs "
-            f"{script.get_current_head()}: run `perdure migrate upgrade`"
+            f"{head}: run `perdure migrate upgrade`"
         )
 
 
@@ -174,6 +181,13 @@ def _telling(dsn: str) -> Iterator[None]:
             "the database role may not create tables: since PostgreSQL 15 GRANT ALL ON DATABASE gives no such right; "
             "run `ALTER DATABASE <name> OWNER TO <role>` as a superuser"
         ) from None
+
+
+def undressed(error: sa.exc.DBAPIError) -> BaseException:
+    """What asyncpg raised. SQLAlchemy 2.1 dresses up what the server says to a new connection, as in `the database system is
+    shutting down`; what is said to a standing one passes it by."""
+    said = error.orig and error.orig.__cause__
+    return said or error
 
 
 async def _lock(connection: Any, timeout: float) -> None:

@@ -149,6 +149,15 @@ async def test_many_rings_are_one_round_trip(arq_queue: ArqQueue, redis: Any) ->
     assert (await redis.info("commandstats"))["cmdstat_evalsha"]["calls"] == before + 1
 
 
+async def test_rings_of_the_same_moment_share_a_round_trip(arq_queue: ArqQueue, redis: Any) -> None:
+    await arq_queue.ring([Ring(new_task_id(), 1)])  # loads the script
+    before = (await redis.info("commandstats"))["cmdstat_evalsha"]["calls"]
+    rings = [Ring(new_task_id(), 1) for _ in range(100)]
+    await asyncio.gather(*(arq_queue.ring([ring]) for ring in rings))
+    assert (await redis.info("commandstats"))["cmdstat_evalsha"]["calls"] == before + 1
+    assert await arq_queue.missing(rings) == []
+
+
 async def test_two_names_do_not_hear_each_other(arq_queue: ArqQueue, redis_url: str) -> None:
     other = ArqQueue(redis_url, "other")
     async with arq_queue.listen() as heard:

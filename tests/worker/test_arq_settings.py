@@ -6,6 +6,7 @@ import asyncio
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -253,6 +254,27 @@ async def test_a_killed_workers_task_runs_elsewhere_within_seconds(fleet: Fleet,
     go_on.touch()
     task = await fleet.reaches(task_id, TaskState.COMPLETED)
     assert (task.artifacts[0].text, task.crashes) == (str(other.pid), 1)
+
+
+async def test_both_kinds_of_worker_share_a_backlog(fleet: Fleet, tmp_path: Path) -> None:
+    """Each of its slots' worth, every task once, and Redis is left empty."""
+    processes = [
+        fleet.start(command, WORKER__SLOTS="3", WORKER__SWEEP_INTERVAL="5") for command in ("arq", "perdure")
+    ]
+    tasks = [await fleet.submit(str(tmp_path / "go")) for _ in range(6)]
+    for task_id in tasks:
+        await fleet.under_way(task_id)
+    tasks += [await fleet.submit(str(tmp_path / "go")) for _ in range(60)]
+    (tmp_path / "go").touch()
+    done = [await fleet.reaches(task_id, TaskState.COMPLETED) for task_id in tasks]
+    by = Counter(task.artifacts[0].text.removeprefix("waiting") for task in done)
+    assert set(by) == {str(process.pid) for process in processes}
+    assert [task.attempt for task in done] == [1] * len(done)
+    for process in processes:
+        code, said = await asyncio.to_thread(stop, process)
+        assert (code, "Traceback" in said) == (0, False), said
+        assert " expired" not in said  # what arq says of a job whose payload was taken away
+    assert await fleet.redis.keys("*") == []
 
 
 async def test_a_cancel_reaches_the_handler_in_another_process(fleet: Fleet, tmp_path: Path) -> None:

@@ -64,6 +64,33 @@ async def test_what_waited_before_the_start_is_found(shop: Shop) -> None:
         await shop.reaches(task_id, TaskState.COMPLETED)
 
 
+async def test_a_backlog_is_claimed_by_several_at_once_and_never_more_than_there_are_slots(
+    shop: Shop,
+) -> None:
+    claiming = most = 0
+    two = asyncio.Barrier(2)
+
+    async def together(real: Any, *args: Any, **kwargs: Any) -> Any:
+        nonlocal claiming, most
+        claiming += 1
+        most = max(most, claiming + handler.running)
+        if claiming + handler.running > 1:
+            await two.wait()
+        claimed = await real(*args, **kwargs)
+        claiming -= 1
+        return claimed
+
+    handler = Waiting()
+    tasks = [await shop.submit() for _ in range(20)]
+    shop.storage, storage = meddled(shop.storage, claim_task=together), shop.storage
+    async with at(shop, handler, slots=3):
+        await handler.reach(3)
+        shop.storage = storage
+        for task_id in tasks[:3]:
+            assert (await shop.load(task_id)).state is TaskState.WORKING
+    assert most == 3
+
+
 async def test_rings_and_jobs_share_the_slots(shop: Shop) -> None:
     handler = Waiting()
     async with at(shop, handler) as slots:

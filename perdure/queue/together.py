@@ -1,0 +1,53 @@
+"""Together: what is asked for at the same time goes out in one round trip."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class Together(Generic[T]):
+    """Collects while one round trip is under way; nothing waits for a timer. Whoever adds hears how his own round trip ended, and
+    is not cancelled together with another one."""
+
+    def __init__(self, send: Callable[[Sequence[T]], Awaitable[None]]) -> None:
+        self._send = send
+        self._waiting: list[T] = []
+        self._told: asyncio.Future[None] | None = None
+        self._sending: asyncio.Task[None] | None = None
+
+    async def add(self, items: Sequence[T]) -> None:
+        """Return once these were sent; raises what `send` raises."""
+        if not items:
+            return
+        self._waiting += items
+        if self._told is None:
+            self._told = asyncio.get_running_loop().create_future()
+        told = self._told
+        if self._sending is None or self._sending.done():
+            self._sending = asyncio.create_task(self._send_all())
+        await asyncio.shield(told)
+
+    async def end(self, *, timeout: float) -> None:
+        """Wait for what is under way, for so many seconds at most."""
+        if self._sending is not None:
+            await asyncio.wait([self._sending], timeout=timeout)
+
+    async def _send_all(self) -> None:
+        await asyncio.sleep(0)  # whoever else is about to add does so in this very moment
+        while self._waiting and self._told:
+            items, told = self._waiting, self._told
+            self._waiting, self._told = [], None
+            try:
+                await self._send(items)
+            except Exception as error:
+                told.set_exception(error)
+                told.exception()  # whoever waited for it may be gone
+            except BaseException:
+                told.cancel()
+                raise
+            else:
+                told.set_result(None)
