@@ -77,6 +77,11 @@ class WorkerSettings(_Group):
         2.0, gt=0, description="How often forgotten and lapsed tasks are looked for"
     )
     beat_interval: float = Field(5.0, gt=0, description="How often a worker gives a sign of life")
+    fold_after: float = Field(
+        3600.0,
+        ge=0,
+        description="How long after its end the pieces of a task's streamed artifacts are put together",
+    )
     health_port: int | None = Field(
         None,
         ge=0,
@@ -136,6 +141,7 @@ class TurnSettings(_Group):
 class ServerSettings(_Group):
     """`SERVER__...`: the front door."""
 
+    workers: int = Field(1, ge=1, le=256, description="Processes that serve HTTP on the one port")
     max_body_bytes: int = Field(4 * 1024 * 1024, ge=1024, description="Larger requests get 413")
     max_depth: int = Field(64, ge=8, le=100, description="How deep JSON may nest")
     max_parts: int = Field(100, ge=1, description="Parts of one message")

@@ -100,18 +100,25 @@ def serve(
         str | None, typer.Option(help="The address to listen on (HOST).", show_default=False)
     ] = None,
     port: PortOption = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes on the one port (SERVER__WORKERS).", show_default=False)
+    ] = None,
     insecure: InsecureOption = False,
     ready_fd: Annotated[int | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Serve an agent over HTTP.
 
     With QUEUE_TYPE=inline, the default, the agent runs in this process too; with QUEUE_TYPE=arq in `perdure worker` processes.
+    Several processes (`--workers`) need STORAGE_TYPE=postgres; one that dies is started again.
     """
     with _one_line_errors():
         from perdure import launch
         from perdure.settings import load_settings
 
-        settings = load_settings(agent=agent, host=host, port=port, auth=_auth(insecure=insecure))
+        server = None if workers is None else {"workers": workers}
+        settings = load_settings(
+            agent=agent, host=host, port=port, auth=_auth(insecure=insecure), server=server
+        )
         launch.serve(settings=settings, ready=None if ready_fd is None else _tell(ready_fd))
 
 

@@ -124,6 +124,8 @@ tasks = sa.Table(
     sa.Column("parallel", sa.Boolean, nullable=False, server_default=sa.text("false")),
     # What it counts against while it runs: rows of concurrency_limits.
     sa.Column("limit_keys", ARRAY(sa.Text), nullable=False, server_default=sa.text("'{}'::text[]")),
+    # Pieces of an artifact were written one by one, and have not been folded.
+    sa.Column("streamed", sa.Boolean, nullable=False, server_default=sa.text("false")),
     sa.PrimaryKeyConstraint("task_id"),
     sa.ForeignKeyConstraint(
         ["owner", "context_id"], ["contexts.owner", "contexts.context_id"], ondelete="CASCADE"
@@ -168,6 +170,7 @@ tasks = sa.Table(
         postgresql_where=sa.text("state IN ('input-required', 'auth-required')"),
     ),
     sa.Index("ix_tasks_leased", "lease_token", postgresql_where=sa.text("lease_token IS NOT NULL")),
+    sa.Index("ix_tasks_streamed", "status_timestamp", postgresql_where=sa.text("streamed")),
     sa.Index("ix_tasks_metadata", "metadata", postgresql_using="gin"),
 )
 

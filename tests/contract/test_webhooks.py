@@ -399,6 +399,27 @@ async def test_an_artifact_is_told_with_all_its_pieces(storage: Storage) -> None
     assert [event.seq for event in whole[1]] == list(range(1, written.seq + 1))
 
 
+async def test_an_artifact_that_was_folded_meanwhile_is_told_whole(storage: Storage) -> None:
+    task_id = await hooked(storage)
+    turn = await claim(storage)
+    pieces = [
+        chunk("a", append=False),
+        chunk("b", last=True),
+        chunk("c", append=False),
+        chunk("d", last=True),
+    ]
+    written = await storage.update_task(turn.claim, 1, new_artifacts=pieces)
+    await settle(storage, turn, write_no=2)
+    assert await storage.fold_tasks(ended_for=0) == 1
+    assert len(await log(storage, turn)) == 4
+    for seq in (written.seq - 2, written.seq):
+        found = await storage.delivery_events(task_id, seq, whole=False)
+        assert found is not None
+        (event,) = found[1]
+        assert isinstance(event.body, ArtifactChunk)
+        assert event.body.artifact.text == "cd"
+
+
 async def test_lost_turns_are_left_out_but_for_their_own_events(storage: Storage) -> None:
     task_id = await hooked(storage)
     turn = await claim(storage)

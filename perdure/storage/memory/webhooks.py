@@ -93,8 +93,10 @@ class Webhooks(Locked):
             row = self._ledger.tasks.get(task_id)
             if row is None or seq > row.last_seq:
                 return None
-            own = next(row.events(seq - 1, 1))
-            events = (event for event in row.events(0, seq) if whole or _same(event, own))
+            own = next(row.events(seq - 1, 1))  # or what it was folded into
+            events = (
+                event for event in row.events() if event.seq <= own.seq and (whole or _same(event, own))
+            )
             return row.bare_task(), [
                 event
                 for event in events

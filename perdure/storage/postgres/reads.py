@@ -10,11 +10,12 @@ from uuid import UUID
 
 from perdure.errors import TaskNotFound
 from perdure.storage import TOTAL_CAP, Cursor, TaskPage, TaskQuery
+from perdure.storage.folding import is_inside, whole
 from perdure.storage.postgres.base import Statements
 from perdure.storage.postgres.lanes import Lane
 from perdure.storage.postgres.records import Row, event_of, task_of
 from perdure.storage.postgres.statements import TASK, log_of, said_in
-from perdure.tasks import Event, Notice, Task, TaskState
+from perdure.tasks import ArtifactChunk, Event, Notice, Task, TaskState
 
 # $1 task_ids, $2 owners, $3 history lengths or null
 LOAD = f"""
@@ -32,6 +33,12 @@ SELECT asked.place, e.*
        SELECT e.task_id, e.seq, e.first_seq, e.kind, e.attempt, e.payload, e.created_at FROM task_events e
         WHERE e.task_id = asked.task_id AND e.seq > asked.seq ORDER BY e.seq LIMIT asked.most) e
  ORDER BY asked.place, e.seq
+"""
+
+# What an artifact was made of so far. $1 task_id, $2 artifact_id, $3 seq
+ARTIFACT_UNTIL = """
+SELECT e.task_id, e.seq, e.first_seq, e.kind, e.attempt, e.payload, e.created_at FROM task_events e
+ WHERE e.task_id = $1 AND e.kind = 'artifact' AND e.payload #>> '{artifact,artifactId}' = $2 AND e.seq <= $3 ORDER BY e.seq
 """
 
 # $1 task_ids
@@ -98,7 +105,15 @@ class Reads(Statements):
         return [found.get(place) for place in range(1, len(wanted) + 1)]
 
     async def events_since(self, owner: str, task_id: UUID, after: int, limit: int = 1000) -> Sequence[Event]:
-        return await self._events.ask(WantedEvents(task_id, owner, after, limit))
+        events = await self._events.ask(WantedEvents(task_id, owner, after, limit))
+        if events and is_inside(events[0], after):
+            return [await self._whole(events[0]), *events[1:]]
+        return events
+
+    async def _whole(self, event: Event) -> Event:
+        assert isinstance(event.body, ArtifactChunk)  # noqa: S101 - nothing else is folded
+        rows = await self._rows(ARTIFACT_UNTIL, event.task_id, event.body.artifact.artifact_id, event.seq)
+        return whole(event, map(event_of, rows)) if rows else event  # none: cleared meanwhile
 
     async def _load_events(self, wanted: Sequence[WantedEvents]) -> Sequence[Sequence[Event]]:
         rows = await self._rows(EVENTS_SINCE, *columns(wanted))

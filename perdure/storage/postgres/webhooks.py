@@ -140,14 +140,14 @@ ON CONFLICT (endpoint) DO UPDATE
 """
 CLOSE = "DELETE FROM webhook_endpoints WHERE endpoint = $1"
 
-# $1 task_id, $2 seq, $3 whole
+# $1 task_id, $2 seq, $3 whole. An event that was folded is inside of the next one that is there.
 EVENTS = """
 SELECT e.task_id, e.seq, e.first_seq, e.kind, e.attempt, e.payload, e.created_at
-  FROM task_events own JOIN tasks t ON t.task_id = own.task_id JOIN task_events e ON e.task_id = own.task_id
- WHERE own.task_id = $1 AND own.seq = $2 AND e.seq <= $2
-   AND (e.attempt = own.attempt OR e.attempt <> ALL (t.lost_attempts))
-   AND (e.seq = $2 OR $3 OR (own.kind = 'artifact' AND e.kind = 'artifact'
-                             AND e.payload #>> '{artifact,artifactId}' = own.payload #>> '{artifact,artifactId}'))
+  FROM (SELECT * FROM task_events WHERE task_id = $1 AND seq >= $2 ORDER BY seq LIMIT 1) own
+  JOIN tasks t ON t.task_id = own.task_id JOIN task_events e ON e.task_id = own.task_id
+ WHERE e.seq <= own.seq AND (e.attempt = own.attempt OR e.attempt <> ALL (t.lost_attempts))
+   AND (e.seq = own.seq OR $3 OR (own.kind = 'artifact' AND e.kind = 'artifact'
+                                  AND e.payload #>> '{artifact,artifactId}' = own.payload #>> '{artifact,artifactId}'))
  ORDER BY e.seq
 """
 
