@@ -118,6 +118,7 @@ def serve(
     with ending_for_sure(), one_line_errors():
         settings = settings or load_settings()
         logs.set_up(settings.log)
+        require_authentication(settings)  # `asgi` does too: here before there are several processes to say it
         _import_parts(settings)
         if settings.server.workers > 1:
             _serve_in_several(agent, settings, ready)

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import perdure
-from perdure.cli import day2
+from perdure.cli import day2, fleet
 from perdure.cli import send as talking
 from perdure.cli.keys import EXIT_CODES, keys
+from perdure.cli.tasks import tasks
 from perdure.cli.webhooks import webhooks
 
 if TYPE_CHECKING:
@@ -37,20 +38,14 @@ migrate = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
 )
-tasks = typer.Typer(
-    name="tasks",
-    help="Look at tasks.",
-    epilog=EXIT_CODES,
-    no_args_is_help=True,
-    rich_markup_mode=None,
-)
 app.add_typer(migrate)
 app.add_typer(keys)
 app.add_typer(tasks)
 app.add_typer(webhooks)
 app.command(epilog=talking.EXIT_CODES)(talking.send)
-tasks.command(epilog=talking.EXIT_CODES)(talking.tail)
-for command in (day2.doctor, day2.backup, day2.restore):
+app.add_typer(fleet.workers)
+app.add_typer(fleet.contexts)
+for command in (fleet.top, day2.doctor, day2.backup, day2.restore):
     app.command(epilog=EXIT_CODES)(command)
 
 AgentArgument = Annotated[
