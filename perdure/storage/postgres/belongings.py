@@ -13,15 +13,19 @@ from perdure.storage import Feedback
 from perdure.storage.postgres.base import Statements
 from perdure.storage.postgres.records import dumps, feedback_of
 
+# The owner is in every statement, also after `_own`: what is somebody else's is not found by any of them.
+
 # $1 feedback_id, $2 task_id, $3 owner, $4 text, $5 rating or null, $6 metadata
 STORE_FEEDBACK = """
 INSERT INTO task_feedback (feedback_id, task_id, feedback, rating, metadata)
 SELECT $1, t.task_id, $4, $5, $6 FROM tasks t WHERE t.task_id = $2 AND t.owner = $3
 RETURNING feedback_id, task_id, feedback, rating, metadata, created_at
 """
+# $1 task_id, $2 owner
 LOAD_FEEDBACK = """
 SELECT f.feedback_id, f.task_id, f.feedback, f.rating, f.metadata, f.created_at
-  FROM task_feedback f WHERE f.task_id = $1 ORDER BY f.created_at, f.feedback_id
+  FROM task_feedback f JOIN tasks t ON t.task_id = f.task_id
+ WHERE f.task_id = $1 AND t.owner = $2 ORDER BY f.created_at, f.feedback_id
 """
 
 
@@ -41,7 +45,14 @@ class Belongings(Statements):
         if rating is not None and not 1 <= rating <= 5:
             raise InvalidParams("rating", "must be a whole number from 1 to 5")
         row = await self._row(
-            STORE_FEEDBACK, new_token(), task_id, owner, text, rating, dumps(dict(metadata or {}))
+            STORE_FEEDBACK,
+            new_token(),
+            task_id,
+            owner,
+            text,
+            rating,
+            dumps(dict(metadata or {})),
+            owner=owner,
         )
         if row is None:
             raise TaskNotFound(task_id)
@@ -49,4 +60,4 @@ class Belongings(Statements):
 
     async def load_feedback(self, owner: str, task_id: UUID) -> Sequence[Feedback]:
         await self._own(owner, task_id)
-        return [feedback_of(row) for row in await self._rows(LOAD_FEEDBACK, task_id)]
+        return [feedback_of(row) for row in await self._rows(LOAD_FEEDBACK, task_id, owner, owner=owner)]

@@ -50,10 +50,16 @@ ON CONFLICT (task_id, config_id) DO UPDATE
        disabled = NULL, failing_since = NULL, due_at = clock_timestamp()
 RETURNING c.config_id
 """
-_CONFIG = f"SELECT {_COLUMNS} FROM webhook_configs WHERE task_id = $1"
-LOAD = f"{_CONFIG} AND config_id = $2"
-LIST = f"{_CONFIG} AND config_id > $2 ORDER BY config_id LIMIT $3"
-DELETE = "DELETE FROM webhook_configs WHERE task_id = $1 AND config_id = $2"
+# $1 task_id, $2 owner, $3 config_id; or $3 the last one of the page before, or '', $4 rows
+_CONFIG = f"""
+SELECT w.{_COLUMNS.replace(", ", ", w.")}
+  FROM webhook_configs w JOIN tasks t ON t.task_id = w.task_id WHERE w.task_id = $1 AND t.owner = $2"""
+LOAD = f"{_CONFIG} AND w.config_id = $3"
+LIST = f"{_CONFIG} AND w.config_id > $3 ORDER BY w.config_id LIMIT $4"
+DELETE = """
+DELETE FROM webhook_configs w USING tasks t
+ WHERE w.task_id = $1 AND w.config_id = $3 AND t.task_id = w.task_id AND t.owner = $2
+"""
 
 # $1 token, $2 lease in seconds, $3 limit, $4 most of one endpoint, $5 failures that open a breaker. Endpoints are found one
 # by one in the index, so that the longest line costs no more than the shortest.
@@ -109,8 +115,8 @@ SELECT true FROM webhook_configs WHERE task_id = $1 AND config_id = $2 AND lease
 """
 # $1 delivery_id, $2 attempt, $3 started_at, $4 seconds, $5 status, $6 error, $7 answer
 RECORD = """
-INSERT INTO webhook_attempts (delivery_id, attempt, started_at, seconds, status, error, answer)
-SELECT d.delivery_id, $2, $3, $4, $5, $6, $7 FROM webhook_deliveries d WHERE d.delivery_id = $1
+INSERT INTO webhook_attempts (delivery_id, attempt, started_at, seconds, status, error, answer, owner)
+SELECT d.delivery_id, $2, $3, $4, $5, $6, $7, d.owner FROM webhook_deliveries d WHERE d.delivery_id = $1
 ON CONFLICT DO NOTHING
 """
 # $1 delivery_id, $2 state
@@ -271,14 +277,14 @@ class Webhooks(Statements):
     # ------------------------------------------------------------------ configs
 
     async def save_webhook_config(self, owner: str, config: WebhookConfig) -> WebhookConfig:
-        row = await self._row(SAVE, config.task_id, owner, *_sealed(owner, config, self._vault))
+        row = await self._row(SAVE, config.task_id, owner, *_sealed(owner, config, self._vault), owner=owner)
         if row is None:
             raise TaskNotFound(config.task_id)
         return config
 
     async def load_webhook_config(self, owner: str, task_id: UUID, config_id: str) -> WebhookConfig:
         await self._own(owner, task_id)
-        row = await self._row(LOAD, task_id, config_id) if config_id else None
+        row = await self._row(LOAD, task_id, owner, config_id, owner=owner) if config_id else None
         if row is None:
             raise WebhookConfigNotFound(config_id)
         return self._config(row)
@@ -287,14 +293,14 @@ class Webhooks(Statements):
         self, owner: str, task_id: UUID, *, page_size: int = 50, after: str | None = None
     ) -> WebhookConfigPage:
         await self._own(owner, task_id)
-        rows = await self._rows(LIST, task_id, after or "", page_size + 1)
+        rows = await self._rows(LIST, task_id, owner, after or "", page_size + 1, owner=owner)
         configs = [self._config(row) for row in rows[:page_size]]
         return WebhookConfigPage(configs, configs[-1].config_id if len(rows) > page_size else None)
 
     async def delete_webhook_config(self, owner: str, task_id: UUID, config_id: str) -> None:
         await self._own(owner, task_id)
         if config_id:
-            await self._rows(DELETE, task_id, config_id)
+            await self._rows(DELETE, task_id, owner, config_id, owner=owner)
 
     def _config(self, row: Row) -> WebhookConfig:
         opened = self._vault.open if self._vault else str
@@ -343,7 +349,7 @@ class Webhooks(Statements):
             rows = await connection.fetch(EVENTS, task_id, seq, whole)
             return task_of(bare), [event_of(row) for row in rows]
 
-        return await self._database.run(read)
+        return await self._workers_database.run(read)
 
     async def settle_delivery(
         self,
@@ -374,7 +380,7 @@ class Webhooks(Statements):
                 await _judge(connection, claimed.config.endpoint, breaker, blame)
                 return True
 
-        return await self._database.run(settle)
+        return await self._workers_database.run(settle)
 
     async def release_deliveries(self, claimed: Collection[ClaimedDelivery]) -> None:
         for one in claimed:
@@ -388,7 +394,7 @@ class Webhooks(Statements):
                         await connection.execute(UNSEND, unsent)
                     await connection.execute(LET_GO, task_id, config_id, None, 0.0, None)
 
-        await self._database.run(let_go)
+        await self._workers_database.run(let_go)
 
     # ------------------------------------------------------------------ looking, and sending again
 
@@ -396,7 +402,7 @@ class Webhooks(Statements):
         self, query: DeliveryQuery, *, page_size: int = 50, after: DeliveryCursor | None = None
     ) -> DeliveryPage:
         cursor = (after.time, after.delivery_id) if after else (None, None)
-        rows = await self._rows(DELIVERIES, *_wanted(query), page_size + 1, *cursor)
+        rows = await self._rows(DELIVERIES, *_wanted(query), page_size + 1, *cursor, owner=query.owner)
         found = [_delivery(row) for row in rows[:page_size]]
         more = len(rows) > page_size
         return DeliveryPage(
@@ -404,14 +410,14 @@ class Webhooks(Statements):
         )
 
     async def delivery_attempts(self, owner: str | None, delivery_id: UUID) -> Sequence[DeliveryAttempt]:
-        return [_attempt(row) for row in await self._rows(ATTEMPTS, owner, delivery_id)]
+        return [_attempt(row) for row in await self._rows(ATTEMPTS, owner, delivery_id, owner=owner)]
 
     async def replay_deliveries(self, query: DeliveryQuery, *, limit: int = 1000) -> int:
-        row = await self._row(REPLAY, *_wanted(query), limit)
+        row = await self._row(REPLAY, *_wanted(query), limit, owner=query.owner)
         return row["count"] if row else 0
 
     async def enable_webhook(self, owner: str | None, task_id: UUID, config_id: str) -> bool:
-        return await self._row(ENABLE, owner, task_id, config_id) is not None
+        return await self._row(ENABLE, owner, task_id, config_id, owner=owner) is not None
 
     async def list_endpoints(self, *, limit: int = 1000) -> Sequence[Endpoint]:
         return [Endpoint(**dict(row)) for row in await self._rows(ENDPOINTS, limit)]
@@ -432,7 +438,7 @@ class Webhooks(Statements):
                     await connection.execute(RESEAL, row["task_id"], row["config_id"], *secrets)
             return rows
 
-        while rows := await self._database.run(some):
+        while rows := await self._workers_database.run(some):
             place, done = (rows[-1]["task_id"], rows[-1]["config_id"]), done + len(rows)
         return done
 

@@ -6,8 +6,8 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects.postgresql import UUID
 
-revision = "0007"
-down_revision = "0006"
+revision = "0008"
+down_revision = "0007"
 branch_labels = None
 depends_on = None
 
@@ -42,6 +42,7 @@ _TRIGGER = """
 CREATE TRIGGER perdure_tell_webhooks AFTER INSERT ON task_events REFERENCING NEW TABLE AS added
    FOR EACH STATEMENT EXECUTE FUNCTION perdure_tell_webhooks()
 """
+_OWNER = "(SELECT NULLIF(current_setting('perdure.owner', true), ''))"
 # Those of before, so that they share breakers and limits as new ones do.
 _ENDPOINTS = """
 UPDATE webhook_configs c SET endpoint = coalesce(lower(substring(c.url FROM '^[A-Za-z]+://[^/?#]+')), '') || ' ' || t.owner
@@ -100,6 +101,7 @@ def upgrade() -> None:
         sa.Column("status", sa.Integer()),
         _text("error"),
         _text("answer"),
+        sa.Column("owner", sa.Text(), nullable=False),
         sa.PrimaryKeyConstraint("delivery_id", "attempt", name=op.f("pk_webhook_attempts")),
         sa.ForeignKeyConstraint(
             ["delivery_id"],
@@ -115,6 +117,8 @@ def upgrade() -> None:
         sa.Column("open_until", _TIME),
         sa.PrimaryKeyConstraint("endpoint", name=op.f("pk_webhook_endpoints")),
     )
+    for table in ("webhook_deliveries", "webhook_attempts"):
+        op.execute(f"CREATE POLICY perdure_owner ON {table} USING (owner = {_OWNER})")
     op.execute(_FUNCTION)
     op.execute(_TRIGGER)
 
