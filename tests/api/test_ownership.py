@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, fields
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -19,10 +20,10 @@ import pytest
 from api.jsonrpc import METHODS
 from api.rest import BINDINGS
 from api.wire.writing import write_token
-from perdure.ids import new_task_id
+from perdure.ids import new_task_id, new_token
 from perdure.settings import AuthSettings
 from perdure.storage import Cursor, TaskQuery
-from perdure.storage.webhooks import DeliveryQuery
+from perdure.storage.webhooks import Breaker, Delivered, DeliveryAttempt
 from tests.api.front import Front, Json, Live, answer, question
 from tests.api.test_authentication import key_for
 
@@ -312,8 +313,13 @@ async def ada_works(front: Front, ada: Asker) -> Ids:
         await ada.rpc("tasks/feedback", Probe({"taskId": task, "feedback": "a secret", "rating": 5}))
     await ada.rpc("SendMessage", Probe(sent("v1"), {"Idempotency-Key": "hers-too"}))
     page = await front.storage.list_tasks(TaskQuery(owner="ada", page_size=1))
-    told = await front.storage.list_deliveries(DeliveryQuery(owner="ada", task_id=UUID(done)))
-    delivery = str(told.deliveries[0].delivery_id)
+    breaker = Breaker()
+    [told] = await front.storage.claim_deliveries(
+        new_token(), lease=60, limit=1, per_endpoint=1, breaker=breaker
+    )
+    attempt = DeliveryAttempt(attempt=1, started_at=datetime.now(UTC), seconds=0.1, answer="a secret")
+    await front.storage.settle_delivery(told, attempt, Delivered(), breaker=breaker, blame=False)
+    delivery = str(told.delivery_id)
     return Ids(done, asking, waiting, "talk", "hers", "hers-too", write_token(page.next), delivery)
 
 

@@ -169,6 +169,17 @@ async def test_a_refused_message_leaves_no_config(storage: Storage) -> None:
     assert list((await storage.list_webhook_configs(ME, task_id)).configs) == []
 
 
+async def test_a_task_that_is_submitted_again_has_its_webhooks_once(storage: Storage) -> None:
+    task_id = new_task_id()
+    new = NewTask(
+        task_id=task_id, owner=ME, context_id="talk", message=says("hello"), webhooks=[hook(task_id)]
+    )
+    for _ in range(2):
+        assert (await storage.submit_task(new)).task.task_id == task_id
+    await settle(storage, await claim(storage))
+    assert len(await told(storage)) == 2
+
+
 async def test_several_configs_are_told_each(storage: Storage) -> None:
     task_id = await hooked(storage, "a", "b", GLOBAL)
     await settle(storage, await claim(storage))

@@ -11,6 +11,8 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+import asyncpg
+
 from perdure.errors import PushNotificationNotSupported, TaskNotFound, WebhookConfigNotFound
 from perdure.storage.postgres.base import Statements
 from perdure.storage.postgres.database import T, Work
@@ -246,12 +248,19 @@ def with_webhooks(
         return work
 
     async def both(connection: Any, again: bool) -> T:
-        async with connection.transaction():
-            found = await work(connection, again)
-            if not isinstance(found, UUID):
-                for config in webhooks:
-                    await connection.execute(SAVE, config.task_id, owner, *_sealed(owner, config, vault))
-            return found
+        found: T | None = None
+        try:
+            async with connection.transaction():
+                found = await work(connection, again)
+                if not isinstance(found, UUID):
+                    for config in webhooks:
+                        await connection.execute(SAVE, config.task_id, owner, *_sealed(owner, config, vault))
+        except asyncpg.InFailedSQLTransactionError:
+            if (
+                found is None
+            ):  # else the task is there already, which it found out by an error of the transaction
+                raise
+        return found
 
     return both
 
