@@ -37,8 +37,8 @@ _told: dict[tuple[Dialect, Any, int], tuple[StatusChange | ArtifactChunk, orjson
 
 @contextmanager
 def ending_in_order() -> Iterator[None]:
-    """While inside, `server_stops` does not return: our own server says itself when those who wait are dismissed, later than at its
-    first thought of stopping (docs/decisions/011)."""
+    """While inside, `server_stops` does not return: our own server says itself when those who wait are dismissed, which is not at
+    its first thought of stopping (docs/decisions/011)."""
     AppStatus.disable_automatic_graceful_drain()  # type: ignore[no-untyped-call]
     try:
         yield

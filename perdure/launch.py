@@ -62,6 +62,7 @@ def asgi(agent: Agent, settings: Settings) -> Application:
     without saying who they are: HOST is believed to be what the other server listens on.
     """
     require_authentication(settings)
+    _require_role_for_turns(settings)
     storage, queue = make_storage(settings), make_queue(settings)
     watch = Watch(storage, queue, refresh=settings.server.refresh)
 
@@ -104,6 +105,13 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def _require_role_for_turns(settings: Settings) -> None:
+    if settings.storage.row_security and settings.queue_type == "inline" and not settings.worker_database_url:
+        raise ConfigError(
+            "STORAGE__ROW_SECURITY with QUEUE_TYPE=inline needs WORKER_DATABASE_URL: turns run in this process, as another role"
+        )
+
+
 def serve(
     agent: Agent | None = None,
     settings: Settings | None = None,
@@ -120,6 +128,7 @@ def serve(
     with ending_for_sure(), one_line_errors():
         settings = settings or load_settings()
         logs.set_up(settings.log)
+        require_authentication(settings)  # `asgi` does too: here before there are several processes to say it
         _import_parts(settings)
         if settings.server.workers > 1:
             _serve_in_several(agent, settings, ready)

@@ -14,7 +14,7 @@ from perdure.storage import ClaimedTurn, Storage
 from perdure.storage.folding import FOLDED_BYTES, folded
 from perdure.storage.views import task_artifacts
 from perdure.tasks import Artifact, ArtifactChunk, DataPart, Event, TaskState, TextPart, fold_chunks
-from tests.support.stories import ME, chunk, claim, id_of, load, log, settle, started, submit, texts
+from tests.support.stories import ME, answers, chunk, claim, id_of, load, log, settle, started, submit, texts
 
 WORDS = ["one ", "two ", "three ", "four "]
 
@@ -107,7 +107,8 @@ async def test_nothing_is_folded_while_a_task_goes_on_or_is_held(storage: Storag
 
 async def test_each_task_is_looked_at_once_and_others_never(storage: Storage) -> None:
     turn = await started(storage)
-    await settle(storage, turn)
+    await storage.update_task(turn.claim, 1, status_metadata={"progress": 0.5}, new_messages=[answers("a")])
+    await settle(storage, turn, write_no=2, new_artifacts=[chunk("a", append=False), chunk("b")])
     assert await storage.fold_tasks(ended_for=0) == 0
     for _ in range(3):
         await streamed(storage)
@@ -168,6 +169,19 @@ async def test_a_long_answer_is_folded_into_pieces_of_bounded_size(storage: Stor
     assert all(len(piece.artifact.text) <= FOLDED_BYTES for piece in pieces)
     assert [piece.append for piece in pieces] == [False, *[True] * (len(pieces) - 1)]
     assert await load(storage, turn) == task
+
+
+async def test_a_piece_that_replaces_is_still_one_when_it_is_folded(storage: Storage) -> None:
+    """Also if the range begins with what was added to what is replaced."""
+    turn = await started(storage)
+    await storage.update_task(turn.claim, 1, new_artifacts=[chunk("gone ", append=False)])
+    await storage.update_task(turn.claim, 2, status_metadata={"progress": 0.5})
+    await storage.update_task(turn.claim, 3, new_artifacts=[chunk("too "), chunk("new ", append=False)])
+    await settle(storage, turn, write_no=4, new_artifacts=[chunk("end")])
+    await storage.fold_tasks(ended_for=0)
+    pieces = [event.body for event in await log(storage, turn) if isinstance(event.body, ArtifactChunk)]
+    assert [(piece.artifact.text, piece.append) for piece in pieces] == [("gone ", False), ("new end", False)]
+    assert texts((await load(storage, turn)).artifacts) == ["new end"]
 
 
 # ---------------------------------------------------------------------- any log
