@@ -27,6 +27,7 @@ _GROUPS = {
     "SERVER": "The front door",
     "WEBHOOKS": "Push notifications (times in seconds)",
     "AUTH": "Who may call",
+    "OPS": "The operators' page",
     "LOG": "What is said on stderr",
 }
 

@@ -392,6 +392,18 @@ def listed(text: str) -> list[str]:
     return [each.strip() for each in text.split(",") if each.strip()]
 
 
+class OpsSettings(_Group):
+    """`OPS__...`: the operators' page."""
+
+    enabled: bool = Field(True, description="Serve `/ops`, for callers with the scope operate")
+    port: int | None = Field(
+        None,
+        ge=1,
+        le=65535,
+        description="A port of its own for `/ops` and `/metrics`, which then are only there",
+    )
+
+
 class LogSettings(_Group):
     """`LOG__...`: what is said on stderr."""
 
@@ -453,6 +465,7 @@ class Settings(BaseSettings):
     server: ServerSettings = ServerSettings()
     webhooks: WebhookSettings = WebhookSettings()
     auth: AuthSettings = AuthSettings()
+    ops: OpsSettings = OpsSettings()
     log: LogSettings = LogSettings()
 
     _lower = field_validator("storage_type", "queue_type", mode="before")(_lower_case)
