@@ -21,8 +21,10 @@ from starlette.routing import Route
 from structlog.testing import capture_logs
 
 from api.app import PUBLIC
-from api.auth import OPERATE, Caller, identify, require
+from api.auth import OPERATE, Caller, identify, refusals, require
+from api.auth.credentials import Refused
 from api.auth.keys import KeyRing
+from api.auth.refusals import RefusalLog
 from api.jsonrpc import METHODS
 from api.rest import BINDINGS
 from api.scopes import NEEDED
@@ -515,3 +517,33 @@ async def test_pages_of_other_sites_cannot_make_an_operators_browser_act(
         said = {"Authorization": basic(await key_for(front.storage))} if auth.is_on else {}
         assert (await http.post("/ops/tasks", headers={**headers, **said})).status_code == status
         assert (await http.get("/ops/tasks", headers={**headers, **said})).status_code == 200
+
+
+# ---------------------------------------------------------------------- the log of refusals
+
+
+def stranger(address: str) -> Request:
+    return Request({"type": "http", "headers": [], "client": (address, 1)})
+
+
+def test_the_log_stays_small_whoever_tries(monkeypatch: pytest.MonkeyPatch) -> None:
+    told, refused = RefusalLog(), Refused("no credential", error="")
+    with capture_logs() as logged:
+        for number in range(refusals.MOST_KINDS + 500):
+            told.tell(stranger(f"10.0.{number // 256}.{number % 256}"), refused)
+    assert len(logged) == refusals.MOST_KINDS + 1, "one line for all that came later"
+    monkeypatch.setattr(refusals, "EVERY", 0.0)
+    with capture_logs() as logged:
+        told.tell(stranger("192.0.2.1"), refused)
+        told.tell(stranger("10.0.0.1"), refused)
+    assert [line["client"] for line in logged] == ["192.0.2.1", "10.0.0.1"]
+
+
+def test_the_next_line_says_how_many_were_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    told, refused = RefusalLog(), Refused("no credential", error="")
+    with capture_logs() as logged:
+        for _ in range(5):
+            told.tell(stranger("10.0.0.1"), refused)
+        monkeypatch.setattr(refusals, "EVERY", 0.0)
+        told.tell(stranger("10.0.0.1"), refused)
+    assert [line.get("left_out") for line in logged] == [None, 4]
