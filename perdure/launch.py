@@ -62,6 +62,7 @@ def asgi(agent: Agent, settings: Settings) -> Application:
     without saying who they are: HOST is believed to be what the other server listens on.
     """
     require_authentication(settings)
+    _require_role_for_turns(settings)
     storage, queue = make_storage(settings), make_queue(settings)
     watch = Watch(storage, queue, refresh=settings.server.refresh)
 
@@ -99,6 +100,13 @@ def is_loopback(host: str) -> bool:
         return host == "localhost" or ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return False
+
+
+def _require_role_for_turns(settings: Settings) -> None:
+    if settings.storage.row_security and settings.queue_type == "inline" and not settings.worker_database_url:
+        raise ConfigError(
+            "STORAGE__ROW_SECURITY with QUEUE_TYPE=inline needs WORKER_DATABASE_URL: turns run in this process, as another role"
+        )
 
 
 def serve(

@@ -38,6 +38,14 @@ migrate = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(migrate)
+row_security = typer.Typer(
+    name="row-security",
+    help="Postgres's own wall between owners (docs/security.md). Run as the role that owns the tables.",
+    epilog=EXIT_CODES,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+migrate.add_typer(row_security)
 app.add_typer(keys)
 app.add_typer(tasks)
 app.command(epilog=talking.EXIT_CODES)(talking.send)
@@ -277,3 +285,28 @@ def check() -> None:
     with _migrations() as (migrations, url):
         migrations.check(url)
         print("the database has the tables that this version expects")
+
+
+# ---------------------------------------------------------------------- row-level security
+
+
+@row_security.command("on", epilog=EXIT_CODES)
+def row_security_on(
+    front: Annotated[str, typer.Option(help="The role of the front doors' DATABASE_URL.")],
+    workers: Annotated[str, typer.Option(help="The role of the workers: WORKER_DATABASE_URL.")],
+) -> None:
+    """Let front doors see one owner's rows at a time. Both roles must exist. Again is harmless.
+
+    Stop the front doors first, start them with STORAGE__ROW_SECURITY=true and their own role.
+    """
+    with _migrations() as (migrations, url):
+        migrations.row_security_on(url, front=front, workers=workers)
+        print(f"row security is on: {front} sees one owner's rows at a time, {workers} all")
+
+
+@row_security.command("off", epilog=EXIT_CODES)
+def row_security_off() -> None:
+    """Let every role that may use the tables see all rows again. The roles keep what they were granted."""
+    with _migrations() as (migrations, url):
+        migrations.row_security_off(url)
+        print("row security is off")

@@ -39,7 +39,10 @@ async def opened(settings: Settings) -> AsyncIterator[Operator]:
     from perdure.operating import Operator
 
     quiet = settings.storage.model_copy(update={"run_migrations_on_startup": False, "startup_timeout": 0.0})
-    storage, queue = make_storage(settings.model_copy(update={"storage": quiet})), make_queue(settings)
+    storage, queue = (
+        make_storage(settings.model_copy(update={"storage": quiet}), worker=True),
+        make_queue(settings),
+    )
     try:
         await storage.open()
         yield Operator(storage, queue, actor=_who())

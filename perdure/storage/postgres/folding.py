@@ -53,7 +53,7 @@ class Folding(Statements):
                 await connection.execute(DONE, task_id)
                 return True
 
-        return await self._database.run(fold)
+        return await self._workers_database.run(fold)
 
 
 def _piece(row: Row) -> Piece:

@@ -333,7 +333,7 @@ class Turns(Statements):
         async def renewed(connection: Any, again: bool) -> Mapping[Claim, Held]:
             return await renew(connection, claims, lease)
 
-        return await self._database.run(renewed)
+        return await self._workers_database.run(renewed)
 
 
 async def renew(connection: Any, claims: Sequence[Claim], lease: float) -> Mapping[Claim, Held]:
