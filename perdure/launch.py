@@ -131,8 +131,8 @@ def serve(
             _serve_in_several(agent, settings, ready)
             return
         agent = agent or load_named(settings.agent)
-        with _bound(settings.host, port_of(agent, settings)) as listener:
-            _serve_until_stopped(agent, settings, listener, ready)
+        with _bound(settings.host, port_of(agent, settings)) as listener, _ops_port(settings) as own:
+            _serve_until_stopped(agent, settings, [listener, *own], ready)
 
 
 def _serve_in_several(agent: Agent | None, settings: Settings, ready: Callable[[str], None] | None) -> None:
@@ -143,7 +143,7 @@ def _serve_in_several(agent: Agent | None, settings: Settings, ready: Callable[[
     port = settings.port
     if port is None:
         port = processes.asked_of_a_child(lambda: port_of(agent or load_named(settings.agent), settings))
-    with _bound(settings.host, port) as listener:
+    with _bound(settings.host, port) as listener, _ops_port(settings) as own:
         serves = processes.split(count, listener)
 
         def listening(url: str) -> None:
@@ -151,15 +151,15 @@ def _serve_in_several(agent: Agent | None, settings: Settings, ready: Callable[[
             if ready:
                 ready(url)
 
-        _serve_until_stopped(agent or load_named(settings.agent), settings, listener, listening)
+        _serve_until_stopped(agent or load_named(settings.agent), settings, [listener, *own], listening)
 
 
 def _serve_until_stopped(
-    agent: Agent, settings: Settings, listener: socket.socket, ready: Callable[[str], None] | None
+    agent: Agent, settings: Settings, listeners: list[socket.socket], ready: Callable[[str], None] | None
 ) -> None:
     before = signal.getsignal(signal.SIGTERM)
     try:
-        stopped_by = run(_serve(agent, settings, listener, ready))
+        stopped_by = run(_serve(agent, settings, listeners, ready))
     finally:
         _on(signal.SIGTERM, before)
     if stopped_by == signal.SIGINT:
@@ -167,9 +167,9 @@ def _serve_until_stopped(
 
 
 async def _serve(
-    agent: Agent, settings: Settings, listener: socket.socket, ready: Callable[[str], None] | None
+    agent: Agent, settings: Settings, listeners: list[socket.socket], ready: Callable[[str], None] | None
 ) -> int | None:
-    """Serve until a signal comes; which one."""
+    """Serve until a signal comes; which one. The first listener is that of the front door."""
     _allow_many_files()
     app = asgi(agent, settings)
 
@@ -188,8 +188,8 @@ async def _serve(
     # is opened, listening only when all is: who connects too early is refused and not kept waiting.
     with ours("api.stream").ending_in_order():
         async with app.router.lifespan_context(app):
-            server = _server(app, settings, lambda: listening(_url(listener)))
-            await server.serve(sockets=[listener])
+            server = _server(app, settings, lambda: listening(_url(listeners[0])))
+            await server.serve(sockets=listeners)
             log.info("stopping")
             stopped_by: int | None = server.stopped_by
             return stopped_by
@@ -213,6 +213,16 @@ def port_of(agent: Agent, settings: Settings) -> int:
     if settings.port is None and url.scheme == "http" and url.host in LOOPBACK and url.port is not None:
         return url.port
     return DEFAULT_PORT if settings.port is None else settings.port
+
+
+@contextmanager
+def _ops_port(settings: Settings) -> Iterator[list[socket.socket]]:
+    """The operators' own listener, if they have one."""
+    if settings.ops.port is None:
+        yield []
+        return
+    with _bound(settings.host, settings.ops.port) as listener:
+        yield [listener]
 
 
 @contextmanager

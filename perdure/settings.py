@@ -325,6 +325,18 @@ def listed(text: str) -> list[str]:
     return [each.strip() for each in text.split(",") if each.strip()]
 
 
+class OpsSettings(_Group):
+    """`OPS__...`: the operators' page."""
+
+    enabled: bool = Field(True, description="Serve `/ops`, for callers with the scope operate")
+    port: int | None = Field(
+        None,
+        ge=1,
+        le=65535,
+        description="A port of its own for `/ops` and `/metrics`, which then are only there",
+    )
+
+
 class LogSettings(_Group):
     """`LOG__...`: what is said on stderr."""
 
@@ -376,6 +388,7 @@ class Settings(BaseSettings):
     turns: TurnSettings = TurnSettings()
     server: ServerSettings = ServerSettings()
     auth: AuthSettings = AuthSettings()
+    ops: OpsSettings = OpsSettings()
     log: LogSettings = LogSettings()
 
     _lower = field_validator("storage_type", "queue_type", mode="before")(_lower_case)
