@@ -135,7 +135,7 @@ async def _answer(door: Door, request: Request, body: bytes, reply: Reply) -> Re
     assert method.stream is not None  # noqa: S101 - a method has one or the other
     return await stream.event_stream(
         method.stream(call),
-        lambda item: reply.result(reply.dialect.update(item)),
+        lambda item: reply.result(stream.told(reply.dialect, item)),
         lambda error: reply.error(refusal(error)),
         keep_alive=door.settings.keep_alive,
         headers=call.said,

@@ -108,7 +108,7 @@ async def endpoint(
         assert streamed is not None  # noqa: S101 - a path has one or the other
         return await stream.event_stream(
             streamed(call),
-            dialect.update,
+            partial(stream.told, dialect),
             lambda error: _error(refusal(error), request),
             keep_alive=door.settings.keep_alive,
             error_event="error",  # how clients of this binding tell a frame with an error

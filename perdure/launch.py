@@ -75,6 +75,9 @@ def asgi(agent: Agent, settings: Settings) -> Application:
             if settings.queue_type == "inline":
                 embedded = ours("worker.embedded").embedded
                 await stack.enter_async_context(embedded(agent, storage, queue, watch, settings))
+            stopping = asyncio.create_task(ours("api.stream").server_stops())
+            stopping.add_done_callback(lambda _: watch.dismiss())
+            stack.callback(stopping.cancel)
             yield
 
     app: Application = ours("api.app").create_app(agent, storage, queue, watch, settings, lifespan=lifespan)
