@@ -62,7 +62,15 @@ def create_app(
     """The front door of an agent. `lifespan` opens storage, queue and watch, and closes them; `state.manager` has the
     operations."""
     agent = with_security(agent, settings.auth)
-    manager = TaskManager(storage, queue, watch, settings.server, agent.config)
+    manager = TaskManager(
+        storage,
+        queue,
+        watch,
+        settings.server,
+        agent.config,
+        egress=settings.webhooks.egress(),
+        own_webhook=settings.webhook_url is not None,
+    )
     own = extensions.ours(name for name, method in jsonrpc.METHODS.items() if method.dialect is None)
     declared = extensions.declared(agent, own)
     door = Door(

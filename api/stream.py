@@ -21,9 +21,9 @@ from starlette.types import Receive, Scope, Send
 
 from perdure import metrics
 from perdure.tasks import ArtifactChunk, Message, StatusChange, Task
+from perdure.telling import Update
 
 from .wire import Dialect
-from .wire.asked import Update
 
 _SEPARATORS = {b"\xc2\x85": b"\\u0085", b"\xe2\x80\xa8": b"\\u2028", b"\xe2\x80\xa9": b"\\u2029"}
 _HEADERS = {"Cache-Control": "no-store", "Connection": "keep-alive", "X-Accel-Buffering": "no"}

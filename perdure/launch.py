@@ -25,7 +25,7 @@ import structlog
 
 from perdure import logs, processes
 from perdure.agent import Agent
-from perdure.backends import make_queue, make_storage, opened
+from perdure.backends import make_queue, make_storage, opened, require_keys
 from perdure.errors import ConfigError, QueueUnavailable, StorageUnavailable
 from perdure.settings import Settings, load_settings
 from perdure.stuck import ending_for_sure, left_behind
@@ -62,6 +62,7 @@ def asgi(agent: Agent, settings: Settings) -> Application:
     without saying who they are: HOST is believed to be what the other server listens on.
     """
     require_authentication(settings)
+    require_keys(agent, settings)
     _require_role_for_turns(settings)
     storage, queue = make_storage(settings), make_queue(settings)
     watch = Watch(storage, queue, refresh=settings.server.refresh)
