@@ -9,9 +9,11 @@ CHAOS_TASKS ?= 5000
 CHAOS_FAULTS ?= 200
 CHAOS_SEED ?=
 CHAOS_KEYS ?= on
+FUZZ_INPUTS ?= 10000
+FUZZ_SEED ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test chaos audit coverage check format constraints swagger-ui clean
+.PHONY: help run test chaos fuzz audit coverage check format constraints swagger-ui clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[.a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,6 +33,9 @@ audit:  ## Look every pinned version up among the known vulnerabilities (needs a
 	@test -x build/audit/bin/pip-audit || { $(PYTHON) -m venv build/audit && build/audit/bin/pip install --quiet pip-audit; }
 	@build/audit/bin/pip-audit --strict --no-deps --disable-pip --progress-spinner off -r constraints.txt || \
 	  { echo "make audit: a package is vulnerable, or could not be looked up (no network?): see above"; exit 1; }
+
+fuzz: .venv  ## Send ten thousand bad requests to a front door, and check (FUZZ_INPUTS, FUZZ_SEED)
+	@$(BIN)/python -m tests.fuzz --inputs $(FUZZ_INPUTS) $(if $(FUZZ_SEED),--seed $(FUZZ_SEED))
 
 coverage: .venv  ## Run the tests and show the branches they miss
 	@$(BIN)/pytest --cov --cov-report=term $(TESTS)

@@ -24,6 +24,7 @@ from .auth.schemes import with_security
 from .connection import SlowReaders, SlowSenders
 from .limits import BodyLimit, refuse_late
 from .media_types import Modes
+from .metrics import Metrics
 from .operations import Door
 from .rates import Rates
 from .task_manager import TaskManager
@@ -76,6 +77,7 @@ def create_app(
             Route("/.well-known/agent.json", show_card),
             Route("/healthz", health.healthz),
             Route("/readyz", partial(health.readyz, storage, queue, settings)),
+            Route("/metrics", Metrics(storage, queue, settings).__call__),
             *docs.routes(agent.config),
             *rest.routes(door),
         ],

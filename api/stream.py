@@ -16,6 +16,7 @@ from sse_starlette.sse import AppStatus
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from perdure import metrics
 from perdure.tasks import Message, Task
 
 from .wire.asked import Update
@@ -77,15 +78,16 @@ async def _frames(
     fail: Callable[[Exception], Any],
     error_event: str,
 ) -> AsyncIterator[bytes]:
-    async with aclosing(items):  # type: ignore[type-var] # the iterators are generators
-        try:
-            if first is not None:
-                yield frame(say(first), number=_number(first))
-            async for item in items:
-                if item is not None:
-                    yield frame(say(item), number=_number(item))
-        except Exception as error:
-            yield frame(fail(error), event=error_event)
+    with metrics.OPEN_STREAMS.track_inprogress():
+        async with aclosing(items):  # type: ignore[type-var] # the iterators are generators
+            try:
+                if first is not None:
+                    yield frame(say(first), number=_number(first))
+                async for item in items:
+                    if item is not None:
+                        yield frame(say(item), number=_number(item))
+            except Exception as error:
+                yield frame(fail(error), event=error_event)
 
 
 def _number(item: Task | Update | Message) -> int | None:

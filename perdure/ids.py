@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from uuid import UUID, uuid5
 
 from uuid_utils.compat import uuid4, uuid7
@@ -44,3 +45,9 @@ def parse_task_id(text: str) -> UUID | None:
         return UUID(text)
     except ValueError:
         return None
+
+
+def first_id_at(time: datetime) -> UUID:
+    """No task id that was made at `time` or later sorts before it."""
+    milliseconds = int(time.timestamp() * 1000)
+    return UUID(int=milliseconds << 80 | 7 << 76 | 2 << 62)

@@ -52,6 +52,10 @@ class StorageSettings(_Group):
     retry_timeout: float = Field(
         5.0, ge=0, description="How long a lost connection, deadlock or serialization failure is retried"
     )
+    prepared_statements: bool = Field(
+        True,
+        description="Off behind a PgBouncer before 1.21 in transaction mode: statements are prepared anew each time",
+    )
     finished_tasks: int = Field(10_000, ge=0, description="Memory only: how many ended tasks are kept")
 
 
@@ -71,6 +75,12 @@ class WorkerSettings(_Group):
         2.0, gt=0, description="How often forgotten and lapsed tasks are looked for"
     )
     beat_interval: float = Field(5.0, gt=0, description="How often a worker gives a sign of life")
+    health_port: int | None = Field(
+        None,
+        ge=0,
+        le=65535,
+        description="A port for `/healthz`, `/readyz` and `/metrics` of `perdure worker`, on HOST",
+    )
     poll_delay: float = Field(
         0.05, gt=0, description="How often stock arq looks for rings; `perdure worker` is woken"
     )

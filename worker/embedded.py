@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager, suppress
 
 import structlog
 
+from perdure import metrics
 from perdure.agent import Agent
 from perdure.errors import StorageUnavailable
 from perdure.ids import new_token
@@ -64,6 +65,7 @@ async def at_work(
         end=end,
     )
     slots = Slots(worker)
+    metrics.SLOTS.set(slots.capacity)
     pulse = Pulse(slots)
     loops = [
         asyncio.create_task(loop)

@@ -12,6 +12,7 @@ from uuid import UUID
 
 import structlog
 
+from perdure import metrics
 from perdure.errors import StorageUnavailable
 from perdure.storage import Claim, Held, Keeper
 from perdure.tasks import Notice, TaskState
@@ -94,6 +95,8 @@ def kept(
 
     def refused(held: Held) -> None:
         why = Stop.CANCELED if held is Held.CANCELED else Stop.LOST
+        if why is Stop.LOST:
+            metrics.LOST_LEASES.inc()
         with suppress(RuntimeError):  # the loop is closed: nothing is left to stop
             loop.call_soon_threadsafe(reins.pull, why)
 

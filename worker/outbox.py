@@ -11,6 +11,7 @@ from typing import Any
 
 import structlog
 
+from perdure import metrics
 from perdure.agent import Progress
 from perdure.answer import Piece, coalesced
 from perdure.errors import LeaseLost, StorageUnavailable
@@ -101,6 +102,7 @@ class Outbox:
                     await self._write(batch)
                     await self._pause()
         except LeaseLost as lost:
+            metrics.FENCED_WRITES.inc()
             self._reins.pull(Stop.CANCELED if lost.canceled else Stop.LOST)
         except StorageUnavailable:
             log.warning("turn.output_dropped")

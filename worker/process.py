@@ -12,6 +12,7 @@ from perdure.watch import Watch
 
 from .embedded import at_work
 from .health import marked
+from .port import health_port
 from .slots import Slots
 
 
@@ -23,4 +24,6 @@ async def working(agent: Agent, settings: Settings) -> AsyncIterator[Slots]:
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(opened(storage, queue, watch))
         stack.enter_context(marked(settings.queue_name))
-        yield await stack.enter_async_context(at_work(agent, storage, queue, watch, settings))
+        slots = await stack.enter_async_context(at_work(agent, storage, queue, watch, settings))
+        stack.enter_context(health_port(slots, settings.host, settings.worker.health_port))
+        yield slots

@@ -18,6 +18,7 @@ from contextlib import suppress
 
 import structlog
 
+from perdure import metrics
 from perdure.stuck import end_process, fail_at_the_end, stack_of_thread
 
 from .limits import hung_after
@@ -51,10 +52,15 @@ class Pulse:
     def _run(self) -> None:
         with suppress(RuntimeError):  # the loop is closed
             while not self._closed.wait(_INTERVAL):
-                answered = threading.Event()
+                answered, asked = threading.Event(), time.monotonic()
                 self._loop.call_soon_threadsafe(answered.set)
                 if not answered.wait(WORTH_A_WARNING):
                     self._watch_block(answered)
+                self._felt(time.monotonic() - asked)
+
+    def _felt(self, lag: float) -> None:
+        self._slots.worker.duty.loop_lag = lag
+        metrics.LOOP_LAG.set(lag)
 
     def _watch_block(self, answered: threading.Event) -> None:
         seconds = WORTH_A_WARNING
@@ -67,6 +73,7 @@ class Pulse:
                 return
             # Not simply the clock: while the whole process was stopped, the loop had no chance to answer.
             seconds += min(time.monotonic() - before, 2 * _INTERVAL)
+            self._felt(seconds)
             if seconds >= self._patience and self._slots.react_by() <= time.monotonic():
                 log.error("loop.hung", seconds=round(seconds, 1), tasks=tasks)
                 self._hung()

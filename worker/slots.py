@@ -48,7 +48,7 @@ class Slots:
     @property
     def free(self) -> int:
         """How many more may start."""
-        return 0 if self.stopping else max(self.capacity - self.running, 0)
+        return 0 if self.stopping or self.worker.duty.draining else max(self.capacity - self.running, 0)
 
     @property
     def silence(self) -> float:
@@ -71,6 +71,11 @@ class Slots:
     def look(self) -> None:
         """The same without a bell."""
         self._wanted.set()
+
+    def resume(self) -> None:
+        """An operator lets it begin turns again: whoever waits for a free slot looks anew."""
+        self._vacated.set()
+        self.look()
 
     async def vacancy(self) -> int:
         """Wait until a slot is free; how many are. 0 once the process stops."""

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 import time
 from collections.abc import Awaitable, Callable
 from datetime import datetime
 
 import structlog
+from prometheus_client import Counter
 
-from perdure import __version__
+from perdure import __version__, metrics
 from perdure.errors import QueueUnavailable, StorageUnavailable
-from perdure.storage import WorkerBeat
+from perdure.storage.operators import WorkerBeat
 
 from .slots import Slots
 from .worker import Worker, announce, ring
@@ -71,6 +74,7 @@ async def sweep(worker: Worker, slots: Slots) -> None:
             await swept(worker, slots, contact)
         except StorageUnavailable:
             contact.lost()
+            worker.duty.storage_answers = False
             raise
 
     await asyncio.gather(
@@ -104,6 +108,8 @@ async def swept(worker: Worker, slots: Slots, contact: Contact) -> None:
     """One tick."""
     now = await worker.storage.check()
     contact.made()
+    worker.duty.storage_answers = True
+    _count(worker, "sweeps", 1, metrics.SWEEPS)
     if contact.steady:
         await _rescue(worker, now)
     await _expire(worker)
@@ -121,6 +127,7 @@ async def _rescue(worker: Worker, now: datetime) -> None:
         as_of=now,
         up_for=worker.settings.worker.lease,
     )
+    _count(worker, "rescued", len(rescued.notices), metrics.RESCUES)
     if rescued.notices:
         log.warning("sweep.rescued", tasks=[str(notice.task_id) for notice in rescued.notices])
     await ring(worker.queue, rescued.rings)
@@ -130,10 +137,17 @@ async def _rescue(worker: Worker, now: datetime) -> None:
 async def _expire(worker: Worker) -> None:
     """What nobody began or ended in time; and the idempotency keys that are over."""
     late = await worker.storage.expire_tasks()
+    _count(worker, "expired", len(late), metrics.EXPIRED)
     if late:
         log.info("sweep.expired", tasks=[str(notice.task_id) for notice in late])
         await announce(worker.queue, late)
     await worker.storage.forget_keys(older_than=worker.settings.server.idempotency_ttl)
+
+
+def _count(worker: Worker, name: str, how_many: int, counter: Counter) -> None:
+    """For Prometheus, and for the operators' page, which knows no Prometheus."""
+    worker.duty.counters[name] += how_many
+    counter.inc(how_many)
 
 
 async def rung_again(worker: Worker, slots: Slots) -> None:
@@ -151,6 +165,7 @@ async def rung_again(worker: Worker, slots: Slots) -> None:
         return  # meanwhile turns are claimed unasked
     if forgotten:
         rings = await worker.storage.redispatch(forgotten)
+        _count(worker, "rung_again", len(rings), metrics.RUNG_AGAIN)
         log.info("sweep.rung_again", tasks=len(rings))
         slots.look()
         await ring(worker.queue, rings)
@@ -164,18 +179,31 @@ async def give_signs_of_life(worker: Worker, slots: Slots) -> None:
 
 
 async def beat(worker: Worker, slots: Slots) -> None:
-    """One sign of life; best effort."""
+    """One sign of life, which an operator may answer: begin no more turns, or some again. Best effort."""
     try:
-        await worker.storage.beat(
+        asked_to_drain = await worker.storage.beat(
             WorkerBeat(
                 worker_id=worker.worker_id,
                 slots=slots.capacity,
                 running=slots.running,
                 version=__version__,
-                draining=slots.stopping,
+                draining=slots.stopping or worker.duty.draining,
+                name=f"{socket.gethostname()}:{os.getpid()}",
+                loop_lag=worker.duty.loop_lag,
+                counters=worker.duty.counters,
             )
         )
+        _drain_or_resume(worker, slots, asked_to_drain)
     except StorageUnavailable as error:
         log.debug("beat.failed", error=str(error))
     except Exception:
         log.exception("beat.failed")
+
+
+def _drain_or_resume(worker: Worker, slots: Slots, drain: bool) -> None:
+    if drain is worker.duty.draining:
+        return
+    worker.duty.draining = drain
+    log.info("worker.drained_by_operator" if drain else "worker.resumed_by_operator", turns=slots.running)
+    if not drain:
+        slots.resume()

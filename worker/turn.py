@@ -16,6 +16,7 @@ from typing import Any
 import structlog
 from structlog.contextvars import bound_contextvars
 
+from perdure import metrics
 from perdure.agent import Turn
 from perdure.answer import Answer
 from perdure.errors import LeaseLost, StorageUnavailable
@@ -27,6 +28,7 @@ from perdure.storable import cleaned
 from perdure.storage import Claim, ClaimedTurn, Written
 from perdure.tasks import Message, Notice, Ring, TaskState, TextPart
 
+from .failures import record_failure
 from .lease import Reins, Stop, kept
 from .limits import Limit, hung_after, limit_of
 from .outbox import Outbox
@@ -63,7 +65,9 @@ async def run_turn(
 
 
 async def claim_turn(worker: Worker) -> Taken | None:
-    """The best task that is due; None when nothing is."""
+    """The best task that is due; None when nothing is, or an operator asked this worker to drain."""
+    if worker.duty.draining:
+        return None
     sent = time.monotonic()
     claimed = await worker.storage.claim_task(
         worker.worker_id,
@@ -71,13 +75,20 @@ async def claim_turn(worker: Worker) -> Taken | None:
         lease=worker.settings.worker.lease,
         history=worker.settings.turns.history,
     )
+    metrics.CLAIMS.labels("task" if claimed else "nothing").inc()
+    if claimed and claimed.claim.attempt == 1:
+        waited = claimed.task.status_timestamp - claimed.task.created_at
+        metrics.WAIT.observe(max(waited.total_seconds(), 0.0))
     return Taken(claimed, sent) if claimed else None
 
 
 async def work_on(worker: Worker, taken: Taken, reins: Reins) -> None:
     """Run a claimed turn and record how it ended."""
     claim = taken.claimed.claim
-    with bound_contextvars(task_id=str(claim.task_id), attempt=claim.attempt, worker=worker.worker_id):
+    with (
+        metrics.SLOTS_USED.track_inprogress(),
+        bound_contextvars(task_id=str(claim.task_id), attempt=claim.attempt, worker=worker.worker_id),
+    ):
         if reins.why or _too_late(worker, taken):
             await _release(worker, claim, reins, Stop.DEPLOY.value if reins.why else "late")
             return
@@ -92,7 +103,9 @@ async def work_on(worker: Worker, taken: Taken, reins: Reins) -> None:
                 reins.react_by = math.inf
                 worker.keeper.settling(claim)
                 await outbox.close()
-            await _recorded(worker, taken.claimed, outbox, reins, outcome)
+            ended = await _recorded(worker, taken.claimed, outbox, reins, outcome)
+            metrics.ATTEMPTS.labels(ended).inc()
+            metrics.RUN.labels(ended).observe(time.monotonic() - taken.sent)
 
 
 # ---------------------------------------------------------------------- before
@@ -215,19 +228,22 @@ async def _stopped(worker: Worker, handler: asyncio.Task[Outcome], reins: Reins)
 
 async def _recorded(
     worker: Worker, claimed: ClaimedTurn, outbox: Outbox, reins: Reins, outcome: Outcome | _Stuck | None
-) -> None:
+) -> str:
+    """Record how the turn ended; in a word, for the metrics."""
     match reins.why, outcome:
         case Stop.LOST, _:
             log.warning("turn.lost")
+            return "lost"
         case Stop.CANCELED | Stop.TIMEOUT | Stop.DEADLINE | Stop.BROKEN, _Stuck():
             # It may still act: its conversation waits until the lease is over, and then a crash is counted (decision 010).
             log.warning("turn.abandoned")
+            return "abandoned"
         case Stop.CANCELED, _:
-            await _release(worker, claimed.claim, reins, Stop.CANCELED.value)
+            return await _release(worker, claimed.claim, reins, Stop.CANCELED.value)
         case why, _ if ended := _ended(worker, claimed, why, outcome):
-            await _settle_or_retry(worker, claimed, outbox, reins, ended)
+            return await _settle_or_retry(worker, claimed, outbox, reins, ended)
         case _:  # a deploy: this process ends, and with it a handler that is stuck
-            await _release(worker, claimed.claim, reins, Stop.DEPLOY.value)
+            return await _release(worker, claimed.claim, reins, Stop.DEPLOY.value)
 
 
 def _ended(
@@ -247,14 +263,15 @@ def _ended(
 
 async def _settle_or_retry(
     worker: Worker, claimed: ClaimedTurn, outbox: Outbox, reins: Reins, ended: Outcome
-) -> None:
+) -> str:
     """A failure that may pass: the turn is due again after a while, until the task's budget is used up."""
     turns, failures, passing = worker.settings.turns, claimed.task.failures, ended.may_pass
+    await record_failure(worker, claimed.claim, ended, reins.why)
     if passing is None:
-        await _settle(worker, claimed, outbox, reins, ended)
+        return await _settle(worker, claimed, outbox, reins, ended)
     elif failures >= turns.max_failures:
         log.error("turn.given_up", failures=failures + 1, exc_info=ended.error)
-        await _settle(worker, claimed, outbox, reins, _given_up(claimed, ended))
+        return await _settle(worker, claimed, outbox, reins, _given_up(claimed, ended))
     else:
         delay = passing.delay(failures, base=turns.retry_base, cap=turns.retry_cap)
         note = {"note": cleaned(passing.reason)} if passing.reason else {}
@@ -262,7 +279,7 @@ async def _settle_or_retry(
         log.info("turn.retry", **retry)
         reason = Stop.TIMEOUT.value if reins.why is Stop.TIMEOUT else "retry"
         told = {"retry": retry}
-        await _release(worker, claimed.claim, reins, reason, failed=True, delay=delay, metadata=told)
+        return await _release(worker, claimed.claim, reins, reason, failed=True, delay=delay, metadata=told)
 
 
 def _given_up(claimed: ClaimedTurn, ended: Outcome) -> Outcome:
@@ -275,24 +292,27 @@ def _given_up(claimed: ClaimedTurn, ended: Outcome) -> Outcome:
 
 async def _settle(
     worker: Worker, claimed: ClaimedTurn, outbox: Outbox, reins: Reins, outcome: Outcome
-) -> None:
+) -> str:
     claim = claimed.claim
     if claimed.task.failures:  # what a retry has left there: it waits no more
         outcome = replace(outcome, metadata={**outcome.metadata, "retry": None})
     try:
         written = await _kept_or_failed(claim, outbox, outcome)
     except LeaseLost as lost:
+        metrics.FENCED_WRITES.inc()
         if lost.canceled:
-            await _release(worker, claim, reins, Stop.CANCELED.value)
+            return await _release(worker, claim, reins, Stop.CANCELED.value)
         elif reins.leaving.is_set():  # or a write was given up before this one, and the turn is still ours
-            await _release(worker, claim, reins, Stop.DEPLOY.value)
-        else:
-            log.warning("turn.lost")
+            return await _release(worker, claim, reins, Stop.DEPLOY.value)
+        log.warning("turn.lost")
+        return "lost"
     except StorageUnavailable as error:
         log.error("turn.unrecorded", error=str(error))
+        return "unrecorded"
     else:
         log.info("turn.settled", state=written.state.value)
         await _tell(worker, written.rings, [Notice(claim.task_id, written.seq, written.state)])
+        return written.state.value
 
 
 async def _kept_or_failed(claim: Claim, outbox: Outbox, outcome: Outcome) -> Written:
@@ -317,8 +337,9 @@ def _failure(claim: Claim, text: str) -> Outcome:
     return Outcome(state=TaskState.FAILED, status_message=said)
 
 
-async def _release(worker: Worker, claim: Claim, reins: Reins, reason: str, **how: Any) -> None:
-    """Give the task back, or let go of a canceled one. `how` is for `Storage.release_task`."""
+async def _release(worker: Worker, claim: Claim, reins: Reins, reason: str, **how: Any) -> str:
+    """Give the task back, or let go of a canceled one. `how` is for `Storage.release_task`.
+    The reason again."""
     try:
         rings = await reins.patiently(lambda: worker.storage.release_task(claim, reason=reason, **how))
         notices = await worker.storage.notices([claim.task_id])
@@ -327,6 +348,7 @@ async def _release(worker: Worker, claim: Claim, reins: Reins, reason: str, **ho
     else:
         log.info("turn.released", reason=reason)
         await _tell(worker, rings, notices)
+    return reason
 
 
 async def _tell(worker: Worker, rings: Sequence[Ring], notices: Sequence[Notice]) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import signal
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import structlog
 
@@ -26,6 +27,19 @@ def ask_to_end() -> None:
     signal.raise_signal(signal.SIGTERM)
 
 
+@dataclass(slots=True)
+class Duty:
+    """How a worker is: read by its beats and by its port, written from wherever it is found out."""
+
+    draining: bool = False
+    """An operator asked it to begin no more turns."""
+    storage_answers: bool = False
+    loop_lag: float = 0.0
+    """Seconds that the event loop was late at the last look, or has been so far."""
+    counters: Counter[str] = field(default_factory=Counter)
+    """What its sweeps did, since its start."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Worker:
     """A process that runs turns. `worker_id` is random for each start."""
@@ -39,6 +53,7 @@ class Worker:
     settings: Settings
     end: Callable[[], None] = ask_to_end
     """Called when the process has too many handlers that are stuck."""
+    duty: Duty = field(default_factory=Duty)
 
 
 async def ring(queue: Queue, rings: Sequence[Ring]) -> None:

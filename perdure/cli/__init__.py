@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import perdure
+from perdure.cli import day2
 from perdure.cli import send as talking
 from perdure.cli.keys import EXIT_CODES, keys
 
@@ -47,6 +48,8 @@ app.add_typer(keys)
 app.add_typer(tasks)
 app.command(epilog=talking.EXIT_CODES)(talking.send)
 tasks.command(epilog=talking.EXIT_CODES)(talking.tail)
+for command in (day2.doctor, day2.backup, day2.restore):
+    app.command(epilog=EXIT_CODES)(command)
 
 AgentArgument = Annotated[
     str | None,

@@ -40,3 +40,6 @@ class Queue(Protocol):
 
     async def check(self) -> None:
         """One round trip: returns or raises `QueueUnavailable`."""
+
+    async def eviction_policy(self) -> str:
+        """What the server does when its memory is full (`maxmemory-policy` of Redis); empty where it does not tell."""

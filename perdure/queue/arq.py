@@ -201,19 +201,17 @@ class ArqQueue:
     async def _look_at_eviction(self, client: Redis) -> None:
         """Warn of a Redis that throws keys away when it is full: once, and again when that was changed. Asked by INFO, since
         managed ones refuse CONFIG; one that refuses INFO as well is left in peace."""
-        try:
-            async with asyncio.timeout(_SHORT_PATIENCE):
-                policy = (await client.info("memory")).get("maxmemory_policy", "")
-        except (RedisError, OSError, TimeoutError) as error:
-            log.debug("redis.policy_unknown", error=str(error))
-            return
+        policy = await _eviction_policy(client)
         if policy not in (self._policy, "", "noeviction"):
             log.warning(
                 "redis.evicts",
                 maxmemory_policy=policy,
                 hint="set it to noeviction: a full Redis throws rings away, and tasks start a sweep late",
             )
-        self._policy = policy
+        self._policy = policy or self._policy
+
+    async def eviction_policy(self) -> str:
+        return await _eviction_policy(self._redis)
 
     async def _heard(self, pubsub: PubSub) -> AsyncIterator[Notice]:
         while True:
@@ -286,3 +284,12 @@ class _telling:  # noqa: N801 -- reads as a statement
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         if isinstance(error, RedisError | OSError | TimeoutError):
             raise QueueUnavailable(f"Redis: {type(error).__name__}: {error}") from error
+
+
+async def _eviction_policy(client: Redis) -> str:
+    try:
+        async with asyncio.timeout(_SHORT_PATIENCE):
+            return str((await client.info("memory")).get("maxmemory_policy", ""))
+    except (RedisError, OSError, TimeoutError) as error:
+        log.debug("redis.policy_unknown", error=str(error))
+        return ""

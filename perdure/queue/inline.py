@@ -55,6 +55,9 @@ class InlineQueue:
         """All of them: a ring that was heard is forgotten."""
         return list(rings)
 
+    async def eviction_policy(self) -> str:
+        return ""
+
 
 async def _from(heard: asyncio.Queue[Notice]) -> AsyncIterator[Notice]:
     while True:

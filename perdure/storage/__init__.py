@@ -31,6 +31,7 @@ from typing import Any, Protocol
 from uuid import UUID
 
 from perdure.storage.keys import Keys
+from perdure.storage.operators import Operators, WorkerBeat
 from perdure.tasks import (
     Artifact,
     ArtifactChunk,
@@ -255,17 +256,6 @@ class WebhookConfigPage:
     next: str | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerBeat:
-    """A sign of life. `worker_id` is random for each start of a process."""
-
-    worker_id: str
-    slots: int
-    running: int
-    version: str
-    draining: bool = False
-
-
 class Keeper(Protocol):
     """Renews leases from its own thread over its own connection, so that a handler that blocks the event loop keeps its task."""
 
@@ -285,7 +275,7 @@ class Keeper(Protocol):
         """End the thread."""
 
 
-class Storage(Keys, Protocol):
+class Storage(Keys, Operators, Protocol):
     """See the module's text for the rules that hold everywhere."""
 
     async def open(self) -> None:
@@ -511,8 +501,8 @@ class Storage(Keys, Protocol):
 
     # ------------------------------------------------------------------ workers' signs of life
 
-    async def beat(self, beat: WorkerBeat) -> None:
-        """Record that a worker lives."""
+    async def beat(self, beat: WorkerBeat) -> bool:
+        """Record that a worker lives; whether an operator asked it to drain."""
 
     async def forget_worker(self, worker_id: str) -> None:
         """The worker ended in order."""

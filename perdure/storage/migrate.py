@@ -25,7 +25,7 @@ from sqlalchemy.pool import NullPool
 
 from perdure.errors import ConfigError, SchemaOutdated, StorageUnavailable
 from perdure.storage.dsn import normalised, redacted
-from perdure.storage.postgres.database import passing, undressed
+from perdure.storage.postgres.database import passing
 from perdure.storage.schema import VERSION_TABLE
 
 LOCK = 7_236_587_441_907_523
@@ -181,6 +181,13 @@ def _telling(dsn: str) -> Iterator[None]:
             "the database role may not create tables: since PostgreSQL 15 GRANT ALL ON DATABASE gives no such right; "
             "run `ALTER DATABASE <name> OWNER TO <role>` as a superuser"
         ) from None
+
+
+def undressed(error: sa.exc.DBAPIError) -> BaseException:
+    """What asyncpg raised. SQLAlchemy 2.1 dresses up what the server says to a new connection, as in `the database system is
+    shutting down`; what is said to a standing one passes it by."""
+    said = error.orig and error.orig.__cause__
+    return said or error
 
 
 async def _lock(connection: Any, timeout: float) -> None:

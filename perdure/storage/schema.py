@@ -161,6 +161,12 @@ tasks = sa.Table(
         "position",
         postgresql_where=sa.text("state = 'submitted'"),
     ),
+    # Those that wait for their caller are few and may be old: counted without a look at all the others.
+    sa.Index(
+        "ix_tasks_interrupted",
+        "task_id",
+        postgresql_where=sa.text("state IN ('input-required', 'auth-required')"),
+    ),
     sa.Index("ix_tasks_leased", "lease_token", postgresql_where=sa.text("lease_token IS NOT NULL")),
     sa.Index("ix_tasks_metadata", "metadata", postgresql_using="gin"),
 )
@@ -176,6 +182,8 @@ task_events = sa.Table(
     sa.Column("attempt", sa.Integer, nullable=False),
     sa.Column("payload", JSONB, nullable=False),
     _time("created_at"),
+    # Who claimed the attempt, on the event that says so: for operators, not for callers.
+    sa.Column("worker", sa.Text),
     sa.PrimaryKeyConstraint("task_id", "seq"),
     sa.ForeignKeyConstraint(["task_id"], ["tasks.task_id"], ondelete="CASCADE"),
     sa.CheckConstraint("kind IN ('message', 'artifact', 'status')", name="kind"),
@@ -263,7 +271,44 @@ workers = sa.Table(
     sa.Column("draining", sa.Boolean, nullable=False, server_default=sa.text("false")),
     _time("started_at"),
     _time("beat_at"),
+    sa.Column("name", sa.Text, nullable=False, server_default=sa.text("''::text")),
+    sa.Column("loop_lag", sa.Float, nullable=False, server_default=sa.text("0")),
+    # By an operator; its next beat reads it.
+    sa.Column("asked_to_drain", sa.Boolean, nullable=False, server_default=sa.text("false")),
+    _json("counters"),
     sa.PrimaryKeyConstraint("worker_id"),
+)
+
+# Why attempts failed, in the worker's own words: operators read it, callers never do.
+task_failures = sa.Table(
+    "task_failures",
+    metadata,
+    sa.Column("task_id", UUID, nullable=False),
+    sa.Column("attempt", sa.Integer, nullable=False),
+    # The same for failures that differ only in numbers, ids and quoted words.
+    sa.Column("fingerprint", sa.Text, nullable=False),
+    sa.Column("error_class", sa.Text, nullable=False),
+    sa.Column("message", sa.Text, nullable=False, server_default=sa.text("''::text")),
+    sa.Column("traceback", sa.Text, nullable=False, server_default=sa.text("''::text")),
+    sa.Column("worker", sa.Text, nullable=False, server_default=sa.text("''::text")),
+    _time("created_at"),
+    sa.PrimaryKeyConstraint("task_id", "attempt"),
+    sa.ForeignKeyConstraint(["task_id"], ["tasks.task_id"], ondelete="CASCADE"),
+    sa.Index("ix_task_failures_created_at", "created_at"),
+    sa.Index("ix_task_failures_fingerprint", "fingerprint", "task_id"),
+)
+
+# What operators did. Its ids sort by time.
+operator_actions = sa.Table(
+    "operator_actions",
+    metadata,
+    sa.Column("action_id", UUID, nullable=False),
+    sa.Column("actor", sa.Text, nullable=False),
+    sa.Column("action", sa.Text, nullable=False),
+    sa.Column("target", sa.Text, nullable=False),
+    sa.Column("result", sa.Text, nullable=False, server_default=sa.text("''::text")),
+    _time("created_at"),
+    sa.PrimaryKeyConstraint("action_id"),
 )
 
 api_keys = sa.Table(

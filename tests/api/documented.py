@@ -13,8 +13,8 @@ from api.openapi import document
 from perdure.agent import AgentConfig
 
 Json = dict[str, Any]
-UNDOCUMENTED = re.compile(r"/openapi\.json|/docs(/.*)?|/\.well-known/agent\.json")
-"""The document itself, the page that shows it, and an older address."""
+UNDOCUMENTED = re.compile(r"/openapi\.json|/docs(/.*)?|/\.well-known/agent\.json|/metrics|/ops(/.*)?")
+"""The document itself, the page that shows it, an older address, and what is for operators."""
 
 
 def check(response: httpx.Response) -> None:

@@ -8,7 +8,8 @@ import pytest
 
 from perdure.errors import InvalidParams, TaskNotFound, WebhookConfigNotFound
 from perdure.ids import new_task_id
-from perdure.storage import Storage, WebhookConfig, WorkerBeat
+from perdure.storage import Storage, WebhookConfig
+from perdure.storage.operators import WorkerBeat
 from tests.support.stories import ME, id_of, load, submit
 
 

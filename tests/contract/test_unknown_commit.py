@@ -6,6 +6,7 @@ Forced: every statement runs, and then its connection breaks once before the ans
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -184,3 +185,38 @@ async def test_limits_are_counted_once(lossy: PostgresStorage) -> None:
     row = await lossy._row("SELECT running FROM concurrency_limits")
     assert row is not None
     assert row["running"] == 0
+
+
+async def test_what_goes_together_takes_effect_once(lossy: PostgresStorage) -> None:
+    """Submits, claims, writes, ends and releases of five tasks, each kind in one statement whose answer is lost."""
+    keys = [IdempotencyKey("key", "the same"), None, None, None, None]
+    tasks = [
+        NewTask(task_id=new_task_id(), owner=ME, context_id=f"talk {n % 4}", message=says(f"say {n}"))
+        for n in range(5)
+    ]
+    accepted = await asyncio.gather(
+        *(lossy.submit_task(task, key=key) for task, key in zip(tasks, keys, strict=True))
+    )
+    assert [each.task.task_id for each in accepted] == [task.task_id for task in tasks]
+    assert not any(each.repeated for each in accepted)
+
+    claimed = await asyncio.gather(*(lossy.claim_task("worker", new_token(), lease=60) for _ in range(5)))
+    turns = [turn for turn in claimed if turn]
+    assert [turn.claim.attempt for turn in turns] == [1, 1, 1, 1]  # the fifth waits behind the first
+    assert len({turn.claim.task_id for turn in turns}) == 4
+    answer = Artifact(artifact_id="answer", parts=(TextPart("three"),))
+    await asyncio.gather(*(lossy.update_task(turn.claim, 1, new_artifacts=[answer]) for turn in turns))
+    ends = [lossy.update_task(turn.claim, 2, state=TaskState.COMPLETED) for turn in turns[:2]]
+    releases = [lossy.release_task(turn.claim, reason="deploy") for turn in turns[2:]]
+    await asyncio.gather(*ends, *releases)
+
+    for turn in turns[:2]:
+        task = await lossy.load_task(ME, turn.claim.task_id)
+        assert (task.state, task.last_seq, len(task.artifacts)) == (TaskState.COMPLETED, 4, 1)
+    for turn in turns[2:]:
+        task = await lossy.load_task(ME, turn.claim.task_id)
+        assert (task.state, task.last_seq, len(task.artifacts)) == (TaskState.SUBMITTED, 4, 0)
+    left = await asyncio.gather(*(lossy.claim_task("worker", new_token(), lease=60) for _ in range(6)))
+    assert sum(turn is not None for turn in left) == 3
+    assert isinstance(lossy._database, LossyDatabase)
+    assert len(lossy._database.lost) >= 5

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from perdure.storage.postgres.statements import NOTICES
+from perdure.storage.postgres.reads import NOTICES
 from tests.support.processes import PERDURE, Server, sending, text_of
 
 from .conftest import Stack, until

@@ -69,7 +69,8 @@ async def opened_postgres(database_url: str) -> AsyncIterator[Opened]:
     connection = await asyncpg.connect(database_url)
     try:
         await connection.execute(
-            "DELETE FROM contexts; DELETE FROM workers; DELETE FROM concurrency_limits; DELETE FROM api_keys"
+            "DELETE FROM contexts; DELETE FROM workers; DELETE FROM concurrency_limits; DELETE FROM api_keys; "
+            "DELETE FROM operator_actions"
         )
         await storage.open()
         yield Opened(storage, PostgresClock(connection))

@@ -35,7 +35,6 @@ from perdure.storage import (
     Swept,
     TaskPage,
     TaskQuery,
-    WorkerBeat,
     Written,
 )
 from perdure.storage.keeper import Renew, ThreadKeeper
@@ -44,7 +43,9 @@ from perdure.storage.memory.contexts import Contexts
 from perdure.storage.memory.counts import Counts
 from perdure.storage.memory.keys import Keys
 from perdure.storage.memory.ledger import Ledger
+from perdure.storage.memory.operators import Operators, Sign
 from perdure.storage.memory.rows import TaskRow, draft, merged, to_json
+from perdure.storage.operators import OperatorAction, WorkerBeat
 from perdure.storage.writes import YIELDS_TO_UNREAD, bodies, complete, crashed, ends_turn
 from perdure.tasks import (
     Artifact,
@@ -59,14 +60,15 @@ from perdure.tasks import (
 )
 
 
-class MemoryStorage(Contexts, Belongings, Counts, Keys):
+class MemoryStorage(Contexts, Belongings, Counts, Keys, Operators):
     """See `Storage`. Beyond `finished_tasks` ended tasks the oldest are dropped, with contexts that hold nothing else."""
 
     def __init__(self, *, finished_tasks: int = 10_000) -> None:
         self._lock = threading.Lock()
         self._ledger = Ledger(finished_tasks)
         self._keys = {}
-        self._workers: dict[str, tuple[WorkerBeat, datetime]] = {}
+        self._workers: dict[str, Sign] = {}
+        self._actions: list[OperatorAction] = []
 
     async def open(self) -> None:
         pass
@@ -215,6 +217,7 @@ class MemoryStorage(Contexts, Belongings, Counts, Keys):
             return None
         row.attempt += 1
         row.holder, row.token, row.write_no = holder, token, 0
+        row.holders[row.attempt] = holder
         row.lease_until = now + timedelta(seconds=lease)
         self._ledger.append(row, draft(StatusChange(TaskState.WORKING)), row.attempt, now)
         self._ledger.hold(row)
@@ -374,9 +377,14 @@ class MemoryStorage(Contexts, Belongings, Counts, Keys):
 
     # ------------------------------------------------------------------ workers' signs of life
 
-    async def beat(self, beat: WorkerBeat) -> None:
+    async def beat(self, beat: WorkerBeat) -> bool:
         with self._lock:
-            self._workers[beat.worker_id] = (beat, self._ledger.now())
+            now = self._ledger.now()
+            known = self._workers.get(beat.worker_id)
+            self._workers[beat.worker_id] = Sign(
+                beat, now, known.started if known else now, known.asked_to_drain if known else False
+            )
+            return self._workers[beat.worker_id].asked_to_drain
 
     async def forget_worker(self, worker_id: str) -> None:
         with self._lock:
@@ -385,7 +393,7 @@ class MemoryStorage(Contexts, Belongings, Counts, Keys):
     async def workers_alive(self, within: float) -> int:
         with self._lock:
             since = self._ledger.now() - timedelta(seconds=within)
-            return sum(not beat.draining and time >= since for beat, time in self._workers.values())
+            return sum(not sign.beat.draining and sign.time >= since for sign in self._workers.values())
 
     def keeper(self, *, lease: float) -> Keeper:
 

@@ -6,7 +6,7 @@ Nothing here locks: `MemoryStorage` does, around each of its methods.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from heapq import heappop, heappush
@@ -175,6 +175,10 @@ class Ledger:
             return False
         context = self.context_of(row)
         return row.parallel or (context.slot is None and context.first() is row)
+
+    def limits_of(self, row: TaskRow) -> Mapping[str, int]:
+        """How many may run with each of its keys."""
+        return {key: self._limits[key].most for key in row.limit_keys}
 
     def _limited(self, row: TaskRow) -> bool:
         limits = (self._limits[key] for key in row.limit_keys)

@@ -19,6 +19,7 @@ import orjson
 from perdure.payload import dump_body, load_body
 from perdure.storable import unstorable
 from perdure.storage import MOST_BACKOFF, Claim, Context, Feedback, Held, WebhookConfig
+from perdure.storage.operators import Failure
 from perdure.storage.views import conversation, last, task_artifacts, task_conversation, task_history
 from perdure.tasks import ArtifactChunk, Event, Message, StatusChange, Task, TaskState
 
@@ -99,6 +100,8 @@ class TaskRow:
     expires_at: datetime | None = None
     deadline_at: datetime | None = None
     steps: dict[tuple[str, int], bytes] = field(default_factory=dict)  # of the turn that has not settled yet
+    holders: dict[int, str] = field(default_factory=dict)  # who claimed each attempt
+    troubles: dict[int, Failure] = field(default_factory=dict)  # why an attempt failed
     keys: list[str] = field(default_factory=list)  # the idempotency keys that stand for it
     feedback: list[tuple[Feedback, bytes]] = field(default_factory=list)
     webhooks: dict[str, WebhookConfig] = field(default_factory=dict)

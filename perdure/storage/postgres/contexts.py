@@ -9,8 +9,9 @@ from uuid import UUID
 from perdure.errors import ContextNotFound
 from perdure.storage import Context, ContextPage, Cursor
 from perdure.storage.postgres.base import Statements
+from perdure.storage.postgres.reads import CONVERSATIONS
 from perdure.storage.postgres.records import Row, changed_metadata, context_of, conversation_of, message_json
-from perdure.storage.postgres.statements import CONVERSATION, UNCOUNT
+from perdure.storage.postgres.statements import UNCOUNT
 from perdure.storage.writes import complete
 from perdure.tasks import Message, Notice
 
@@ -75,9 +76,8 @@ class Contexts(Statements):
                 return None
             limit = 2**31 if history_length is None else history_length
             nowhere = (UUID(int=0), 0)  # no task whose log is cut short: a turn's own is
-            rows = await connection.fetch(
-                CONVERSATION, owner, context_id, row["last_position"], *nowhere, limit
-            )
+            asked = (owner, context_id, row["last_position"], *nowhere, limit)
+            rows = await connection.fetch(CONVERSATIONS, *([value] for value in asked))
             return context_of(row, conversation_of(rows, limit))
 
         context = await self._database.run(load)

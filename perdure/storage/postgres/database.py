@@ -1,27 +1,22 @@
 """Connections to Postgres, and patience with it.
 
-SQLAlchemy keeps the pool (pre-ping: a connection that died in the pool is replaced before anybody uses it); statements go to
-asyncpg's own connection beneath it, which costs a tenth of the CPU of building them anew for each call (bench/).
+The pool is asyncpg's own. A connection that died in it is noticed when it is next used, and the work is passed to another one, as
+it is when a connection dies in mid-work: nothing is asked of a connection before it is used.
 """
 
 from __future__ import annotations
 
+import asyncio
+import random
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeVar
 
 import asyncpg
-import sqlalchemy as sa
 import structlog
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
-from tenacity import (
-    AsyncRetrying,
-    RetryCallState,
-    retry_if_exception,
-    stop_after_delay,
-    wait_random_exponential,
-)
 
+from perdure import metrics
 from perdure.errors import StorageUnavailable
 from perdure.settings import StorageSettings
 from perdure.storage.dsn import normalised, redacted
@@ -51,11 +46,27 @@ _TRANSIENT = (
     OSError,
     TimeoutError,
 )
+_STATEMENTS = 200
+"""Prepared statements that a connection remembers."""
+_PLANS = {
+    # What runs here reads a few rows by an index. A plan that was made while a table was small, or knows nothing of its size yet,
+    # must not read the whole of it later; and compiling a plan takes longer than running it.
+    "enable_seqscan": "off",
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
+    "jit": "off",
+}
 _HOPELESS = (
     asyncpg.QueryCanceledError,
     asyncpg.InvalidAuthorizationSpecificationError,
     asyncpg.InvalidCatalogNameError,
 )
+
+
+_IDLE_SECONDS = 60.0
+"""After so long without use a connection is closed; the next use makes a new one."""
+_LONGEST_PAUSE = 0.5
+_GOODBYE_SECONDS = 0.5
 
 
 class Database:
@@ -64,29 +75,31 @@ class Database:
     def __init__(self, url: str, settings: StorageSettings) -> None:
         self._dsn = normalised(url)
         self._settings = settings
-        self._engine: AsyncEngine | None = None
+        self._pool: Any = None
         self.where = redacted(self._dsn)
         """`host:port/name`, for messages."""
 
     def open(self) -> None:
         """Make the pool; connections come with the first use."""
-        self._engine = create_async_engine(
-            "postgresql+asyncpg://",
-            async_creator=self.connect,
-            isolation_level="AUTOCOMMIT",  # one statement is one transaction; longer ones say so themselves
-            pool_pre_ping=True,
-            pool_reset_on_return=None,  # nothing is left behind that a reset would undo
-            json_deserializer=_as_it_is,
-            pool_size=self._settings.pool_size,
-            max_overflow=self._settings.max_overflow,
-            pool_timeout=self._settings.pool_timeout,
+        metrics.POOL_SIZE.set(self._settings.pool_size + self._settings.max_overflow)
+        self._pool = asyncpg.create_pool(
+            connect=lambda *_, **__: self.connect(),
+            min_size=0,
+            max_size=self._settings.pool_size + self._settings.max_overflow,
+            max_queries=2**31,
+            max_inactive_connection_lifetime=_IDLE_SECONDS,
+            reset=_leave_it,
         )
 
     async def close(self) -> None:
-        """Close every connection."""
-        if self._engine is not None:
-            await self._engine.dispose()
-            self._engine = None
+        """Close every connection. What runs on one is given a moment."""
+        pool, self._pool = self._pool, None
+        if pool is None:
+            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_GOODBYE_SECONDS):
+                await pool  # one that was never used is not complete
+                await pool.close()
 
     async def connect(self) -> Any:
         """A connection of its own, outside the pool: for the keeper, which must not wait for anybody."""
@@ -95,87 +108,97 @@ class Database:
             self._dsn,
             timeout=settings.connect_timeout,
             command_timeout=settings.statement_timeout + 5,  # a server that does not answer at all
+            statement_cache_size=_STATEMENTS if settings.prepared_statements else 0,
             server_settings={
                 "application_name": "perdure",
-                "statement_timeout": f"{settings.statement_timeout * 1000:.0f}",
-                "lock_timeout": f"{settings.lock_timeout * 1000:.0f}",
-                "idle_in_transaction_session_timeout": f"{settings.statement_timeout * 2000:.0f}",
+                **(self._session if settings.prepared_statements else {}),
             },
         )
+
+    @property
+    def _session(self) -> dict[str, str]:
+        settings = self._settings
+        return {
+            "statement_timeout": f"{settings.statement_timeout * 1000:.0f}",
+            "lock_timeout": f"{settings.lock_timeout * 1000:.0f}",
+            "idle_in_transaction_session_timeout": f"{settings.statement_timeout * 2000:.0f}",
+            **_PLANS,
+        }
 
     async def run(self, work: Work[T]) -> T:
         """Run `work` on a connection, again while the trouble is passing (serialization, deadlock, lost connection).
 
         `work` is written so that running it again after an unknown end has the effect of running it once.
-        `StorageUnavailable` when patience is over.
+        `StorageUnavailable` when patience is over. What Postgres does not take for its value is a `ValueError`.
         """
-        again = False
-        try:
-            async for attempt in self._patience():
-                with attempt:
-                    async with self._connection() as connection:
-                        mine, again = again, True
-                        return await work(connection, mine)
-        except (*_TRANSIENT, *_HOPELESS, sa.exc.TimeoutError) as error:
-            raise StorageUnavailable(
-                f"the database at {self.where} does not answer: {_brief(error)}"
-            ) from error
-        raise AssertionError("unreachable: the last attempt returns or raises")
-
-    def _patience(self) -> AsyncRetrying:
-        return AsyncRetrying(
-            retry=retry_if_exception(passing),
-            wait=wait_random_exponential(multiplier=0.02, max=0.5),
-            stop=stop_after_delay(self._settings.retry_timeout),
-            before_sleep=_tell,
-            reraise=True,
-        )
+        again, tries = False, 0
+        until = time.monotonic() + self._settings.retry_timeout
+        while True:
+            try:
+                async with self._connection() as connection:
+                    mine, again = again, True
+                    return await work(connection, mine)
+            except (*_TRANSIENT, *_HOPELESS) as error:
+                if isinstance(error, ValueError):
+                    raise
+                if not passing(error) or time.monotonic() > until:
+                    said = f"the database at {self.where} does not answer: {_brief(error)}"
+                    raise StorageUnavailable(said) from error
+                tries += 1
+                said = log.warning if tries == 1 else log.debug  # an outage would fill the log
+                said("storage.retry", attempt=tries, error=_brief(error))
+            await asyncio.sleep(random.uniform(0, min(0.01 * 2 ** min(tries, 10), _LONGEST_PAUSE)))  # noqa: S311
 
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[Any]:
-        if self._engine is None:
+        pool = self._pool
+        if pool is None:
             raise StorageUnavailable("the storage is not open")
+        connection = await self._acquired(pool)
         try:
-            async with self._engine.connect() as pooled:
-                raw = await pooled.get_raw_connection()
-                connection: Any = raw.driver_connection
-                try:
+            with metrics.POOL_USED.track_inprogress():
+                if self._settings.prepared_statements:
                     yield connection
-                except asyncpg.ReadOnlySQLTransactionError:
-                    await pooled.invalidate()  # the new primary is another server, behind the same name
-                    raise
-                except asyncpg.InternalClientError:
-                    connection.terminate()
-                    raise
-                finally:
-                    if connection.is_closed():
-                        await pooled.invalidate()
-        except sa.exc.DBAPIError as error:
-            raise undressed(error) from error
+                else:
+                    async with self._together(connection):
+                        yield connection
+        except (asyncpg.ReadOnlySQLTransactionError, asyncpg.InternalClientError):
+            connection.terminate()  # the new primary is another server, behind the same name
+            raise
+        finally:
+            await pool.release(connection)
+
+    async def _acquired(self, pool: Any) -> Any:
+        try:
+            async with asyncio.timeout(self._settings.pool_timeout) as waiting:
+                await pool  # makes it complete, once
+                return await pool.acquire()
+        except TimeoutError:
+            if not waiting.expired():
+                raise
+            raise StorageUnavailable(
+                f"no connection to the database at {self.where} was free in time"
+            ) from None
+
+    @asynccontextmanager
+    async def _together(self, connection: Any) -> AsyncIterator[None]:
+        """One transaction, all of whose statements meet the same server: behind a PgBouncer that knows no prepared statements, a
+        statement and its parameters would else go to different ones. What a session is told elsewhere is told here."""
+        async with connection.transaction():
+            await connection.execute(
+                "".join(f"SET LOCAL {name} = '{value}';" for name, value in self._session.items())
+            )
+            yield
 
 
-def _as_it_is(text: str) -> str:
-    """jsonb stays text: most of it is looked at by nobody here."""
-    return text
-
-
-def undressed(error: sa.exc.DBAPIError) -> BaseException:
-    """What asyncpg raised. SQLAlchemy 2.1 dresses up what the server says to a new connection, as in `the database system is
-    shutting down`; what is said to a standing one passes it by."""
-    said = error.orig and error.orig.__cause__
-    return said or error
+async def _leave_it(connection: Any) -> None:
+    """Nothing is left behind on a connection that a reset would undo."""
 
 
 def passing(error: BaseException) -> bool:
     """Whether it is the kind of trouble that passes: a lost connection, a server that restarts, a deadlock."""
     # asyncpg's DataError (a value that does not fit) is an InterfaceError as well: trying again cannot help.
     return isinstance(error, _TRANSIENT) and not isinstance(error, asyncpg.DataError | ValueError)
-
-
-def _tell(state: RetryCallState) -> None:
-    error = state.outcome.exception() if state.outcome else None
-    said = log.warning if state.attempt_number == 1 else log.debug  # an outage would fill the log
-    said("storage.retry", attempt=state.attempt_number, error=_brief(error))
 
 
 def _brief(error: BaseException | None) -> str:

@@ -14,7 +14,7 @@ from perdure.payload import dump_message, load_body, load_message
 from perdure.storable import require_storable
 from perdure.storage import Claim, Context, Feedback, WebhookConfig
 from perdure.storage.views import last, task_conversation
-from perdure.tasks import ArtifactChunk, Event, Message, StatusChange, Task, TaskState, fold_chunks
+from perdure.tasks import ArtifactChunk, Event, Message, Ring, StatusChange, Task, TaskState, fold_chunks
 
 Row = Mapping[str, Any]
 
@@ -156,3 +156,16 @@ def changed_metadata(metadata: Mapping[str, Any]) -> tuple[str, list[str]]:
     """What to merge, and which keys to remove."""
     given = {key: value for key, value in metadata.items() if value is not None}
     return dumps(given), [key for key, value in metadata.items() if value is None]
+
+
+def rings_of(task_id: UUID, row: Row) -> tuple[Ring, ...]:
+    """What became claimable: the next in line; or, where one came in unseen, the own id as a hint; and what waited for a
+    limit."""
+    rings = []
+    if row["next_id"] is not None:
+        rings.append(Ring(row["next_id"], row["next_dispatch"]))
+    elif row["waiting"] and not row["seen"] and not row.get("again"):
+        rings.append(Ring(task_id, row["dispatch"] + 1))
+    if row.get("unlimited_id") is not None:
+        rings.append(Ring(row["unlimited_id"], row["unlimited_dispatch"]))
+    return tuple(dict.fromkeys(rings))

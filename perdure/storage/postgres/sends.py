@@ -86,17 +86,21 @@ async def _insert(connection: Any, new: NewTask, message: Message) -> Submitted 
         if await connection.fetchrow(OWNS, new.task_id, new.owner) is not None:
             return new.task_id
         raise ContextBusy(new.context_id)
-    in_time = not new.delay and 0.0 not in (new.expires, new.deadline)
     if new.policy is not Policy.INTERRUPT:
-        return Submitted(row["created_at"], row["first"] and in_time)
+        return Submitted(row["created_at"], row["first"] and in_time(new))
     _, payload = dump_body(StatusChange(TaskState.CANCELED, metadata={"reason": "interrupted"}))
     rows = await connection.fetch(sql.INTERRUPT, new.owner, new.context_id, new.task_id, dumps(payload))
     gone = [row for row in rows if row["task_id"] is not None]
     return Submitted(
         row["created_at"],
-        rows[0]["free"] and in_time,
+        rows[0]["free"] and in_time(new),
         [Notice(row["task_id"], row["last_seq"], TaskState.CANCELED) for row in gone],
     )
+
+
+def in_time(new: NewTask) -> bool:
+    """Whether it is due at once, and there is any time for it."""
+    return not new.delay and 0.0 not in (new.expires, new.deadline)
 
 
 # ---------------------------------------------------------------------- a message to a task

@@ -36,7 +36,7 @@ UNCOUNT = """
 
 # ... and whoever waits for it may run, if one is due. It is rung for under the id of the turn that ended, which is only a hint:
 # its own last ring may have been heard already, and be known to Redis for as long as the turn lasts that it led to.
-_UNLIMITED = """
+UNLIMITED = """
     unlimited AS (
         SELECT let_go.task_id, let_go.dispatch + 1 AS dispatch FROM let_go
          WHERE cardinality(let_go.limit_keys) > 0 AND EXISTS (
@@ -46,7 +46,7 @@ _UNLIMITED = """
 
 # What becomes claimable when a context's slot is freed: the first in its line, if it is due. `freed` is a CTE of
 # (owner, context_id); the dispatch is raised in the same statement, so that the ring is never taken for an older one.
-_NEXT = """
+NEXT = """
     next AS (
         UPDATE tasks n SET dispatch = n.dispatch + 1, dispatched_at = clock_timestamp()
           FROM freed CROSS JOIN LATERAL (
@@ -55,10 +55,10 @@ _NEXT = """
                   AND x.state = 'submitted' AND x.task_id <> freed.task_id
                 ORDER BY x.position LIMIT 1) pick
          WHERE n.task_id = pick.task_id AND n.state = 'submitted' AND n.due_at <= clock_timestamp()
-        RETURNING n.task_id, n.dispatch)"""
+        RETURNING n.task_id, n.dispatch, freed.task_id AS after)"""
 
 
-def _seen(task: str) -> str:
+def seen(task: str) -> str:
     """Whether the statement's snapshot shows a task that waits behind `task`. Where the locked row counts one and the snapshot
     shows none, it came in between: then the ring goes out under the own id, which is only a hint."""
     return f"""EXISTS (SELECT FROM tasks x WHERE x.owner = {task}.owner AND x.context_id = {task}.context_id
@@ -68,7 +68,7 @@ def _seen(task: str) -> str:
 # A task's rank makes its owners take turns: one more than that of the owner's newest waiting task, but not before the one that
 # is next of all. So a lone task stands beside the first of somebody's ten thousand, whenever it comes. Read without a lock: two
 # that come at once may share a rank.
-_RANK = """greatest(
+RANK = """greatest(
             (SELECT w.rank FROM tasks w WHERE w.state = 'submitted' AND w.lease_token IS NULL AND w.priority = {priority}
               ORDER BY w.priority DESC, w.rank LIMIT 1),
             (SELECT w.rank + 1 FROM tasks w WHERE w.state = 'submitted' AND w.lease_token IS NULL AND w.owner = {owner}
@@ -96,7 +96,7 @@ WITH place AS (
                            due_at, dispatched_at, status_timestamp, created_at, updated_at,
                            priority, rank, parallel, limit_keys, expires_at, deadline_at)
         SELECT $1, $2, $3, place.last_position, $4, 1, 1, 1, now + make_interval(secs => $8), now, now, now, now,
-               $7, {_RANK.format(owner="$2", priority="$7")}, $6 = 'parallel', $11,
+               $7, {RANK.format(owner="$2", priority="$7")}, $6 = 'parallel', $11,
                now + make_interval(secs => $9), now + make_interval(secs => $10)
           FROM place
         RETURNING task_id, created_at),
@@ -230,275 +230,78 @@ WITH line AS (
            AND NOT EXISTS (SELECT FROM tasks e WHERE e.owner = changed.owner AND e.context_id = changed.context_id
                                                  AND e.position < changed.position AND e.state = 'submitted'
                                                  AND NOT e.parallel)),
-    {_NEXT}
+    {NEXT}
 SELECT task.state AS before, changed.task_id IS NOT NULL AS kept, changed.dispatch, waits.waiting,
-       next.task_id AS next_id, next.dispatch AS next_dispatch, {_seen("changed")}
+       next.task_id AS next_id, next.dispatch AS next_dispatch, {seen("changed")}
   FROM task LEFT JOIN changed ON true LEFT JOIN waits ON true LEFT JOIN next ON true
 """
 
-_SPOKEN = "(e.kind = 'message' OR (e.kind = 'status' AND e.payload #> '{status,message}' IS NOT NULL))"
-_VISIBLE = "e.attempt <> ALL (t.lost_attempts)"
+SPOKEN = "(e.kind = 'message' OR (e.kind = 'status' AND e.payload #> '{status,message}' IS NOT NULL))"
+VISIBLE = "e.attempt <> ALL (t.lost_attempts)"
 
 
-def _log(limit: str, artifacts: str) -> str:
+def log_of(limit: str, artifacts: str) -> str:
     """A task's log as parallel arrays, in one row with the task: both as of one moment."""
     return f"""
     LEFT JOIN LATERAL (
         SELECT array_agg(e.seq ORDER BY e.seq) AS seqs, array_agg(e.kind ORDER BY e.seq) AS kinds,
                array_agg(e.payload ORDER BY e.seq) AS payloads
           FROM (SELECT * FROM (SELECT e.seq, e.kind, e.payload FROM task_events e
-                                WHERE e.task_id = t.task_id AND {_SPOKEN} AND {_VISIBLE} AND e.seq <> t.status_seq
+                                WHERE e.task_id = t.task_id AND {SPOKEN} AND {VISIBLE} AND e.seq <> t.status_seq
                                 ORDER BY e.seq DESC LIMIT {limit}) spoken
                 UNION ALL
                 SELECT e.seq, e.kind, e.payload FROM task_events e
-                 WHERE e.task_id = t.task_id AND e.kind = 'artifact' AND {_VISIBLE} AND {artifacts}) e) log ON true"""
+                 WHERE e.task_id = t.task_id AND e.kind = 'artifact' AND {VISIBLE} AND {artifacts}) e) log ON true"""
 
 
-_TASK = """t.task_id, t.owner, t.context_id, t.state, t.status_message, t.status_timestamp, t.metadata, t.attempt,
+def said_in(asked: str) -> str:
+    """What was said in a context up to a turn, newest pieces first until there are enough. `asked` has owner, context_id,
+    position; task_id and seq, the end of the log of the turn's task; most."""
+    return f"""
+WITH said AS (
+        (SELECT t.position, e.seq FROM tasks t CROSS JOIN LATERAL (
+                SELECT e.seq FROM task_events e
+                 WHERE e.task_id = t.task_id AND {VISIBLE} AND (e.task_id <> {asked}.task_id OR e.seq <= {asked}.seq)
+                   AND ({SPOKEN} OR (e.kind = 'artifact' AND NOT coalesce((e.payload ->> 'append')::boolean, false)))
+                 ORDER BY e.seq DESC LIMIT {asked}.most) e
+          WHERE t.owner = {asked}.owner AND t.context_id = {asked}.context_id AND t.position <= {asked}.position
+          ORDER BY t.position DESC, e.seq DESC LIMIT {asked}.most)
+        UNION ALL
+        (SELECT m.position, 0 FROM context_messages m
+          WHERE m.owner = {asked}.owner AND m.context_id = {asked}.context_id AND m.position <= {asked}.position
+          ORDER BY m.position DESC LIMIT {asked}.most)
+        ORDER BY 1 DESC, 2 DESC LIMIT {asked}.most),
+    start AS (
+        SELECT position, seq FROM said ORDER BY position, seq LIMIT 1)
+SELECT t.position, t.task_id, e.seq, e.kind, e.payload
+  FROM start, tasks t JOIN task_events e ON e.task_id = t.task_id
+ WHERE t.owner = {asked}.owner AND t.context_id = {asked}.context_id AND t.position <= {asked}.position
+   AND t.position >= start.position AND (t.position > start.position OR e.seq >= start.seq)
+   AND {VISIBLE} AND (e.task_id <> {asked}.task_id OR e.seq <= {asked}.seq) AND ({SPOKEN} OR e.kind = 'artifact')
+UNION ALL
+SELECT m.position, NULL, 0, 'message', m.payload FROM start, context_messages m
+ WHERE m.owner = {asked}.owner AND m.context_id = {asked}.context_id AND m.position <= {asked}.position
+   AND m.position >= start.position"""
+
+
+TASK = """t.task_id, t.owner, t.context_id, t.state, t.status_message, t.status_timestamp, t.metadata, t.attempt,
        extract(epoch FROM t.deadline_at - clock_timestamp())::float AS deadline,
        t.failures, t.crashes, t.last_seq, t.created_at, t.updated_at"""
 
 # $1 task_id, $2 owner: without its log
 BARE = f"""
-SELECT {_TASK}, NULL::text[] AS kinds, NULL::jsonb[] AS payloads FROM tasks t WHERE t.task_id = $1 AND t.owner = $2
-"""
-
-# $1 task_id, $2 owner, $3 history length or null
-LOAD = f"""
-SELECT {_TASK}, log.* FROM tasks t {_log("$3::bigint", "true")}
- WHERE t.task_id = $1 AND t.owner = $2
-"""
-
-# $1 owner, $2 rows, $3 history length or null, $4 artifacts wanted; {where}: the filters that are given, so that each kind of
-# page has a plan of its own
-LIST = f"""
-SELECT {_TASK}, log.* FROM tasks t {_log("$3::bigint", "$4::boolean")}
- WHERE t.owner = $1 {{where}}
- ORDER BY t.status_timestamp DESC, t.task_id DESC LIMIT $2
-"""
-# $1 owner, $2 cap
-COUNT = "SELECT count(*) FROM (SELECT FROM tasks t WHERE t.owner = $1 {where} LIMIT $2) counted"
-
-# $1 task_id, $2 owner, $3 seq, $4 limit
-EVENTS_SINCE = """
-SELECT e.task_id, e.seq, e.first_seq, e.kind, e.attempt, e.payload, e.created_at
-  FROM task_events e JOIN tasks t ON t.task_id = e.task_id
- WHERE e.task_id = $1 AND t.owner = $2 AND e.seq > $3 ORDER BY e.seq LIMIT $4
-"""
-
-# $1 task_ids
-NOTICES = """
-SELECT id AS task_id, t.last_seq, t.state FROM unnest($1::uuid[]) AS id LEFT JOIN tasks t ON t.task_id = id
+SELECT {TASK}, NULL::text[] AS kinds, NULL::jsonb[] AS payloads FROM tasks t WHERE t.task_id = $1 AND t.owner = $2
 """
 
 # What may be claimed: due, held by nobody, not over its time, first in its context while no other turn of the context runs
 # (unless it runs in parallel), and no limit of it reached. The claim decides again on the locked rows.
-_CLAIMABLE = """t.state = 'submitted' AND t.lease_token IS NULL AND t.due_at <= now()
+CLAIMABLE = """t.state = 'submitted' AND t.lease_token IS NULL AND t.due_at <= now()
            AND (t.deadline_at <= now() OR (t.attempt = 0 AND t.expires_at <= now())) IS NOT TRUE
            AND (t.parallel OR (c.running_task IS NULL AND NOT EXISTS (
                 SELECT FROM tasks e WHERE e.owner = t.owner AND e.context_id = t.context_id AND e.position < t.position
                                       AND e.state = 'submitted' AND NOT e.parallel)))
            AND NOT EXISTS (SELECT FROM concurrency_limits l WHERE l.limit_key = ANY (t.limit_keys)
                                                                AND l.running >= l.max_running)"""
-
-# $1 holder, $2 token, $3 lease in seconds; what the token got before is given again. A row of
-# NULLs: another claim was faster at a limited key; something else may still be claimable.
-CLAIM = f"""
-WITH mine AS (
-        SELECT * FROM tasks WHERE lease_token = $2 AND state = 'working'),
-    best AS (
-        SELECT t.task_id, t.limit_keys, c.waiting, clock_timestamp() AS now
-          FROM tasks t JOIN contexts c ON c.owner = t.owner AND c.context_id = t.context_id
-         WHERE {_CLAIMABLE} AND NOT EXISTS (SELECT FROM mine)
-         ORDER BY t.priority DESC, t.rank, t.due_at, t.task_id LIMIT 1
-           FOR NO KEY UPDATE OF t, c SKIP LOCKED),
-    limits AS (
-        SELECT l.limit_key FROM concurrency_limits l, best
-         WHERE l.limit_key = ANY (best.limit_keys) AND l.running < l.max_running
-         ORDER BY l.limit_key FOR NO KEY UPDATE OF l SKIP LOCKED),
-    allowed AS (
-        SELECT * FROM best WHERE cardinality(best.limit_keys) = (SELECT count(*) FROM limits)),
-    counted AS (
-        UPDATE concurrency_limits l SET running = l.running + 1 FROM allowed WHERE l.limit_key = ANY (allowed.limit_keys)),
-    claimed AS (
-        UPDATE tasks t
-           SET state = 'working', attempt = t.attempt + 1, write_no = 0, read_seq = t.message_seq,
-               lease_holder = $1, lease_token = $2, lease_until = allowed.now + make_interval(secs => $3),
-               last_seq = t.last_seq + 1, status_seq = t.last_seq + 1, status_message = NULL,
-               status_timestamp = allowed.now, updated_at = allowed.now
-          FROM allowed WHERE t.task_id = allowed.task_id
-        RETURNING t.*),
-    slot AS (
-        UPDATE contexts c SET running_task = claimed.task_id, waiting = best.waiting - 1
-          FROM claimed, best WHERE c.owner = claimed.owner AND c.context_id = claimed.context_id AND NOT claimed.parallel),
-    event AS (
-        INSERT INTO task_events (task_id, seq, first_seq, kind, attempt, payload, created_at)
-        SELECT task_id, last_seq, last_seq, 'status', attempt,
-               jsonb_build_object('status', jsonb_build_object('state', 'TASK_STATE_WORKING')), updated_at FROM claimed)
-SELECT task_id, owner, context_id, attempt, position, last_seq, turns FROM claimed
-UNION ALL SELECT task_id, owner, context_id, attempt, position, last_seq, turns FROM mine
-UNION ALL SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL FROM best WHERE NOT EXISTS (SELECT FROM allowed)
-"""
-
-# What was said in a context up to a turn, newest pieces first until there are enough.
-# $1 owner, $2 context_id, $3 position, $4 task_id, $5 last_seq of the turn's task, $6 messages
-CONVERSATION = f"""
-WITH said AS (
-        (SELECT t.position, e.seq FROM tasks t CROSS JOIN LATERAL (
-                SELECT e.seq FROM task_events e
-                 WHERE e.task_id = t.task_id AND {_VISIBLE} AND (e.task_id <> $4 OR e.seq <= $5)
-                   AND ({_SPOKEN} OR (e.kind = 'artifact' AND NOT coalesce((e.payload ->> 'append')::boolean, false)))
-                 ORDER BY e.seq DESC LIMIT $6) e
-          WHERE t.owner = $1 AND t.context_id = $2 AND t.position <= $3
-          ORDER BY t.position DESC, e.seq DESC LIMIT $6)
-        UNION ALL
-        (SELECT m.position, 0 FROM context_messages m
-          WHERE m.owner = $1 AND m.context_id = $2 AND m.position <= $3 ORDER BY m.position DESC LIMIT $6)
-        ORDER BY 1 DESC, 2 DESC LIMIT $6),
-    start AS (
-        SELECT position, seq FROM said ORDER BY position, seq LIMIT 1)
-SELECT t.position, t.task_id, e.seq, e.kind, e.payload
-  FROM start, tasks t JOIN task_events e ON e.task_id = t.task_id
- WHERE t.owner = $1 AND t.context_id = $2 AND t.position <= $3 AND t.position >= start.position
-   AND (t.position > start.position OR e.seq >= start.seq)
-   AND {_VISIBLE} AND (e.task_id <> $4 OR e.seq <= $5) AND ({_SPOKEN} OR e.kind = 'artifact')
-UNION ALL
-SELECT m.position, NULL, 0, 'message', m.payload FROM start, context_messages m
- WHERE m.owner = $1 AND m.context_id = $2 AND m.position <= $3 AND m.position >= start.position
- ORDER BY 1, 3
-"""
-
-# $1 task_ids, $2 attempts, $3 tokens, $4 lease in seconds; answers by the claim's place in the arrays
-RENEW = """
-WITH asked AS (
-        SELECT * FROM unnest($1::uuid[], $2::int[], $3::uuid[]) WITH ORDINALITY AS a(task_id, attempt, token, place)),
-    held AS (
-        SELECT t.task_id, asked.place FROM tasks t
-          JOIN asked ON t.task_id = asked.task_id AND t.attempt = asked.attempt AND t.lease_token = asked.token
-         ORDER BY t.task_id FOR NO KEY UPDATE OF t SKIP LOCKED),
-    renewed AS (
-        UPDATE tasks t SET lease_until = clock_timestamp() + make_interval(secs => $4)
-          FROM held WHERE t.task_id = held.task_id RETURNING held.place, t.state)
-SELECT asked.place,
-       CASE WHEN renewed.place IS NOT NULL THEN CASE WHEN renewed.state = 'working' THEN 'yes' ELSE 'canceled' END
-            WHEN t.task_id IS NOT NULL THEN 'locked' ELSE 'lost' END AS found
-  FROM asked LEFT JOIN renewed ON renewed.place = asked.place
-       LEFT JOIN tasks t ON t.task_id = asked.task_id AND t.attempt = asked.attempt AND t.lease_token = asked.token
-"""
-
-# The fence of every write of a turn.
-_HELD = (
-    "t.task_id = $1 AND t.attempt = $2 AND t.lease_token = $3 AND t.write_no = $4 - 1 AND t.state = 'working'"
-)
-_METADATA = "metadata = (t.metadata || $5::jsonb) - $6::text[]"
-
-# $1 task_id, $2 attempt, $3 token, $4 write_no, $5 metadata, $6 keys to remove, $7 kinds, $8 payloads, $9 message of a
-# status that comes last, or null: it becomes the present one (progress does not)
-WRITE = f"""
-WITH held AS (
-        SELECT t.task_id, clock_timestamp() AS now FROM tasks t WHERE {_HELD} FOR NO KEY UPDATE),
-    written AS (
-        UPDATE tasks t
-           SET write_no = $4, last_seq = t.last_seq + cardinality($7::text[]), {_METADATA},
-               status_message = coalesce($9::jsonb, t.status_message),
-               status_seq = CASE WHEN $9 IS NULL THEN t.status_seq ELSE t.last_seq + cardinality($7) END,
-               status_timestamp = CASE WHEN $9 IS NULL THEN t.status_timestamp ELSE held.now END, updated_at = held.now
-          FROM held WHERE t.task_id = held.task_id
-        RETURNING t.task_id, t.attempt, t.last_seq, t.updated_at),
-    events AS (
-        INSERT INTO task_events (task_id, seq, first_seq, kind, attempt, payload, created_at)
-        SELECT w.task_id, w.last_seq - cardinality($7) + e.ord, w.last_seq - cardinality($7) + e.ord, e.kind, w.attempt,
-               e.payload, w.updated_at
-          FROM written w, unnest($7::text[], $8::jsonb[]) WITH ORDINALITY AS e(kind, payload, ord))
-SELECT last_seq FROM written
-"""
-
-# As WRITE up to $8; $9 state, $10 status payload, $11 status message or null, $12 whether unread messages bring it back,
-# $13 owner, $14 context_id
-SETTLE = f"""
-WITH line AS (
-        SELECT c.owner, c.context_id, c.waiting FROM contexts c WHERE c.owner = $13 AND c.context_id = $14 FOR NO KEY UPDATE),
-    held AS (
-        SELECT t.task_id, $12 AND t.message_seq > t.read_seq AS again, clock_timestamp() AS now
-          FROM tasks t JOIN line ON t.owner = line.owner AND t.context_id = line.context_id
-         WHERE {_HELD} FOR NO KEY UPDATE OF t),
-    settled AS (
-        UPDATE tasks t
-           SET state = CASE WHEN held.again THEN 'submitted' ELSE $9 END, write_no = $4, turns = t.turns + 1,
-               last_seq = t.last_seq + cardinality($7::text[]) + 1, status_seq = t.last_seq + cardinality($7::text[]) + 1,
-               status_message = $11::jsonb, status_timestamp = held.now, {_METADATA},
-               lease_holder = NULL, lease_token = NULL, lease_until = NULL,
-               due_at = held.now, dispatch = t.dispatch + held.again::int, dispatched_at = held.now, updated_at = held.now
-          FROM held WHERE t.task_id = held.task_id
-        RETURNING t.task_id, t.owner, t.context_id, t.attempt, t.state, t.last_seq, t.dispatch, t.updated_at, t.parallel,
-                  t.limit_keys, held.again),
-    let_go AS (SELECT * FROM settled),{UNCOUNT},{_UNLIMITED},
-    events AS (
-        INSERT INTO task_events (task_id, seq, first_seq, kind, attempt, payload, created_at)
-        SELECT s.task_id, s.last_seq - 1 - cardinality($7) + e.ord, s.last_seq - 1 - cardinality($7) + e.ord, e.kind, s.attempt,
-               e.payload, s.updated_at
-          FROM settled s, unnest($7::text[], $8::jsonb[]) WITH ORDINALITY AS e(kind, payload, ord)
-        UNION ALL
-        SELECT s.task_id, s.last_seq, s.last_seq, 'status', s.attempt,
-               CASE WHEN s.again THEN jsonb_set($10::jsonb, '{{status,state}}', '"TASK_STATE_SUBMITTED"') ELSE $10::jsonb END,
-               s.updated_at
-          FROM settled s),
-    slot AS (
-        UPDATE contexts c SET running_task = NULLIF(c.running_task, s.task_id),
-               waiting = line.waiting + (s.again AND NOT s.parallel)::int
-          FROM settled s, line WHERE c.owner = line.owner AND c.context_id = line.context_id
-        RETURNING c.waiting),
-    freed AS (
-        SELECT * FROM settled WHERE NOT again AND NOT parallel),
-    {_NEXT}
-SELECT s.state, s.last_seq, s.dispatch, s.again, slot.waiting, next.task_id AS next_id, next.dispatch AS next_dispatch,
-       unlimited.task_id AS unlimited_id, unlimited.dispatch AS unlimited_dispatch, {_seen("s")}
-  FROM settled s LEFT JOIN slot ON true LEFT JOIN next ON true LEFT JOIN unlimited ON true
-"""
-
-# $1 task_id: why a write was refused, or that it was kept before
-DIAGNOSE = "SELECT state, attempt, write_no, last_seq FROM tasks WHERE task_id = $1"
-
-# $1 task_id, $2 attempt, $3 token, $4 owner, $5 context_id, $6 status payload, $7 failed, $8 delay in seconds,
-# $9 metadata or null
-RELEASE = f"""
-WITH line AS (
-        SELECT c.owner, c.context_id, c.waiting FROM contexts c WHERE c.owner = $4 AND c.context_id = $5 FOR NO KEY UPDATE),
-    held AS (
-        SELECT t.task_id, t.state, t.state = 'working' AS again, clock_timestamp() AS now
-          FROM tasks t JOIN line ON t.owner = line.owner AND t.context_id = line.context_id
-         WHERE t.task_id = $1 AND t.attempt = $2 AND t.lease_token = $3 FOR NO KEY UPDATE OF t),
-    released AS (
-        UPDATE tasks t
-           SET lease_holder = NULL, lease_token = NULL, lease_until = NULL,
-               state = CASE WHEN held.again THEN 'submitted' ELSE held.state END,
-               lost_attempts = CASE WHEN held.again THEN t.lost_attempts || t.attempt ELSE t.lost_attempts END,
-               failures = t.failures + (held.again AND $7)::int,
-               metadata = CASE WHEN held.again AND $9::jsonb IS NOT NULL THEN t.metadata || $9 ELSE t.metadata END,
-               last_seq = t.last_seq + held.again::int,
-               status_seq = CASE WHEN held.again THEN t.last_seq + 1 ELSE t.status_seq END,
-               status_message = CASE WHEN held.again THEN NULL ELSE t.status_message END,
-               status_timestamp = CASE WHEN held.again THEN held.now ELSE t.status_timestamp END,
-               due_at = held.now + make_interval(secs => $8),
-               dispatch = t.dispatch + held.again::int, dispatched_at = held.now, updated_at = held.now
-          FROM held WHERE t.task_id = held.task_id
-        RETURNING t.task_id, t.owner, t.context_id, t.last_seq, t.dispatch, t.updated_at, t.parallel, t.limit_keys, held.again),
-    let_go AS (SELECT * FROM released),{UNCOUNT},{_UNLIMITED},
-    event AS (
-        INSERT INTO task_events (task_id, seq, first_seq, kind, attempt, payload, created_at)
-        SELECT task_id, last_seq, last_seq, 'status', 0, $6::jsonb, updated_at FROM released WHERE again),
-    slot AS (
-        UPDATE contexts c SET running_task = NULL, waiting = line.waiting + r.again::int
-          FROM released r, line
-         WHERE c.owner = line.owner AND c.context_id = line.context_id AND c.running_task = r.task_id AND NOT r.parallel
-        RETURNING c.waiting),
-    freed AS (
-        SELECT * FROM released WHERE NOT again AND NOT parallel),
-    {_NEXT}
-SELECT r.task_id, r.dispatch, r.again, slot.waiting, next.task_id AS next_id, next.dispatch AS next_dispatch,
-       unlimited.task_id AS unlimited_id, unlimited.dispatch AS unlimited_dispatch, {_seen("r")}
-  FROM released r LEFT JOIN slot ON true LEFT JOIN next ON true LEFT JOIN unlimited ON true
-"""
 
 # $1 grace in seconds, $2 max crashes, $3 limit, $4 status payload (crash), $5 status payload (failed), $6 its message,
 # $7 as of when or null, $8 how long the server has to be up in seconds.
@@ -538,7 +341,7 @@ WITH lapsed AS (
           FROM held WHERE t.task_id = held.task_id
         RETURNING t.task_id, t.owner, t.context_id, t.state, t.attempt, t.last_seq, t.dispatch,
                   t.status_message, t.updated_at, t.parallel, t.limit_keys, held.again, held.worked),
-    let_go AS (SELECT * FROM rescued),{UNCOUNT},{_UNLIMITED},
+    let_go AS (SELECT * FROM rescued),{UNCOUNT},{UNLIMITED},
     event AS (
         INSERT INTO task_events (task_id, seq, first_seq, kind, attempt, payload, created_at)
         SELECT task_id, last_seq, last_seq, 'status', 0,
@@ -550,7 +353,7 @@ WITH lapsed AS (
          WHERE c.owner = r.owner AND c.context_id = r.context_id AND c.running_task = r.task_id AND NOT r.parallel),
     freed AS (
         SELECT * FROM rescued WHERE NOT again AND NOT parallel),
-    {_NEXT}
+    {NEXT}
 SELECT task_id, dispatch, last_seq, CASE WHEN worked THEN state END AS state, again AS rings FROM rescued
 UNION ALL SELECT task_id, dispatch, 0, NULL, true FROM next
 UNION ALL SELECT task_id, dispatch, 0, NULL, true FROM unlimited
@@ -592,23 +395,10 @@ WITH late AS (
 SELECT task_id, last_seq FROM ended
 """
 
-# The fence of a checkpoint, and its result. $1 task_id, $2 attempt, $3 token, $4 name, $5 occurrence, $6 result
-STORE_STEP = """
-WITH held AS (
-        SELECT t.task_id, t.turns FROM tasks t
-         WHERE t.task_id = $1 AND t.attempt = $2 AND t.lease_token = $3 AND t.state = 'working' FOR NO KEY UPDATE),
-    kept AS (
-        INSERT INTO task_steps (task_id, turn, name, occurrence, result, attempt)
-        SELECT task_id, turns, $4, $5, $6::json, $2 FROM held ON CONFLICT DO NOTHING)
-SELECT true FROM held
-"""
-# $1 task_id, $2 turn
-STEPS = "SELECT name, occurrence, result FROM task_steps WHERE task_id = $1 AND turn = $2"
-
 # $1 idle in seconds, $2 limit. Every turn has had one dispatch; what is beyond that were rings in vain.
 STRANDED = f"""
 SELECT t.task_id, t.dispatch FROM tasks t JOIN contexts c ON c.owner = t.owner AND c.context_id = t.context_id
- WHERE {_CLAIMABLE}
+ WHERE {CLAIMABLE}
    AND t.dispatched_at < now() - make_interval(secs => $1 * 2 ^ LEAST(GREATEST(t.dispatch - t.attempt - 1, 0), {MOST_BACKOFF}))
  ORDER BY t.priority DESC, t.rank, t.due_at, t.task_id LIMIT $2
 """
@@ -619,16 +409,19 @@ WITH held AS (
         SELECT t.task_id FROM tasks t JOIN unnest($1::uuid[], $2::int[]) AS a(task_id, dispatch)
             ON t.task_id = a.task_id AND t.dispatch = a.dispatch
           JOIN contexts c ON c.owner = t.owner AND c.context_id = t.context_id
-         WHERE {_CLAIMABLE} ORDER BY t.task_id FOR NO KEY UPDATE OF t SKIP LOCKED)
+         WHERE {CLAIMABLE} ORDER BY t.task_id FOR NO KEY UPDATE OF t SKIP LOCKED)
 UPDATE tasks t SET dispatch = t.dispatch + 1, dispatched_at = clock_timestamp()
   FROM held WHERE t.task_id = held.task_id RETURNING t.task_id, t.dispatch
 """
 
 # $1 worker_id, $2 version, $3 slots, $4 running, $5 draining
 BEAT = """
-INSERT INTO workers (worker_id, version, slots, running, draining) VALUES ($1, $2, $3, $4, $5)
+INSERT INTO workers (worker_id, version, slots, running, draining, name, loop_lag, counters)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
 ON CONFLICT (worker_id) DO UPDATE
-   SET slots = excluded.slots, running = excluded.running, draining = excluded.draining, beat_at = clock_timestamp()
+   SET slots = excluded.slots, running = excluded.running, draining = excluded.draining, name = excluded.name,
+       loop_lag = excluded.loop_lag, counters = excluded.counters, beat_at = clock_timestamp()
+RETURNING asked_to_drain
 """
 FORGET_WORKER = "DELETE FROM workers WHERE worker_id = $1"
 # $1 seconds; workers that died long ago go with it

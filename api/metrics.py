@@ -1,0 +1,66 @@
+"""`/metrics`: this process for Prometheus, and how the fleet's tasks and workers stand. Needs the scope `operate`."""
+
+from __future__ import annotations
+
+import time
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from perdure import metrics
+from perdure.errors import QueueUnavailable, StorageUnavailable
+from perdure.queue import Queue
+from perdure.settings import Settings
+from perdure.storage import Storage
+
+from .auth import OPERATE, require
+from .health import MISSED_BEATS
+
+FRESH = 2.0
+"""Seconds that a look at the storage is good for: several scrapers cost one."""
+
+
+class Metrics:
+    """The endpoint."""
+
+    def __init__(self, storage: Storage, queue: Queue, settings: Settings) -> None:
+        self._storage = storage
+        self._queue = queue
+        self._alive = settings.worker.beat_interval * MISSED_BEATS
+        self._looked_at = float("-inf")
+
+    async def __call__(self, request: Request) -> Response:
+        """Answers also when the storage does not: that is when it is looked at."""
+        require(request, OPERATE)
+        if time.monotonic() - self._looked_at > FRESH:
+            self._looked_at = time.monotonic()
+            await self._look_at_storage()
+            await self._look_at_queue()
+        return Response(metrics.exposed(), headers={"Content-Type": metrics.CONTENT_TYPE})
+
+    async def _look_at_storage(self) -> None:
+        try:
+            counts, oldest = await self._storage.waiting()
+            workers = await self._storage.list_workers()
+        except StorageUnavailable:
+            metrics.STORAGE_UP.set(0)
+            return
+        metrics.STORAGE_UP.set(1)
+        for state in metrics.OPEN_STATES:
+            metrics.TASKS.labels(state.value).set(counts.get(state, 0))
+        metrics.OLDEST_WAITING.set(oldest or 0.0)
+        alive = [worker.beat for worker in workers if worker.silent <= self._alive]
+        for draining in (False, True):
+            count = sum(beat.draining is draining for beat in alive)
+            metrics.WORKERS.labels(str(draining).lower()).set(count)
+        used = sum(beat.running for beat in alive)
+        metrics.WORKER_SLOTS.labels("true").set(used)
+        metrics.WORKER_SLOTS.labels("false").set(sum(beat.slots for beat in alive) - used)
+
+    async def _look_at_queue(self) -> None:
+        try:
+            await self._queue.check()
+        except QueueUnavailable:
+            metrics.QUEUE_UP.set(0)
+        else:
+            metrics.QUEUE_UP.set(1)

@@ -1,0 +1,116 @@
+"""`perdure doctor`, `backup` and `restore`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+EXIT_CODES = "Exit codes: 0 done, 1 failed, 2 wrong usage or settings, 130 interrupted."
+
+FileArgument = Annotated[Path, typer.Argument(help="SQL text; compressed where the name ends in .gz.")]
+
+
+def doctor(
+    agent: Annotated[str | None, typer.Argument(help="The agent (AGENT).", show_default=False)] = None,
+    url: Annotated[
+        str, typer.Option(help="Also look at the card of the front door there.", show_default=False)
+    ] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Look at the settings, the agent, the database, Redis and the clock, and say what to do about what is not well.
+
+    Exit code 1 when something has failed; warnings are 0.
+    """
+    with _one_line_errors():
+        from perdure.launch import run
+        from perdure.settings import load_settings
+
+        run(_examined(load_settings(agent=agent), url, _as_json if as_json else _Table()))
+
+
+async def _examined(settings: Any, url: str, show: Callable[[Any], None]) -> None:
+    from perdure.doctor import Grade, examine
+
+    failed = False
+    async for finding in examine(settings, url=url):
+        show(finding)
+        failed |= finding.grade is Grade.FAILED
+    if failed:
+        raise SystemExit(1)
+
+
+def _as_json(finding: Any) -> None:
+    told = {"check": finding.check, "grade": finding.grade, "text": finding.text, "remedy": finding.remedy}
+    print(json.dumps(told), flush=True)
+
+
+class _Table:
+    """A line for each finding, and beneath it what to do."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+
+        self._console = Console(highlight=False, soft_wrap=True)
+        self._marks = {"ok": ("✓", "green"), "warning": ("!", "yellow"), "failed": ("✗", "red")}
+
+    def __call__(self, finding: Any) -> None:
+        mark, style = self._marks[finding.grade]
+        self._console.print(f"{mark} {finding.check:9}", style=style, end=" ")
+        self._console.print(finding.text, markup=False)
+        if finding.remedy:
+            self._console.print(f"  {'':9} -> {finding.remedy}", style="bold", markup=False)
+
+
+def backup(file: FileArgument) -> None:
+    """Write everything in the database to a file, as of one moment, while the servers run. Needs DATABASE_URL alone."""
+    with _at_work("backing up") as (database_url, tell):
+        from perdure.storage.backup import backup as write
+
+        size = write(database_url, file, wrote=tell)
+    print(f"{file}: {_size(size)}")
+
+
+def restore(file: FileArgument) -> None:
+    """Load a backup into an empty database, all of it or nothing. Needs DATABASE_URL alone."""
+    with _at_work("restoring") as (database_url, tell):
+        from perdure.storage.backup import restore as load
+
+        load(database_url, file, read=tell)
+    print("restored; `perdure migrate upgrade` brings an older schema up to date")
+
+
+@contextmanager
+def _at_work(what: str) -> Iterator[tuple[str, Callable[[int], None]]]:
+    """The database's address, and something to tell how many bytes are done."""
+    with _one_line_errors():
+        from rich.console import Console
+
+        from perdure.backends import database_url
+        from perdure.launch import one_line
+        from perdure.settings import load_settings
+        from perdure.storage.backup import BackupFailed
+
+        url = database_url(load_settings(storage_type="postgres"), migrations=True)
+        try:
+            with Console(stderr=True).status(f"{what} ...") as status:
+                yield url, lambda size: status.update(f"{what}: {_size(size)} of SQL")
+        except BackupFailed as error:
+            one_line(error)
+            raise SystemExit(1) from None
+
+
+def _size(size: int) -> str:
+    return f"{size / 1e6:.1f} MB" if size >= 1_000_000 else f"{size / 1e3:.1f} kB"
+
+
+@contextmanager
+def _one_line_errors() -> Iterator[None]:
+    from perdure.launch import one_line_errors
+
+    with one_line_errors():
+        yield

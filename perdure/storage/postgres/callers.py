@@ -1,0 +1,206 @@
+"""What callers do to tasks: send, add, cancel. New tasks of the same moment are one statement (see `lanes`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from perdure.errors import TaskNotCancelable, TaskNotFound
+from perdure.payload import dump_body
+from perdure.storage import Accepted, IdempotencyKey, NewTask, Policy
+from perdure.storage.postgres import sends
+from perdure.storage.postgres import statements as sql
+from perdure.storage.postgres.lanes import Lane
+from perdure.storage.postgres.reads import Reads, columns
+from perdure.storage.postgres.records import Row, dumps, message_json, rings_of, task_of
+from perdure.storage.postgres.sends import Submitted
+from perdure.storage.writes import complete
+from perdure.tasks import Message, Ring, StatusChange, Task, TaskState
+
+# As SUBMIT, for several. $1 task_ids, $2 owners, $3 context_ids, $4 metadata, $5 messages, $6 policies, $7 priorities, $8 delays,
+# $9 expiries or null, $10 deadlines or null, $11 idempotency keys or null, $12 their fingerprints. Left out, for SUBMIT to say
+# why: what is there already, whose key is taken, and whose policy is to reject where the context is busy.
+# Keys are locked before contexts, as a single send does it. One that rejects is alone with its context in a batch.
+SUBMIT_ALL = f"""
+WITH asked AS (
+        SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::jsonb[], $5::jsonb[], $6::text[], $7::int[], $8::float8[],
+                             $9::float8[], $10::float8[], $11::text[], $12::text[])
+               WITH ORDINALITY AS a(task_id, owner, context_id, metadata, message, policy, priority, delay, expires, deadline,
+                                    key, fingerprint, place)
+         WHERE NOT EXISTS (SELECT FROM tasks t WHERE t.task_id = a.task_id)),
+    taken AS (
+        INSERT INTO idempotency_keys (owner, key, fingerprint, task_id)
+        SELECT owner, key, fingerprint, task_id FROM asked WHERE key IS NOT NULL ORDER BY owner, key
+        ON CONFLICT (owner, key) DO NOTHING RETURNING task_id),
+    fresh AS (
+        SELECT a.*, a.policy = 'parallel' AS parallel, row_number() OVER talk AS nth, count(*) OVER whole AS tasks,
+               count(*) FILTER (WHERE a.policy <> 'parallel') OVER talk AS ahead,
+               count(*) FILTER (WHERE a.policy <> 'parallel') OVER whole AS waits,
+               row_number() OVER (PARTITION BY a.owner, a.priority ORDER BY a.place) - 1 AS later
+          FROM asked a WHERE a.key IS NULL OR a.task_id IN (SELECT task_id FROM taken)
+        WINDOW whole AS (PARTITION BY a.owner, a.context_id), talk AS (PARTITION BY a.owner, a.context_id ORDER BY a.place)),
+    lines AS (
+        SELECT owner, context_id, max(tasks) AS tasks, max(waits) AS waits, bool_or(policy = 'reject') AS rejects
+          FROM fresh GROUP BY owner, context_id),
+    line AS (
+        INSERT INTO contexts AS c (owner, context_id, last_position, waiting)
+        SELECT owner, context_id, tasks, waits FROM lines ORDER BY owner, context_id
+        ON CONFLICT (owner, context_id) DO UPDATE
+           SET last_position = c.last_position + excluded.last_position, waiting = c.waiting + excluded.waiting,
+               updated_at = clock_timestamp()
+         WHERE (c.running_task IS NULL AND c.waiting = 0)
+            OR NOT EXISTS (SELECT FROM lines l WHERE l.rejects AND l.owner = c.owner AND l.context_id = c.context_id)
+        RETURNING owner, context_id, last_position, waiting, running_task, updated_at AS now),
+    ranks AS (
+        SELECT f.owner, f.priority, {sql.RANK.format(owner="f.owner", priority="f.priority")} AS rank
+          FROM (SELECT DISTINCT owner, priority FROM fresh) f),
+    task AS (
+        INSERT INTO tasks (task_id, owner, context_id, position, metadata, last_seq, message_seq, dispatch,
+                           due_at, dispatched_at, status_timestamp, created_at, updated_at,
+                           priority, rank, parallel, expires_at, deadline_at)
+        SELECT f.task_id, f.owner, f.context_id, line.last_position - f.tasks + f.nth, f.metadata, 1, 1, 1,
+               now + make_interval(secs => f.delay), now, now, now, now,
+               f.priority, ranks.rank + f.later, f.parallel,
+               now + make_interval(secs => f.expires), now + make_interval(secs => f.deadline)
+          FROM fresh f JOIN line ON line.owner = f.owner AND line.context_id = f.context_id
+          JOIN ranks ON ranks.owner = f.owner AND ranks.priority = f.priority
+        RETURNING task_id, owner, context_id, created_at),
+    event AS (
+        INSERT INTO task_events (task_id, seq, first_seq, kind, attempt, payload, created_at)
+        SELECT t.task_id, 1, 1, 'message', 0, f.message, t.created_at FROM task t JOIN fresh f ON f.task_id = t.task_id)
+SELECT f.place, t.created_at,
+       f.delay = 0 AND (f.parallel OR (f.ahead = 1 AND line.waiting = f.waits AND line.running_task IS NULL)) AS first
+  FROM fresh f JOIN task t ON t.task_id = f.task_id JOIN line ON line.owner = t.owner AND line.context_id = t.context_id
+"""
+
+
+class New(NamedTuple):
+    """A new task as SUBMIT_ALL takes it."""
+
+    task_id: UUID
+    owner: str
+    context_id: str
+    metadata: str
+    message: str | None
+    policy: str
+    priority: int
+    delay: float
+    expires: float | None
+    deadline: float | None
+    key: str | None
+    fingerprint: str | None
+
+
+class Callers(Reads):
+    """See `Storage`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._submits = Lane(self._submit_all, apart=_alone_with_its_context)
+
+    async def submit_task(self, new: NewTask, *, key: IdempotencyKey | None = None) -> Accepted:
+        message = complete(new.message, new.context_id, new.task_id)
+        found = await self._submitted(new, message, key)
+        if isinstance(found, UUID):
+            accepted = await self._submitted_before(new.owner, found)
+            return replace(accepted, repeated=found != new.task_id)
+        task = Task(
+            task_id=new.task_id,
+            context_id=new.context_id,
+            owner=new.owner,
+            state=TaskState.SUBMITTED,
+            status_message=None,
+            status_timestamp=found.created_at,
+            metadata=dict(new.metadata),
+            history=(message,),
+            artifacts=(),
+            created_at=found.created_at,
+            updated_at=found.created_at,
+            last_seq=1,
+        )
+        return Accepted(task, Ring(new.task_id, 1) if found.due else None, canceled=found.canceled)
+
+    async def _submitted(
+        self, new: NewTask, message: Message, key: IdempotencyKey | None
+    ) -> Submitted | UUID:
+        if _goes_with_others(new, key):
+            row = await self._submits.ask(
+                New(
+                    *(
+                        new.task_id,
+                        new.owner,
+                        new.context_id,
+                        dumps(dict(new.metadata)),
+                        message_json(message),
+                    ),
+                    *(new.policy.value, new.priority, new.delay, new.expires, new.deadline),
+                    *((key.key, key.fingerprint) if key else (None, None)),
+                )
+            )
+            if row is not None:
+                return Submitted(row["created_at"], row["first"] and sends.in_time(new))
+        return await self._database.run(sends.submit(new, message, key))
+
+    async def _submit_all(self, asked: Sequence[New]) -> Sequence[Row | None]:
+        rows = await self._rows(SUBMIT_ALL, *columns(asked))
+        found = {row["place"]: row for row in rows}
+        return [found.get(place) for place in range(1, len(asked) + 1)]
+
+    async def _submitted_before(self, owner: str, task_id: UUID) -> Accepted:
+        task = await self._bare(owner, task_id)
+        events = await self.events_since(owner, task_id, 0, limit=1)
+        history = tuple(event.body for event in events if isinstance(event.body, Message))
+        ring = Ring(task_id, 1) if task.state is TaskState.SUBMITTED else None
+        return Accepted(replace(task, history=history), ring)
+
+    async def continue_task(
+        self, owner: str, task_id: UUID, message: Message, *, key: IdempotencyKey | None = None
+    ) -> Accepted:
+        stored = complete(message, "", task_id)
+        found = await self._database.run(sends.append(owner, task_id, stored, message.context_id, key))
+        if isinstance(found, UUID):
+            return Accepted(await self._bare(owner, found), None, repeated=True)
+        task = await self._bare(owner, task_id)
+        ring = Ring(task_id, found.dispatch) if found.due else None
+        return Accepted(replace(task, history=(replace(stored, context_id=task.context_id),)), ring)
+
+    async def cancel_task(self, owner: str, task_id: UUID, message: Message | None = None) -> Accepted:
+        if message is not None:
+            message = complete(message, (await self._bare(owner, task_id)).context_id, task_id)
+        _, payload = dump_body(StatusChange(TaskState.CANCELED, message))
+
+        async def cancel(connection: Any, again: bool) -> Row | None:
+            row: Row | None = await connection.fetchrow(
+                sql.CANCEL, task_id, owner, dumps(payload), message_json(message)
+            )
+            if row and again and row["before"] == TaskState.CANCELED:
+                return {**row, "kept": True}  # by the try whose end was lost
+            return row
+
+        row = await self._database.run(cancel)
+        if row is None:
+            raise TaskNotFound(task_id)
+        if not row["kept"]:
+            raise TaskNotCancelable(f"the task is {row['before']} already")
+        rings = rings_of(task_id, row)
+        return Accepted(await self._bare(owner, task_id), rings[0] if rings else None)
+
+    async def _bare(self, owner: str, task_id: UUID) -> Task:
+        row = await self._row(sql.BARE, task_id, owner)
+        if row is None:
+            raise TaskNotFound(task_id)
+        return task_of(row)
+
+
+def _goes_with_others(new: NewTask, key: IdempotencyKey | None) -> bool:
+    """What interrupts or is limited locks more rows; who is refused after its key was taken must give it back."""
+    if new.limits or new.policy is Policy.INTERRUPT:
+        return False
+    return key is None or new.policy is not Policy.REJECT
+
+
+def _alone_with_its_context(new: New) -> Any:
+    """Others may share a context; one that rejects is refused for a neighbour as for anybody else."""
+    return (new.owner, new.context_id) if new.policy == Policy.REJECT.value else None

@@ -1,0 +1,127 @@
+"""Lanes: what many ask for at the same moment is one statement.
+
+A lane is for one kind of statement. It sends what is there; what is asked for while that is under way goes together into the next
+one. Nothing waits for a timer: whoever asks alone is served alone, at once.
+
+Nobody suffers for his neighbour: a batch that fails for what is in it, or that waited in vain for a lock that one of its items
+needs, is sent again item by item.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Sequence
+from contextvars import Context
+from typing import Any, Generic, TypeVar
+
+import asyncpg
+
+from perdure.errors import StorageUnavailable
+
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
+Send = Callable[[Sequence[Item]], Awaitable[Sequence[Answer | Exception]]]
+"""One statement for all items; an answer for each, in their order. An exception among them is for its item alone."""
+
+MOST = 64
+"""Items in a batch. Beyond that a statement gains little, and all wait for its end."""
+
+
+class Lane(Generic[Item, Answer]):
+    """`apart`: no two items of the same key go into one batch. `sizes`: the sizes that batches may have. `shared`: who asks for
+    what is waiting already gets the same answer, which nobody may change then."""
+
+    def __init__(
+        self,
+        send: Send[Item, Answer],
+        *,
+        apart: Callable[[Item], Hashable] | None = None,
+        sizes: Sequence[int] = (),
+        shared: bool = False,
+    ) -> None:
+        self._send = send
+        self._apart = apart
+        self._sizes = sizes
+        self._shared: dict[Item, asyncio.Future[Answer]] | None = {} if shared else None
+        self._waiting: list[tuple[Item, asyncio.Future[Answer]]] = []
+        self._sender: asyncio.Task[None] | None = None
+
+    async def ask(self, item: Item) -> Answer:
+        """The answer for `item`. Cancelled before it was sent, it was not asked; later, it takes effect all the same."""
+        if self._shared is None:
+            return await self._asked(item)
+        if (answer := self._shared.get(item)) is None:
+            answer = self._shared[item] = self._asked(item)
+            answer.add_done_callback(_seen)
+        return await asyncio.shield(answer)
+
+    def _asked(self, item: Item) -> asyncio.Future[Answer]:
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[Answer] = loop.create_future()
+        self._waiting.append((item, answer))
+        if self._sender is None or self._sender.done():
+            # Not in the context of whoever comes first: its log lines are about all of them.
+            self._sender = loop.create_task(self._drain(), context=Context())
+        return answer
+
+    async def _drain(self) -> None:
+        while batch := self._next():
+            items = [item for item, _ in batch]
+            for (_, asked), answer in zip(batch, await self._answers(items), strict=True):
+                if asked.done():
+                    continue
+                if isinstance(answer, Exception):
+                    asked.set_exception(answer)
+                else:
+                    asked.set_result(answer)
+
+    def _next(self) -> list[tuple[Item, asyncio.Future[Answer]]]:
+        """What goes into the next statement; the rest keeps its order."""
+        if self._shared:
+            self._shared = {}
+        batch: list[tuple[Item, asyncio.Future[Answer]]] = []
+        rest: list[tuple[Item, asyncio.Future[Answer]]] = []
+        keys: set[Hashable] = set()
+        asked = [(item, answer) for item, answer in self._waiting if not answer.done()]
+        most = max((size for size in self._sizes if size <= len(asked)), default=MOST)
+        for item, answer in asked:
+            key = self._apart(item) if self._apart else None
+            together = len(batch) < most and (key is None or key not in keys)
+            (batch if together else rest).append((item, answer))
+            keys.add(key)
+        self._waiting = rest
+        return batch
+
+    async def _answers(self, items: Sequence[Item]) -> Sequence[Answer | Exception]:
+        try:
+            return await self._send(items)
+        except Exception as error:
+            if len(items) > 1 and _may_be_a_neighbours(error):
+                return _joined(await asyncio.gather(*(self._answers([item]) for item in items)))
+            return [_own(error) for _ in items]
+
+
+def _own(error: Exception) -> Exception:
+    """Each of those who asked raises his own."""
+    own = copy.copy(error)
+    own.__cause__ = error.__cause__
+    return own
+
+
+def _seen(answer: asyncio.Future[Any]) -> None:
+    """Nobody may be left to hear of its failure."""
+    if not answer.cancelled():
+        answer.exception()
+
+
+def _may_be_a_neighbours(error: Exception) -> bool:
+    """Whether one item may be the reason: no database that is away."""
+    cause = error.__cause__ if isinstance(error, StorageUnavailable) else error
+    return not isinstance(error, StorageUnavailable) or isinstance(
+        cause, asyncpg.LockNotAvailableError | asyncpg.QueryCanceledError
+    )
+
+
+def _joined(answers: Iterable[Sequence[Answer | Exception]]) -> list[Answer | Exception]:
+    return [answer for single in answers for answer in single]

@@ -1,0 +1,54 @@
+"""What is handed to Prometheus and Grafana asks for metrics that exist."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from perdure import metrics
+
+DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
+RULES = yaml.safe_load((DEPLOY / "alerts.yml").read_text())["groups"][0]["rules"]
+PANELS = json.loads((DEPLOY / "grafana" / "perdure.json").read_text())["panels"]
+OURS = re.compile(r"\bperdure_\w+")
+
+
+def _known() -> set[str]:
+    return {name for family in metrics.REGISTRY.collect() for name in _samples(family.name, family.type)}
+
+
+def _samples(name: str, kind: str) -> Iterator[str]:
+    match kind:
+        case "counter":
+            yield f"{name}_total"
+        case "histogram":
+            yield from (f"{name}_{part}" for part in ("bucket", "sum", "count"))
+        case _:
+            yield name
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule["alert"])
+def test_every_alert_asks_for_what_exists(rule: dict[str, str]) -> None:
+    asked = set(OURS.findall(rule["expr"]))
+    assert asked
+    assert asked <= _known()
+    assert rule["annotations"]
+
+
+@pytest.mark.parametrize("panel", PANELS, ids=lambda panel: panel["title"])
+def test_every_panel_asks_for_what_exists(panel: dict[str, list[dict[str, str]]]) -> None:
+    asked = {name for target in panel["targets"] for name in OURS.findall(target["expr"])}
+    assert asked
+    assert asked <= _known()
+
+
+def test_every_metric_is_on_the_dashboard() -> None:
+    shown = {name for panel in PANELS for target in panel["targets"] for name in OURS.findall(target["expr"])}
+    families = {family.name for family in metrics.REGISTRY.collect() if family.name.startswith("perdure_")}
+    missing = {name for name in families if not any(each.startswith(name) for each in shown)}
+    assert not missing
