@@ -68,7 +68,7 @@ async def connected(url: str, headers: dict[str, str], number: int) -> list[Clie
     made = []
     for _ in range(number):
         _, client = await loop.create_connection(
-            lambda: Client(parts.netloc, parts.path or "/", headers), parts.hostname, parts.port
+            lambda: Client(parts.netloc, parts.path or "/", headers), parts.hostname or "", parts.port or 80
         )
         made.append(client)
     return made

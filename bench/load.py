@@ -61,7 +61,9 @@ async def flood(url: str, dialect: Dialect, *, clients: int, tasks: int) -> Load
     last = [each[-1] for each in sent if each]
     await _all_ended(connections[0], dialect, last)
     lasted = time.monotonic() - begin
-    if await _all_ended(connections[0], dialect, [task for each in sent for task in each][:: max(tasks // 500, 1)]):
+    if await _all_ended(
+        connections[0], dialect, [task for each in sent for task in each][:: max(tasks // 500, 1)]
+    ):
         lasted = time.monotonic() - begin
     await hung_up(connections)
     return Load(tasks / lasted, took)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from perdure.local import LocalServices
 
-from .dialects import V1, V03, Dialect
+from .dialects import V03, V1, Dialect
 from .ours import new_database, stack
 from .processes import free_port, started
 from .venvs import python_of

@@ -17,7 +17,7 @@ async def job(moment: int) -> None:
 
 async def main() -> None:
     async with worker:
-        await sent(lambda moment: job.enqueue(moment))
+        await sent(job.enqueue)
 
 
 if sys.argv[1] == "send":

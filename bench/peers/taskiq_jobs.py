@@ -18,7 +18,7 @@ async def job(moment: int) -> None:
 
 async def main() -> None:
     await broker.startup()
-    await sent(lambda moment: job.kiq(moment))
+    await sent(job.kiq)
     await broker.shutdown()
 
 
