@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 from logging.config import fileConfig
 from typing import Any
 
 import sqlalchemy as sa
 from alembic import context
 from alembic.config import Config
+from alembic.util import CommandError
 
 from perdure.errors import PerdureError
+from perdure.storage.migrate import on_connection, revision_of
+from perdure.storage.row_security import lowered
 from perdure.storage.schema import VERSION_TABLE, metadata
 
 
@@ -37,14 +41,22 @@ def migrate(connection: sa.Connection) -> None:
         compare_server_default=True,
         process_revision_directives=numbered,
     )
-    with context.begin_transaction():
+    with context.begin_transaction(), lowered(connection) if _has_steps(connection) else nullcontext():
         context.run_migrations()
+
+
+def _has_steps(connection: sa.Connection) -> bool:
+    """Whether something will change: the walls are not touched by each start of a process."""
+    try:
+        wanted = context.get_revision_argument()
+    except (KeyError, CommandError):  # not asked to go anywhere; or by steps
+        return "destination_rev" in context.get_context().opts
+    return bool(wanted != revision_of(connection))
 
 
 def migrate_from_settings() -> None:
     """For the `alembic` command: open the database of the settings, take the lock, run."""
     from perdure.settings import load_settings
-    from perdure.storage.migrate import on_connection
 
     def work(config: Config) -> None:
         migrate(config.attributes["connection"])

@@ -38,6 +38,9 @@ PUBLIC = (
 )
 """For everybody. The document and its page tell no more than the card does, and how to authenticate is in them."""
 
+BROWSED = ("/ops",)
+"""Where pages for operators are, who look at them in a browser."""
+
 
 class Lifespan(Protocol):
     """Makes what is open while the app serves."""
@@ -89,6 +92,7 @@ def create_app(
                 Guard,
                 authenticator=Authenticator(settings.auth, storage) if settings.auth.is_on else None,
                 public=PUBLIC,
+                browsed=BROWSED,
             ),
         ],
         exception_handlers={HTTPException: rest.no_route, CallerError: rest.refuse},

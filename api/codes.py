@@ -69,6 +69,10 @@ class InsufficientScope(CallerError):
         self.challenge = f'Bearer realm="perdure", error="insufficient_scope", scope="{scope}"'
 
 
+class OtherSite(CallerError):
+    """A browser was made to send this by a page of another site."""
+
+
 class IssuerUnavailable(CallerError):
     """The issuer of a token cannot be asked for the keys to verify it with."""
 
@@ -117,6 +121,7 @@ _CODES: dict[type[Exception], Code] = {
     KeyReused: Code(-32602, 409, "ALREADY_EXISTS", "IDEMPOTENCY_KEY_REUSED"),
     Unauthenticated: Code(-32600, 401, "UNAUTHENTICATED", "UNAUTHENTICATED"),
     InsufficientScope: Code(-32600, 403, "PERMISSION_DENIED", "INSUFFICIENT_SCOPE"),
+    OtherSite: Code(-32600, 403, "PERMISSION_DENIED", "OTHER_SITE"),
     RequestTooLarge: Code(-32600, 413, "INVALID_ARGUMENT", "REQUEST_TOO_LARGE"),
     RequestTooSlow: Code(-32600, 408, "DEADLINE_EXCEEDED", "REQUEST_TOO_SLOW"),
     TooMuch: Code(-32603, 429, "RESOURCE_EXHAUSTED", "RATE_LIMITED"),

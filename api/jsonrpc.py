@@ -109,11 +109,13 @@ async def endpoint(door: Door, request: Request) -> Response:
 
 
 async def _answer(door: Door, request: Request, body: bytes, reply: Reply) -> Response:
-    check_content_type(request)
-    envelope, method = _understand(request, body, reply)
-    reply.dialect = negotiated(method.dialect, reply.named)
     caller = identify(request)
-    door.rates.take(caller)
+    try:
+        check_content_type(request)
+        envelope, method = _understand(request, body, reply)
+    finally:  # what cannot be understood counts as well; by now it is known how to answer
+        door.rates.take(caller)
+    reply.dialect = negotiated(method.dialect, reply.named)
     check_decoded(envelope, body, max_depth=door.settings.max_depth)
     active = door.extensions.activated(request)
     call = Call(

@@ -14,7 +14,6 @@ import orjson
 from sse_starlette import EventSourceResponse, ServerSentEvent
 from sse_starlette.sse import AppStatus
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
 
 from perdure import metrics
 from perdure.tasks import Message, Task
@@ -49,26 +48,13 @@ async def event_stream(
     error ends the stream with the frame that `fail` makes, and the client resumes from the last id it saw. None is not said.
     `headers` may be filled in until the first item is there."""
     first = await anext(items, None)
-    return _Stream(
-        items,
+    return EventSourceResponse(
         _frames(first, items, say, fail, error_event),
         headers=headers,
         ping=keep_alive,
         ping_message_factory=lambda: ServerSentEvent(comment="keep-alive", sep="\n"),
         sep="\n",
     )
-
-
-class _Stream(EventSourceResponse):
-    """Closes `items` also where the client had gone before the first frame, so that nothing was ever taken from them here."""
-
-    def __init__(self, items: AsyncIterator[Any], *content: Any, **how: Any) -> None:
-        super().__init__(*content, **how)
-        self._items = items
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async with aclosing(self._items):  # type: ignore[type-var] # the iterators are generators
-            await super().__call__(scope, receive, send)
 
 
 async def _frames(

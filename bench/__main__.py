@@ -30,13 +30,12 @@ def main() -> None:
         if (each.name in asked.only if asked.only else each.quick or not asked.quick)
     ]
     results = Results()
-    asyncio.run(_run(results, chosen, Scale(asked.quick)))
+    asyncio.run(_run(results, chosen, Scale(asked.quick), asked.json))
     print(table(results))
-    save(results, asked.json)
     print(f"\n{asked.json} has it all", file=sys.stderr)
 
 
-async def _run(results: Results, chosen: list[Measurement], scale: Scale) -> None:
+async def _run(results: Results, chosen: list[Measurement], scale: Scale, path: Path) -> None:
     begin = time.monotonic()
     with services() as running:
         for number, each in enumerate(chosen, 1):
@@ -48,8 +47,9 @@ async def _run(results: Results, chosen: list[Measurement], scale: Scale) -> Non
             )
             try:
                 await each.run(results, running, scale)
-            except (RuntimeError, LookupError) as error:  # said at the end; the others go on
-                results.failures.append(f"{each.name}: {error}")
+            except Exception as error:  # said at the end; the others go on
+                results.failures.append(f"{each.name}: {error!r}")
+            save(results, path)
 
 
 def _parser() -> argparse.ArgumentParser:

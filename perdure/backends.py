@@ -15,17 +15,22 @@ from perdure.storage import Storage
 from perdure.watch import Watch
 
 
-def make_storage(settings: Settings) -> Storage:
-    """The storage that the settings name, not yet opened. ConfigError for an address that cannot be one."""
+def make_storage(settings: Settings, *, worker: bool = False) -> Storage:
+    """The storage that the settings name, not yet opened. `worker`: for a process that does nothing else, and needs no role
+    but the workers'. ConfigError for an address that cannot be one."""
     if settings.storage_type == "memory":
         from perdure.storage.memory import MemoryStorage
 
         return MemoryStorage(finished_tasks=settings.storage.finished_tasks)
     from perdure.storage.postgres import PostgresStorage
 
-    return PostgresStorage(
-        database_url(settings), settings.storage, migrations_url=database_url(settings, migrations=True)
-    )
+    url, migrations_url = database_url(settings), database_url(settings, migrations=True)
+    secret = settings.worker_database_url
+    of_workers = None if secret is None else secret.get_secret_value()
+    if worker:
+        alone = settings.storage.model_copy(update={"row_security": False})
+        return PostgresStorage(of_workers or url, alone, migrations_url=migrations_url)
+    return PostgresStorage(url, settings.storage, migrations_url=migrations_url, workers_url=of_workers)
 
 
 def make_queue(settings: Settings) -> Queue:

@@ -12,7 +12,7 @@ from enum import StrEnum
 import httpx
 
 from perdure.backends import make_queue, make_storage
-from perdure.errors import PerdureError, QueueUnavailable, SchemaOutdated, StorageUnavailable
+from perdure.errors import ConfigError, PerdureError, QueueUnavailable, SchemaOutdated, StorageUnavailable
 from perdure.queue import Queue
 from perdure.settings import Settings
 from perdure.storage import Storage
@@ -121,6 +121,9 @@ async def _database(storage: Storage) -> AsyncIterator[Finding]:
     except StorageUnavailable as error:
         remedy = "start it, or correct DATABASE_URL; nothing is lost meanwhile, and nothing is accepted"
         yield Finding("database", Grade.FAILED, str(error), remedy)
+        return
+    except ConfigError as error:  # a role that does not fit the database's row security
+        yield Finding("database", Grade.FAILED, str(error), "docs/security.md")
         return
     taken = time.monotonic() - started
     yield Finding("database", Grade.OK, f"answers in {taken * 1000:.0f} ms, and its schema is this version's")

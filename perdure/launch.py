@@ -23,7 +23,7 @@ from typing import Any, Protocol, TypeVar
 
 import structlog
 
-from perdure import logs
+from perdure import logs, processes
 from perdure.agent import Agent
 from perdure.backends import make_queue, make_storage, opened
 from perdure.errors import ConfigError, QueueUnavailable, StorageUnavailable
@@ -62,6 +62,7 @@ def asgi(agent: Agent, settings: Settings) -> Application:
     without saying who they are: HOST is believed to be what the other server listens on.
     """
     require_authentication(settings)
+    _require_role_for_turns(settings)
     storage, queue = make_storage(settings), make_queue(settings)
     watch = Watch(storage, queue, refresh=settings.server.refresh)
 
@@ -101,6 +102,13 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def _require_role_for_turns(settings: Settings) -> None:
+    if settings.storage.row_security and settings.queue_type == "inline" and not settings.worker_database_url:
+        raise ConfigError(
+            "STORAGE__ROW_SECURITY with QUEUE_TYPE=inline needs WORKER_DATABASE_URL: turns run in this process, as another role"
+        )
+
+
 def serve(
     agent: Agent | None = None,
     settings: Settings | None = None,
@@ -117,18 +125,50 @@ def serve(
     with ending_for_sure(), one_line_errors():
         settings = settings or load_settings()
         logs.set_up(settings.log)
+        require_authentication(settings)  # `asgi` does too: here before there are several processes to say it
         _import_parts(settings)
+        if settings.server.workers > 1:
+            _serve_in_several(agent, settings, ready)
+            return
         agent = agent or load_named(settings.agent)
-        before = signal.getsignal(signal.SIGTERM)
-        try:
-            stopped_by = run(_serve(agent, settings, ready))
-        finally:
-            _on(signal.SIGTERM, before)
-        if stopped_by == signal.SIGINT:
-            raise KeyboardInterrupt
+        with _bound(settings.host, port_of(agent, settings)) as listener:
+            _serve_until_stopped(agent, settings, listener, ready)
 
 
-async def _serve(agent: Agent, settings: Settings, ready: Callable[[str], None] | None) -> int | None:
+def _serve_in_several(agent: Agent | None, settings: Settings, ready: Callable[[str], None] | None) -> None:
+    """In each of them load the agent and serve; in the process that was started watch over them."""
+    count = settings.server.workers
+    processes.require_shared(count, storage_type=settings.storage_type)
+    ours("api.app")  # once for all of them
+    port = settings.port
+    if port is None:
+        port = processes.asked_of_a_child(lambda: port_of(agent or load_named(settings.agent), settings))
+    with _bound(settings.host, port) as listener:
+        serves = processes.split(count, listener)
+
+        def listening(url: str) -> None:
+            serves()
+            if ready:
+                ready(url)
+
+        _serve_until_stopped(agent or load_named(settings.agent), settings, listener, listening)
+
+
+def _serve_until_stopped(
+    agent: Agent, settings: Settings, listener: socket.socket, ready: Callable[[str], None] | None
+) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        stopped_by = run(_serve(agent, settings, listener, ready))
+    finally:
+        _on(signal.SIGTERM, before)
+    if stopped_by == signal.SIGINT:
+        raise KeyboardInterrupt
+
+
+async def _serve(
+    agent: Agent, settings: Settings, listener: socket.socket, ready: Callable[[str], None] | None
+) -> int | None:
     """Serve until a signal comes; which one."""
     _allow_many_files()
     app = asgi(agent, settings)
@@ -146,8 +186,7 @@ async def _serve(agent: Agent, settings: Settings, ready: Callable[[str], None] 
 
     # Not uvicorn's way through the lifespan: that logs a failed start as a traceback and ends with 3. And bound before anything
     # is opened, listening only when all is: who connects too early is refused and not kept waiting.
-    orderly = ours("api.stream").ending_in_order()
-    with _bound(settings.host, port_of(agent, settings)) as listener, orderly:
+    with ours("api.stream").ending_in_order():
         async with app.router.lifespan_context(app):
             server = _server(app, settings, lambda: listening(_url(listener)))
             await server.serve(sockets=[listener])

@@ -52,6 +52,11 @@ class StorageSettings(_Group):
     retry_timeout: float = Field(
         5.0, ge=0, description="How long a lost connection, deadlock or serialization failure is retried"
     )
+    row_security: bool = Field(
+        False,
+        description="Front doors see one owner's rows at a time, see docs/security.md; "
+        "needs `perdure migrate row-security on`",
+    )
     prepared_statements: bool = Field(
         True,
         description="Off behind a PgBouncer before 1.21 in transaction mode: statements are prepared anew each time",
@@ -75,6 +80,11 @@ class WorkerSettings(_Group):
         2.0, gt=0, description="How often forgotten and lapsed tasks are looked for"
     )
     beat_interval: float = Field(5.0, gt=0, description="How often a worker gives a sign of life")
+    fold_after: float = Field(
+        3600.0,
+        ge=0,
+        description="How long after its end the pieces of a task's streamed artifacts are put together",
+    )
     health_port: int | None = Field(
         None,
         ge=0,
@@ -134,6 +144,7 @@ class TurnSettings(_Group):
 class ServerSettings(_Group):
     """`SERVER__...`: the front door."""
 
+    workers: int = Field(1, ge=1, le=256, description="Processes that serve HTTP on the one port")
     max_body_bytes: int = Field(4 * 1024 * 1024, ge=1024, description="Larger requests get 413")
     max_depth: int = Field(64, ge=8, le=100, description="How deep JSON may nest")
     max_parts: int = Field(100, ge=1, description="Parts of one message")
@@ -344,6 +355,9 @@ class Settings(BaseSettings):
     migrations_database_url: SecretStr | None = Field(
         None, description="Another way to the same database for migrations: past a PgBouncer"
     )
+    worker_database_url: SecretStr | None = Field(
+        None, description="The same database as the workers' role, with row security"
+    )
     queue_type: Literal["inline", "arq"] = Field(
         "inline", description="inline: turns run in the server; arq: in workers"
     )
@@ -366,7 +380,7 @@ class Settings(BaseSettings):
 
     _lower = field_validator("storage_type", "queue_type", mode="before")(_lower_case)
 
-    @field_validator("database_url", "migrations_database_url")
+    @field_validator("database_url", "migrations_database_url", "worker_database_url")
     @classmethod
     def _is_postgres(cls, url: SecretStr | None) -> SecretStr | None:
         _check_scheme(url, "postgresql", "postgres", "postgresql+asyncpg")
@@ -487,8 +501,9 @@ def _refuse_contradictions(settings: Settings) -> None:
     remedy = "set STORAGE_TYPE=postgres as well, or remove it: in memory all tasks end with the process"
     if settings.queue_type == "arq":
         raise ConfigError(f"QUEUE_TYPE=arq is set, but STORAGE_TYPE is memory: {remedy}")
-    if settings.database_url or settings.migrations_database_url:
-        name = "DATABASE_URL" if settings.database_url else "MIGRATIONS_DATABASE_URL"
+    for name in ("DATABASE_URL", "MIGRATIONS_DATABASE_URL", "WORKER_DATABASE_URL"):
+        if getattr(settings, name.lower()) is None:
+            continue
         raise ConfigError(f"{name} is set, but STORAGE_TYPE is memory: {remedy}")
     if settings.auth.api_keys:
         raise ConfigError(

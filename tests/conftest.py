@@ -22,6 +22,7 @@ import redis
 from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from perdure.local import LocalServices, local_services
+from tests.support import walls
 
 T = TypeVar("T")
 
@@ -79,6 +80,18 @@ def module_database_url(database_server: DatabaseServer) -> Iterator[str]:
 
 
 @pytest.fixture
+def walled_database(database_server: DatabaseServer) -> Iterator[walls.Walled]:
+    """A new database with the newest schema and row security in force, for one test."""
+    yield from database_server.lend_walled()
+
+
+@pytest.fixture(scope="module")
+def module_walled_database(database_server: DatabaseServer) -> Iterator[walls.Walled]:
+    """As `walled_database`, shared by the tests of a module."""
+    yield from database_server.lend_walled()
+
+
+@pytest.fixture
 def redis_url(redis_server: str, redis_numbers: Iterator[int]) -> Iterator[str]:
     """An empty Redis database, emptied again afterwards. Channels are common to all databases of a server."""
     for _, number in zip(range(15), redis_numbers, strict=False):
@@ -108,14 +121,16 @@ class DatabaseServer:
 
     url: str
     _migrated: str | None = field(default=None, init=False)
+    _walled: str | None = field(default=None, init=False)
 
     @contextmanager
     def ready(self) -> Iterator[DatabaseServer]:
         """Wait until it answers; what it made for the session is dropped at the end."""
         _answers(self.url)
         yield self
-        if self._migrated is not None:
-            self.drop(self._migrated)
+        for template in (self._migrated, self._walled):
+            if template is not None:
+                self.drop(template)
 
     def lend(self, *, template: Callable[[], str] | None = None) -> Iterator[str]:
         """A new database's URL; the database is dropped afterwards, whoever is still connected."""
@@ -124,6 +139,14 @@ class DatabaseServer:
             yield self.url_of(name)
         finally:
             self.drop(name)
+
+    def lend_walled(self) -> Iterator[walls.Walled]:
+        """As `lend`, with row security in force."""
+        for url in self.lend(template=self.walled):
+            self.execute(
+                f'ALTER DATABASE "{urlsplit(url).path[1:]}" OWNER TO {walls.OWNER}'
+            )  # a copy is its maker's
+            yield walls.Walled(url)
 
     def migrated(self) -> str:
         """The name of a database that `perdure.storage.migrate` has upgraded, made at the first call."""
@@ -134,6 +157,14 @@ class DatabaseServer:
             _in_thread(lambda: upgrade(self.url_of(name)))
             self._migrated = name
         return self._migrated
+
+    def walled(self) -> str:
+        """The name of a database with row security in force, made at the first call."""
+        if self._walled is None:
+            name = self.create("template0")
+            _in_thread(lambda: walls.build(self.url_of(name)))
+            self._walled = name
+        return self._walled
 
     def create(self, template: str) -> str:
         """Create a database as a copy and give its name."""

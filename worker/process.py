@@ -20,7 +20,7 @@ from .slots import Slots
 @asynccontextmanager
 async def working(agent: Agent, settings: Settings) -> AsyncIterator[Slots]:
     """Open storage, queue and watch and run turns while inside. `StorageUnavailable`, `ConfigError`."""
-    storage, queue = make_storage(settings), make_queue(settings)
+    storage, queue = make_storage(settings, worker=True), make_queue(settings)
     watch = Watch(storage, queue, refresh=settings.server.refresh)
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(opened(storage, queue, watch))

@@ -64,8 +64,8 @@ class Contact:
 
 
 async def sweep(worker: Worker, slots: Slots) -> None:
-    """For ever: look after leases and claim unasked; and, apart from that, since a Redis that hangs must hold up nothing else,
-    after what the bell forgot."""
+    """For ever: look after leases and claim unasked; and, apart from that, since a Redis that hangs and a long log must hold up
+    nothing else, after what the bell forgot, and fold what was streamed."""
     lease = worker.settings.worker.lease
     contact = Contact(steady_after=lease, gap=lease * _LONGEST_GAP)
 
@@ -80,6 +80,7 @@ async def sweep(worker: Worker, slots: Slots) -> None:
     await asyncio.gather(
         _for_ever(look_after_leases, lambda: min(_interval(worker), lease / _TICKS_PER_LEASE)),
         _for_ever(lambda: rung_again(worker, slots), lambda: worker.settings.worker.sweep_interval),
+        _for_ever(lambda: folded(worker), lambda: worker.settings.worker.sweep_interval),
     )
 
 
@@ -169,6 +170,11 @@ async def rung_again(worker: Worker, slots: Slots) -> None:
         log.info("sweep.rung_again", tasks=len(rings))
         slots.look()
         await ring(worker.queue, rings)
+
+
+async def folded(worker: Worker) -> None:
+    """Fold the streamed artifacts of tasks that ended a while ago."""
+    await worker.storage.fold_tasks(ended_for=worker.settings.worker.fold_after)
 
 
 async def give_signs_of_life(worker: Worker, slots: Slots) -> None:

@@ -17,9 +17,9 @@ from perdure.settings import AuthSettings
 from perdure.storage.keys import Keys
 
 from .. import jsonrpc, rest
-from ..codes import refusal
+from ..codes import OtherSite, refusal
 from . import ANYBODY, CALLER, Caller
-from .credentials import API_KEY_HEADER, Refused, credential_in
+from .credentials import API_KEY_HEADER, BASIC, Refused, credential_in
 from .keys import BootstrapKey, KeyRing
 from .proxies import Proxies
 from .refusals import RefusalLog
@@ -42,9 +42,9 @@ class Authenticator:
         self._tokens = Tokens(settings) if settings.jwt_issuer or settings.oidc_issuer else None
         self._proxies = Proxies(settings)
 
-    async def caller(self, request: Request) -> Caller:
+    async def caller(self, request: Request, *, browsed: bool = False) -> Caller:
         """Who sent it. `Refused` when that is not proved."""
-        credential = credential_in(request.headers)
+        credential = credential_in(request.headers, browsed=browsed)
         if credential is not None:
             return await self._bearer_of(credential, is_key=API_KEY_HEADER in request.headers)
         vouched = self._proxies.caller(request)
@@ -64,28 +64,50 @@ class Authenticator:
 
 
 class Guard:
-    """ASGI middleware: puts the caller into the scope, or answers 401. Without an `authenticator` everybody is `ANYBODY`."""
+    """ASGI middleware: puts the caller into the scope, or answers 401. Without an `authenticator` everybody is `ANYBODY`.
 
-    def __init__(self, app: ASGIApp, *, authenticator: Authenticator | None, public: Collection[str]) -> None:
+    What is at and under the paths `browsed` is looked at in a browser, which asks its user for a key and then sends it by itself:
+    also with requests that pages of other sites make it send. Those are refused unless they only look.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        authenticator: Authenticator | None,
+        public: Collection[str],
+        browsed: Collection[str] = (),
+    ) -> None:
         self._app = app
         self._authenticator = authenticator
         self._public = frozenset(public)
+        self._browsed = tuple(browsed)
         self._refusals = RefusalLog()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             request = Request(scope, receive)
             try:
-                if self._authenticator is None:
-                    scope[CALLER] = ANYBODY
-                elif _path(scope) not in self._public:
-                    scope[CALLER] = await self._authenticator.caller(request)
+                await self._let_in(request)
             except Exception as error:
                 await self._refuse(error, request, send)
                 return
         elif scope["type"] != "lifespan":
             return  # there are no websockets here
         await self._app(scope, receive, send)
+
+    async def _let_in(self, request: Request) -> None:
+        browsed = self._is_browsed(request.scope)
+        if browsed and is_of_other_site(request):
+            raise OtherSite("a page of another site cannot do this")
+        if self._authenticator is None:
+            request.scope[CALLER] = ANYBODY
+        elif _path(request.scope) not in self._public:
+            request.scope[CALLER] = await self._authenticator.caller(request, browsed=browsed)
+
+    def _is_browsed(self, scope: Scope) -> bool:
+        path = _path(scope)
+        return any(path == place or path.startswith(f"{place}/") for place in self._browsed)
 
     async def _refuse(self, error: Exception, request: Request, send: Send) -> None:
         if isinstance(error, Refused):
@@ -96,7 +118,20 @@ class Guard:
             answer = jsonrpc.refused(told, jsonrpc.reply_to(request, body))
         else:
             answer = rest.refused(told, request)
+        if isinstance(error, Refused) and self._is_browsed(request.scope):
+            answer.headers.append("WWW-Authenticate", BASIC)
         await answer(request.scope, request.receive, send)
+
+
+def is_of_other_site(request: Request) -> bool:
+    """Whether a page of another site had a browser send this, and not only to look (Fetch Metadata; RFC 6454). Programs that are
+    no browsers send neither header."""
+    if request.method in ("GET", "HEAD", "OPTIONS"):
+        return False
+    site, origin = request.headers.get("Sec-Fetch-Site"), request.headers.get("Origin")
+    if site is not None:
+        return site not in ("same-origin", "none")
+    return origin is not None and origin.partition("://")[2] != request.headers.get("Host")
 
 
 def _path(scope: Scope) -> str:

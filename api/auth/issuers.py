@@ -27,7 +27,7 @@ FRESH = 300.0
 USABLE = 3600.0
 """Seconds that keys are used while their issuer cannot be reached."""
 PAUSE = 10.0
-"""Seconds between two fetches, whatever is asked for and however they end."""
+"""Seconds between two fetches for ids that nobody knows, and after one that failed."""
 TIMEOUT = 5.0
 """Seconds that a fetch may take."""
 DISCOVERY = "/.well-known/openid-configuration"
@@ -45,24 +45,28 @@ class Issuer:
         self.name = name
         self._jwks_url = jwks_url
         self._keys: SigningKeys = {}
-        self._fetched_at = self._tried_at = float("-inf")
+        self._fetched_at = self._tried_at = self._missed_at = float("-inf")
         self._fetching: asyncio.Task[None] | None = None
 
     async def keys(self, kid: str | None, algorithm: str) -> list[jwt.PyJWK]:
         """The keys that may have signed a token: those of its `kid` (without one, all) for its algorithm. Empty when there are
         none; `IssuerUnavailable` when nobody knows."""
         age = time.monotonic() - self._fetched_at
-        if age > USABLE:
-            await self._fetch()
-        elif age > FRESH:
+        if age > FRESH and time.monotonic() - self._tried_at >= PAUSE:
             self._begin()
-        found = self._matching(kid, algorithm)
-        if not found and kid is not None:
-            await self._fetch()
-            found = self._matching(kid, algorithm)
-        if not found and time.monotonic() - self._fetched_at > USABLE:
-            raise IssuerUnavailable("the issuer of the token cannot be asked for its keys; try again")
-        return found
+        if age > USABLE:
+            await self._fetched()
+            if time.monotonic() - self._fetched_at > USABLE:
+                raise IssuerUnavailable("the issuer of the token cannot be asked for its keys; try again")
+        return self._matching(kid, algorithm) or await self._matching_now(kid, algorithm)
+
+    async def _matching_now(self, kid: str | None, algorithm: str) -> list[jwt.PyJWK]:
+        """Those of an id that nobody knew until now."""
+        if kid is not None and time.monotonic() - self._missed_at >= PAUSE:
+            self._missed_at = time.monotonic()
+            self._begin()
+        await self._fetched()
+        return self._matching(kid, algorithm)
 
     def _matching(self, kid: str | None, algorithm: str) -> list[jwt.PyJWK]:
         if kid is None:
@@ -71,17 +75,15 @@ class Issuer:
 
     # ------------------------------------------------------------------ fetching
 
-    async def _fetch(self) -> None:
-        """Fetch now, or wait for the fetch that is under way; not within `PAUSE` of the last one."""
-        fetching = self._begin()
-        if fetching is not None:
-            await asyncio.shield(fetching)
-
-    def _begin(self) -> asyncio.Task[None] | None:
-        if self._fetching is None and time.monotonic() - self._tried_at >= PAUSE:
+    def _begin(self) -> None:
+        if self._fetching is None:
             self._tried_at = time.monotonic()
             self._fetching = asyncio.create_task(self._renew())
-        return self._fetching
+
+    async def _fetched(self) -> None:
+        """Wait for the fetch that is under way, if one is."""
+        if self._fetching is not None:
+            await asyncio.shield(self._fetching)
 
     async def _renew(self) -> None:
         try:
@@ -138,8 +140,6 @@ def signing_keys(jwks: Any) -> SigningKeys:
 def _usable(members: Any) -> Iterator[tuple[str | None, jwt.PyJWK]]:
     for member in members if isinstance(members, list) else ():
         if not isinstance(member, dict) or member.get("use", "sig") != "sig":
-            continue
-        if member.get("kty") not in ("RSA", "EC", "OKP"):  # no secrets: see ALGORITHMS
             continue
         try:
             key = jwt.PyJWK(member)

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import perdure
-from perdure.cli import day2
+from perdure.cli import day2, fleet
 from perdure.cli import send as talking
 from perdure.cli.keys import EXIT_CODES, keys
+from perdure.cli.tasks import tasks
 
 if TYPE_CHECKING:
     from perdure.reference import Row
@@ -36,19 +37,21 @@ migrate = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
 )
-tasks = typer.Typer(
-    name="tasks",
-    help="Look at tasks.",
+app.add_typer(migrate)
+row_security = typer.Typer(
+    name="row-security",
+    help="Postgres's own wall between owners (docs/security.md). Run as the role that owns the tables.",
     epilog=EXIT_CODES,
     no_args_is_help=True,
     rich_markup_mode=None,
 )
-app.add_typer(migrate)
+migrate.add_typer(row_security)
 app.add_typer(keys)
 app.add_typer(tasks)
 app.command(epilog=talking.EXIT_CODES)(talking.send)
-tasks.command(epilog=talking.EXIT_CODES)(talking.tail)
-for command in (day2.doctor, day2.backup, day2.restore):
+app.add_typer(fleet.workers)
+app.add_typer(fleet.contexts)
+for command in (fleet.top, day2.doctor, day2.backup, day2.restore):
     app.command(epilog=EXIT_CODES)(command)
 
 AgentArgument = Annotated[
@@ -98,18 +101,25 @@ def serve(
         str | None, typer.Option(help="The address to listen on (HOST).", show_default=False)
     ] = None,
     port: PortOption = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes on the one port (SERVER__WORKERS).", show_default=False)
+    ] = None,
     insecure: InsecureOption = False,
     ready_fd: Annotated[int | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Serve an agent over HTTP.
 
     With QUEUE_TYPE=inline, the default, the agent runs in this process too; with QUEUE_TYPE=arq in `perdure worker` processes.
+    Several processes (`--workers`) need STORAGE_TYPE=postgres; one that dies is started again.
     """
     with _one_line_errors():
         from perdure import launch
         from perdure.settings import load_settings
 
-        settings = load_settings(agent=agent, host=host, port=port, auth=_auth(insecure=insecure))
+        server = None if workers is None else {"workers": workers}
+        settings = load_settings(
+            agent=agent, host=host, port=port, auth=_auth(insecure=insecure), server=server
+        )
         launch.serve(settings=settings, ready=None if ready_fd is None else _tell(ready_fd))
 
 
@@ -275,3 +285,28 @@ def check() -> None:
     with _migrations() as (migrations, url):
         migrations.check(url)
         print("the database has the tables that this version expects")
+
+
+# ---------------------------------------------------------------------- row-level security
+
+
+@row_security.command("on", epilog=EXIT_CODES)
+def row_security_on(
+    front: Annotated[str, typer.Option(help="The role of the front doors' DATABASE_URL.")],
+    workers: Annotated[str, typer.Option(help="The role of the workers: WORKER_DATABASE_URL.")],
+) -> None:
+    """Let front doors see one owner's rows at a time. Both roles must exist. Again is harmless.
+
+    Stop the front doors first, start them with STORAGE__ROW_SECURITY=true and their own role.
+    """
+    with _migrations() as (migrations, url):
+        migrations.row_security_on(url, front=front, workers=workers)
+        print(f"row security is on: {front} sees one owner's rows at a time, {workers} all")
+
+
+@row_security.command("off", epilog=EXIT_CODES)
+def row_security_off() -> None:
+    """Let every role that may use the tables see all rows again. The roles keep what they were granted."""
+    with _migrations() as (migrations, url):
+        migrations.row_security_off(url)
+        print("row security is off")

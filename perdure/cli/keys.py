@@ -127,7 +127,7 @@ def _on_storage(work: Callable[[Storage], Awaitable[Any]]) -> Any:
 
     @asynccontextmanager
     async def opened() -> AsyncIterator[Storage]:
-        storage = make_storage(settings)
+        storage = make_storage(settings, worker=True)  # it is about all owners
         try:
             await storage.open()
             yield storage

@@ -30,6 +30,7 @@ from enum import Enum
 from typing import Any, Protocol
 from uuid import UUID
 
+from perdure.storage.folding import Folding
 from perdure.storage.keys import Keys
 from perdure.storage.operators import Operators, WorkerBeat
 from perdure.tasks import (
@@ -275,7 +276,7 @@ class Keeper(Protocol):
         """End the thread."""
 
 
-class Storage(Keys, Operators, Protocol):
+class Storage(Folding, Keys, Operators, Protocol):
     """See the module's text for the rules that hold everywhere."""
 
     async def open(self) -> None:
@@ -327,8 +328,8 @@ class Storage(Keys, Operators, Protocol):
         """By status timestamp, newest first (equal ones by task id, descending); keyset pages, so that no depth costs more."""
 
     async def events_since(self, owner: str, task_id: UUID, after: int, limit: int = 1000) -> Sequence[Event]:
-        """Events with seq > `after`, in order, at most `limit`, those of lost turns included: what a stream resumes from.
-        Empty for an unknown task."""
+        """Events with seq > `after`, in order, at most `limit`, those of lost turns included: what a stream resumes from. Where
+        the first one was folded and `after` is inside of it, it is the whole artifact. Empty for an unknown task."""
 
     async def notices(self, task_ids: Collection[UUID]) -> Sequence[Notice]:
         """Where these tasks stand now, whoever owns them; one for each id, state None for those that are gone. One query."""

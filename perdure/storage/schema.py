@@ -124,6 +124,8 @@ tasks = sa.Table(
     sa.Column("parallel", sa.Boolean, nullable=False, server_default=sa.text("false")),
     # What it counts against while it runs: rows of concurrency_limits.
     sa.Column("limit_keys", ARRAY(sa.Text), nullable=False, server_default=sa.text("'{}'::text[]")),
+    # Pieces of an artifact were written one by one, and have not been folded.
+    sa.Column("streamed", sa.Boolean, nullable=False, server_default=sa.text("false")),
     sa.PrimaryKeyConstraint("task_id"),
     sa.ForeignKeyConstraint(
         ["owner", "context_id"], ["contexts.owner", "contexts.context_id"], ondelete="CASCADE"
@@ -168,6 +170,7 @@ tasks = sa.Table(
         postgresql_where=sa.text("state IN ('input-required', 'auth-required')"),
     ),
     sa.Index("ix_tasks_leased", "lease_token", postgresql_where=sa.text("lease_token IS NOT NULL")),
+    sa.Index("ix_tasks_streamed", "status_timestamp", postgresql_where=sa.text("streamed")),
     sa.Index("ix_tasks_metadata", "metadata", postgresql_using="gin"),
 )
 
@@ -385,3 +388,77 @@ for _name, _query in VIEWS.items():
         ("before_drop", f"DROP VIEW IF EXISTS {_name}"),
     ):
         sa.event.listen(metadata, _when, sa.DDL(_ddl))  # type: ignore[no-untyped-call]
+
+# ---------------------------------------------------------------------- row-level security
+#
+# The policies are there always, and cost nothing until `perdure migrate row-security on` puts them into force
+# (perdure.storage.row_security).
+
+OWNERLESS = {
+    "workers": "processes, not tasks: a front door counts them",
+    "operator_actions": "what operators did, told to operators",
+    "concurrency_limits": "counters that the turns of all owners share, by the keys that the agent's author chose",
+}
+"""Tables without a policy, and why: what stands in them is nobody's."""
+
+_OWNER = "(SELECT NULLIF(current_setting('perdure.owner', true), ''))"
+
+
+def policy(table: sa.Table) -> str:
+    """The statement that makes a table's policy: the rows of the owner in `perdure.owner` are seen and written, no others.
+
+    What belongs to a task is its owner's. Whether it may be written is asked of a function: a send writes the task and its first
+    event in one statement, whose snapshot does not show the task yet.
+    """
+    if "owner" in table.columns:
+        return f"CREATE POLICY perdure_owner ON {table.name} USING (owner = {_OWNER})"
+    whose = f"(SELECT t.owner FROM tasks t WHERE t.task_id = {table.name}.task_id)"  # noqa: S608 -- our own name
+    return f"CREATE POLICY perdure_owner ON {table.name} USING ({whose} = {_OWNER}) WITH CHECK (perdure_owns(task_id))"
+
+
+FUNCTIONS = {
+    "perdure_owns(uuid)": """
+CREATE FUNCTION perdure_owns(task uuid) RETURNS boolean LANGUAGE plpgsql VOLATILE AS $$
+BEGIN
+    RETURN EXISTS (SELECT FROM tasks t WHERE t.task_id = task AND t.owner = NULLIF(current_setting('perdure.owner', true), ''));
+END $$
+""",
+    "perdure_least_rank(smallint)": """
+CREATE FUNCTION perdure_least_rank(of_priority smallint) RETURNS bigint LANGUAGE sql STABLE SECURITY DEFINER
+BEGIN ATOMIC
+    SELECT w.rank FROM tasks w WHERE w.state = 'submitted' AND w.lease_token IS NULL AND w.priority = of_priority
+     ORDER BY w.priority DESC, w.rank LIMIT 1;
+END
+""",
+    "perdure_count_waiting(bigint)": """
+CREATE FUNCTION perdure_count_waiting(up_to bigint) RETURNS bigint LANGUAGE sql STABLE SECURITY DEFINER
+BEGIN ATOMIC
+    SELECT count(*) FROM (SELECT FROM tasks WHERE state = 'submitted' AND lease_token IS NULL LIMIT up_to) t;
+END
+""",
+    "perdure_owner_of_key(text)": """
+CREATE FUNCTION perdure_owner_of_key(id text) RETURNS text LANGUAGE sql STABLE SECURITY DEFINER
+BEGIN ATOMIC
+    SELECT k.owner FROM api_keys k WHERE k.key_id = id;
+END
+""",
+    "perdure_notices(uuid[])": """
+CREATE FUNCTION perdure_notices(task_ids uuid[]) RETURNS TABLE (task_id uuid, last_seq bigint, state text)
+LANGUAGE sql STABLE SECURITY DEFINER
+BEGIN ATOMIC
+    SELECT id, t.last_seq, t.state FROM unnest(task_ids) AS id LEFT JOIN tasks t ON t.task_id = id;
+END
+""",
+}
+"""What a front door may know across owners, and no more: functions with the rights of the tables' owner, their names bound when
+they are made. `perdure_owns` alone has no rights of its own."""
+
+WALLED = [table for table in metadata.sorted_tables if table.name not in OWNERLESS]
+"""The tables whose rows belong to an owner."""
+
+for _when, _ddl in (
+    *(("after_create", function) for function in FUNCTIONS.values()),
+    *(("after_create", policy(table)) for table in WALLED),
+    *(("before_drop", f"DROP FUNCTION IF EXISTS {signature} CASCADE") for signature in FUNCTIONS),
+):
+    sa.event.listen(metadata, _when, sa.DDL(_ddl))  # type: ignore[no-untyped-call]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from base64 import b64encode
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
@@ -12,7 +13,7 @@ import pytest
 
 from api.auth import Caller
 from api.places import Places
-from api.quotas import Quotas
+from api.quotas import JUST_NOW, Quotas, Tally
 from api.rates import MANY, Rates
 from perdure.errors import Overloaded, TooMuch
 from perdure.ids import new_token
@@ -257,6 +258,13 @@ async def test_every_operation_over_the_rate_is_429_with_retry_after(method: str
             assert (await front.http.get(path)).status_code == 200
 
 
+async def test_what_cannot_be_understood_counts_as_well() -> None:
+    async with opened_front(rate=0.001, burst=2) as front:
+        json = {"Content-Type": "application/json"}
+        answers = [await front.http.post("/", content=b"{", headers=json) for _ in range(3)]
+        assert [answer.status_code for answer in answers] == [200, 200, 429]
+
+
 # ---------------------------------------------------------------------- how many tasks
 
 
@@ -394,6 +402,39 @@ async def test_a_busy_caller_is_counted_at_most_once_a_second() -> None:
         began = asyncio.get_running_loop().time()
         await sent(front, 100)
         assert storage.looks <= 1 + (asyncio.get_running_loop().time() - began)
+
+
+async def test_before_anybody_is_refused_it_is_counted_again(open_front: OpenFront) -> None:
+    """Also while the count is fresh: what it was reckoned from may have ended."""
+    async with open_front(max_open_tasks=2) as front:
+        first, _ = await sent(front, 2)
+        await front.call("CancelTask", {"id": first})
+        (tally,) = front.manager._quotas._own.values()
+        tally._counted_at = time.monotonic() - 2 * JUST_NOW
+        await sent(front, 1)
+
+
+async def test_what_is_stored_while_it_is_counted_is_not_forgotten() -> None:
+    counted = asyncio.Event()
+
+    async def look() -> list[int]:
+        await counted.wait()
+        return [1]
+
+    tally = Tally([10], look)
+    tally.take()
+    tally.give(stored=True)
+    refreshing = asyncio.create_task(tally.refresh())
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    tally.take()
+    tally.give(stored=True)
+    tally.take()
+    tally.give(stored=False)
+    tally.take()
+    counted.set()
+    await refreshing
+    assert tally._room() == [10 - 1 - 1 - 1]  # counted, stored since it began, under way
 
 
 async def test_without_quotas_nothing_is_counted() -> None:

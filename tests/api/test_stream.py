@@ -176,6 +176,25 @@ async def test_a_stream_is_resumed_from_any_of_its_events(front: Front) -> None:
             assert told(await client.rest()) == told(everything[place + 1 :])
 
 
+@pytest.mark.parametrize("handed_out", [2, 4])
+async def test_a_stream_that_is_open_goes_on_over_what_is_folded(front: Front, handed_out: int) -> None:
+    """A reader that is so slow that the log is folded under it gets the whole artifact, and its text is right."""
+    async with front.live("SendStreamingMessage", {"message": message()}, **NEW) as client:
+        task_id = (await client.result())[1]["task"]["id"]
+        turn = await front.takes()
+        for number in range(1, 6):
+            await front.writes(turn, number, chunk(f"{number} ", append=number > 1))
+        last = [(await client.result())[0] for _ in range(handed_out)][-1]
+    await front.ends(turn, number=6, state=TaskState.COMPLETED)
+    assert await front.storage.fold_tasks(ended_for=0) == 1
+    async with front.live("SubscribeToTask", {"id": task_id}, Last_Event_ID=str(last), **NEW) as again:
+        frames = await again.rest()
+    assert [frame.id for frame in frames] == [7, 8]
+    first = frames[0].data["result"]["artifactUpdate"]
+    assert "append" not in first
+    assert told(frames) == ["1 2 3 4 5 ", "COMPLETED"]
+
+
 async def test_a_stream_is_resumed_in_the_middle_of_the_work(front: Front) -> None:
     async with front.live("SendStreamingMessage", {"message": message()}, **NEW) as client:
         task_id = (await client.result())[1]["task"]["id"]

@@ -384,6 +384,13 @@ class Storages(RuleBasedStateMachine):
         rings = {self.pair.model.storage: stranded[0], self.pair.other.storage: stranded[1]}
         self.both(lambda to: _by_task(to.storage.redispatch(rings[to.storage])))
 
+    @rule(place=some)
+    def fold(self, place: int) -> None:
+        """Nothing that is read changes, from wherever a stream goes on; the number of events changes alike."""
+        self.both(lambda to: to.storage.fold_tasks(ended_for=0, limit=1000))
+        for task in self.tasks:
+            self.both(lambda to, task=task: to.storage.events_since(task.owner, task.task_id, place))  # type: ignore[misc]
+
     @rule()
     def ring_old_bells(self) -> None:
         """The first rings of all tasks: some are still the newest."""

@@ -52,6 +52,27 @@ def test_a_stream_survives_its_front_door_and_its_worker(stack: Stack, binding: 
     stack.log_is_whole(client.task_id)
 
 
+@pytest.mark.parametrize("binding", BINDINGS)
+def test_a_stream_is_resumed_where_the_log_was_folded(stack: Stack, binding: str) -> None:
+    """Wherever a client stopped, it ends with exactly the text that the handler produced."""
+    talking(stack)
+    stack.settings["WORKER__FOLD_AFTER"] = "0"
+    (server, _), (other, _) = stack.front_door(), stack.front_door()
+    stack.worker()
+    client, earlier = Listener(binding), []
+    with client.sends(server, str(NUMBER)) as texts:
+        for _ in texts:
+            earlier.append(deepcopy(client))
+    assert len(earlier) > 8
+    until(lambda: len(stack.artifact_events(client.task_id)) == 1)
+    for before in earlier:
+        with before.resumes(other) as texts:
+            list(texts)
+        assert (before.text, before.state) == (words(NUMBER), "completed")
+    task = server.call("tasks/get", {"id": client.task_id})
+    assert text_of(task) == words(NUMBER)
+
+
 def test_a_front_door_that_stops_ends_its_streams_in_order(stack: Stack) -> None:
     """With the last chunk of the body: no client takes it for a broken connection. It goes on at another front door."""
     talking(stack)

@@ -60,12 +60,16 @@ async def opened_memory(**options: Any) -> AsyncIterator[Opened]:
 
 
 @asynccontextmanager
-async def opened_postgres(database_url: str) -> AsyncIterator[Opened]:
-    """A PostgresStorage on a migrated database, which it finds empty."""
+async def opened_postgres(
+    database_url: str, *, front_url: str | None = None, workers_url: str | None = None
+) -> AsyncIterator[Opened]:
+    """A PostgresStorage on a migrated database, which it finds empty. With row security, `front_url` and `workers_url` are those
+    of the two roles, and `database_url` that of a superuser."""
     from perdure.settings import StorageSettings
     from perdure.storage.postgres import PostgresStorage
 
-    storage = PostgresStorage(database_url, settings=StorageSettings(run_migrations_on_startup=False))
+    settings = StorageSettings(run_migrations_on_startup=False, row_security=front_url is not None)
+    storage = PostgresStorage(front_url or database_url, settings, workers_url=workers_url)
     connection = await asyncpg.connect(database_url)
     try:
         await connection.execute(

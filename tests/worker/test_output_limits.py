@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
 
 from perdure.agent import Turn
+from perdure.errors import InputRequired
 from perdure.settings import Settings
 from perdure.tasks import Artifact, DataPart, Message, RawPart, Task, TaskState, TextPart
 from tests.worker.conftest import SETTINGS, Shop
@@ -54,6 +56,18 @@ async def deaf(messages: Any, turn: Turn) -> str:
     return "all went well"
 
 
+async def silent(messages: Any, turn: Turn) -> None:
+    """Catches what it is told and ends without a word."""
+    with suppress(Exception):
+        turn.emit(MUCH)
+
+
+async def asks(messages: Any, turn: Turn) -> InputRequired:
+    with suppress(Exception):
+        turn.emit(MUCH)
+    return InputRequired("more?")
+
+
 async def steps(messages: Any, turn: Turn) -> str:
     return str(await turn.step("search", lambda: MUCH))
 
@@ -88,6 +102,8 @@ HANDLERS: dict[str, Callable[..., Any]] = {
     "many artifacts": many,
     "a list of artifacts": gives([Artifact(parts=(TextPart("x"),))] * 5),
     "a handler that catches everything": deaf,
+    "a handler that is silent about it": silent,
+    "a handler that asks instead": asks,
     "a handler that wraps what it is told": wraps,
     "a step": steps,
     "a note": notes,
@@ -125,8 +141,6 @@ async def test_artifacts_of_earlier_turns_count(shop: Shop) -> None:
     def three(messages: list[dict[str, str]], turn: Turn) -> Any:
         for _ in range(3):
             turn.emit(Artifact(parts=(TextPart("x"),)))
-        from perdure.errors import InputRequired
-
         return InputRequired("more?")
 
     assert await run_turn(shop.worker(three, settings=LIMITED), Reins())

@@ -37,10 +37,12 @@ from perdure.storage import (
     TaskQuery,
     Written,
 )
+from perdure.storage.folding import is_inside, whole
 from perdure.storage.keeper import Renew, ThreadKeeper
 from perdure.storage.memory.belongings import Belongings
 from perdure.storage.memory.contexts import Contexts
 from perdure.storage.memory.counts import Counts
+from perdure.storage.memory.folding import Folding
 from perdure.storage.memory.keys import Keys
 from perdure.storage.memory.ledger import Ledger
 from perdure.storage.memory.operators import Operators, Sign
@@ -60,7 +62,7 @@ from perdure.tasks import (
 )
 
 
-class MemoryStorage(Contexts, Belongings, Counts, Keys, Operators):
+class MemoryStorage(Contexts, Belongings, Counts, Folding, Keys, Operators):
     """See `Storage`. Beyond `finished_tasks` ended tasks the oldest are dropped, with contexts that hold nothing else."""
 
     def __init__(self, *, finished_tasks: int = 10_000) -> None:
@@ -176,7 +178,12 @@ class MemoryStorage(Contexts, Belongings, Counts, Keys, Operators):
     async def events_since(self, owner: str, task_id: UUID, after: int, limit: int = 1000) -> Sequence[Event]:
         with self._lock:
             row = self._ledger.tasks.get(task_id)
-            return list(row.events(after, limit)) if row and row.owner == owner else []
+            if row is None or row.owner != owner:
+                return []
+            events = list(row.events(after, limit))
+            if events and is_inside(events[0], after):
+                events[0] = whole(events[0], row.events())
+            return events
 
     async def notices(self, task_ids: Collection[UUID]) -> Sequence[Notice]:
         with self._lock:
@@ -264,6 +271,7 @@ class MemoryStorage(Contexts, Belongings, Counts, Keys, Operators):
                 self._ledger.append(row, event, row.attempt, now)
             row.metadata, row.write_no, row.updated_at = changed_metadata, write_no, now
             if not ends:
+                row.streamed |= bool(new_artifacts)
                 return Written(row.state, row.last_seq)
             row.steps.clear()
             rings = self._ledger.let_go(row, now)

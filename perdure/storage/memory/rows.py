@@ -19,6 +19,7 @@ import orjson
 from perdure.payload import dump_body, load_body
 from perdure.storable import unstorable
 from perdure.storage import MOST_BACKOFF, Claim, Context, Feedback, Held, WebhookConfig
+from perdure.storage.folding import folded
 from perdure.storage.operators import Failure
 from perdure.storage.views import conversation, last, task_artifacts, task_conversation, task_history
 from perdure.tasks import ArtifactChunk, Event, Message, StatusChange, Task, TaskState
@@ -45,6 +46,8 @@ def merged(metadata: bytes, change: Mapping[str, Any] | None) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
+    first_seq: int
+    seq: int
     attempt: int
     time: datetime
     kind: str
@@ -68,7 +71,7 @@ def draft(body: Body) -> Draft:
 
 @dataclass(slots=True, eq=False)
 class TaskRow:
-    """A task. Its `log` holds the event with seq n at n - 1."""
+    """A task. Its `log` is in the order of its numbers."""
 
     task_id: UUID
     owner: str
@@ -85,6 +88,7 @@ class TaskRow:
     log: list[_Entry] = field(default_factory=list)
     lost_attempts: set[int] = field(default_factory=set)
     unread: bool = False
+    streamed: bool = False
     attempt: int = 0
     failures: int = 0
     crashes: int = 0
@@ -110,7 +114,8 @@ class TaskRow:
 
     def append(self, event: Draft, attempt: int, time: datetime) -> None:
         """The next event. A status takes effect."""
-        self.log.append(_Entry(attempt, time, event.kind, event.payload))
+        seq = self.last_seq + 1
+        self.log.append(_Entry(seq, seq, attempt, time, event.kind, event.payload))
         self.updated_at = time
         match event.body:
             # Progress without a message leaves the present status as it is.
@@ -120,23 +125,43 @@ class TaskRow:
     @property
     def last_seq(self) -> int:
         """The number of the newest event."""
-        return len(self.log)
+        return self.log[-1].seq if self.log else 0
 
     def events(self, after: int = 0, limit: int | None = None) -> Iterator[Event]:
         """Those with seq > `after`."""
-        until = self.last_seq if limit is None else min(self.last_seq, after + limit)
-        return (self._event(seq) for seq in range(after + 1, until + 1))
+        begin = self._place(after + 1)
+        end = len(self.log) if limit is None else min(len(self.log), begin + limit)
+        return (self._event(self.log[place]) for place in range(begin, end))
 
-    def _event(self, seq: int) -> Event:
-        entry = self.log[seq - 1]
+    def _place(self, seq: int) -> int:
+        """Where in the log the event with this number is, or the next one."""
+        return bisect_left(self.log, seq, key=attrgetter("seq"))
+
+    def _event(self, entry: _Entry) -> Event:
         return Event(
             task_id=self.task_id,
-            seq=seq,
-            first_seq=seq,
+            seq=entry.seq,
+            first_seq=entry.first_seq,
             attempt=entry.attempt,
             time=entry.time,
             body=load_body(entry.kind, orjson.loads(entry.payload)),
         )
+
+    def fold(self) -> None:
+        """The pieces of its artifacts become few events."""
+        self.streamed = False
+        entries = [(entry, self._event(entry)) for entry in self.log if entry.kind == "artifact"]
+        pieces = [
+            (event, event.body, len(entry.payload))
+            for entry, event in entries
+            if isinstance(event.body, ArtifactChunk)
+        ]
+        for event in folded(pieces):
+            made = draft(event.body)
+            place = self._place(event.seq)
+            self.log[self._place(event.first_seq) : place + 1] = [
+                _Entry(event.first_seq, event.seq, event.attempt, event.time, made.kind, made.payload)
+            ]
 
     # ------------------------------------------------------------------ the lease
 
@@ -207,7 +232,7 @@ class TaskRow:
 
     def bare_task(self, history: Sequence[Message] = (), artifacts: Sequence[Any] = ()) -> Task:
         """As it stands now, with the history and artifacts given."""
-        status = self._event(self.status_seq).body if self.status_seq else None
+        status = self._event(self.log[self._place(self.status_seq)]).body if self.status_seq else None
         return Task(
             task_id=self.task_id,
             context_id=self.context_id,

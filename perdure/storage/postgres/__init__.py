@@ -25,10 +25,13 @@ from perdure.storage.postgres.claims import Claims
 from perdure.storage.postgres.contexts import Contexts
 from perdure.storage.postgres.counts import Counts
 from perdure.storage.postgres.database import Database
+from perdure.storage.postgres.folding import Folding
 from perdure.storage.postgres.keys import Keys
 from perdure.storage.postgres.operators import Operators
 from perdure.storage.postgres.records import dumps, message_json
+from perdure.storage.postgres.roles import require_roles
 from perdure.storage.postgres.turns import Turns, renew
+from perdure.storage.postgres.wall import NOBODY
 from perdure.storage.schema import VERSION_TABLE
 from perdure.storage.writes import crashed, expired
 from perdure.tasks import Notice, Ring, TaskState
@@ -36,26 +39,37 @@ from perdure.tasks import Notice, Ring, TaskState
 log = structlog.get_logger(__name__)
 
 
-class PostgresStorage(Callers, Claims, Turns, Contexts, Belongings, Counts, Keys, Operators):
-    """A `Storage` in Postgres 14 or newer. `url` as in DATABASE_URL; `migrations_url` where migrations need another way in."""
+class PostgresStorage(Callers, Claims, Turns, Contexts, Belongings, Counts, Folding, Keys, Operators):
+    """A `Storage` in Postgres 14 or newer. `url` as in DATABASE_URL; `migrations_url` where migrations need another way in, and
+    `workers_url` where turns and sweeps need another role than the statements of callers (with row security on)."""
 
-    def __init__(self, url: str, settings: StorageSettings, *, migrations_url: str | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        settings: StorageSettings,
+        *,
+        migrations_url: str | None = None,
+        workers_url: str | None = None,
+    ) -> None:
         self._url = url
         self._migrations_url = migrations_url or url
         self._settings = settings
-        self._database = Database(url, settings)
+        self._database = Database(url, settings, row_security=settings.row_security)
+        self._of_workers = None if workers_url is None else Database(workers_url, settings)
         super().__init__()
 
     # ------------------------------------------------------------------ life
 
     async def open(self) -> None:
-        self._database.open()
+        for database in self._databases():
+            database.open()
         deadline = time.monotonic() + self._settings.startup_timeout
         while True:
             try:
                 if self._settings.run_migrations_on_startup:
                     await asyncio.to_thread(migrate.upgrade, self._migrations_url)
                 await self.check()
+                await require_roles(self._database, self._of_workers)
                 return
             except StorageUnavailable as error:
                 if time.monotonic() > deadline:
@@ -64,7 +78,11 @@ class PostgresStorage(Callers, Claims, Turns, Contexts, Belongings, Counts, Keys
             await asyncio.sleep(0.2)
 
     async def close(self) -> None:
-        await self._database.close()
+        for database in self._databases():
+            await database.close()
+
+    def _databases(self) -> Sequence[Database]:
+        return [self._database] if self._of_workers is None else [self._database, self._of_workers]
 
     async def check(self) -> datetime:
         async def look(connection: Any, again: bool) -> tuple[str | None, datetime]:
@@ -152,13 +170,13 @@ class PostgresStorage(Callers, Claims, Turns, Contexts, Belongings, Counts, Keys
         await self._rows(sql.FORGET_WORKER, worker_id)
 
     async def workers_alive(self, within: float) -> int:
-        row = await self._row(sql.WORKERS_ALIVE, within)
+        row = await self._row(sql.WORKERS_ALIVE, within, owner=NOBODY)
         return row["count"] if row else 0
 
     def keeper(self, *, lease: float) -> Keeper:
         @asynccontextmanager
         async def connect() -> AsyncIterator[Renew]:
-            connection = await self._database.connect()
+            connection = await self._workers_database.connect()
 
             async def renewed(claims: Sequence[Claim], seconds: float) -> Mapping[Claim, Held]:
                 return await renew(connection, claims, seconds)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 from uuid import UUID
+
+import asyncpg
 
 from perdure.errors import TaskNotCancelable, TaskNotFound
 from perdure.payload import dump_body
@@ -54,7 +57,7 @@ WITH asked AS (
             OR NOT EXISTS (SELECT FROM lines l WHERE l.rejects AND l.owner = c.owner AND l.context_id = c.context_id)
         RETURNING owner, context_id, last_position, waiting, running_task, updated_at AS now),
     ranks AS (
-        SELECT f.owner, f.priority, {sql.RANK.format(owner="f.owner", priority="f.priority")} AS rank
+        SELECT f.owner, f.priority, {sql.rank("f.owner", "f.priority")} AS rank
           FROM (SELECT DISTINCT owner, priority FROM fresh) f),
     task AS (
         INSERT INTO tasks (task_id, owner, context_id, position, metadata, last_seq, message_seq, dispatch,
@@ -98,7 +101,7 @@ class Callers(Reads):
 
     def __init__(self) -> None:
         super().__init__()
-        self._submits = Lane(self._submit_all, apart=_alone_with_its_context)
+        self._submits = Lane(partial(self._by_owner, send=self._submit_all), apart=_alone_with_its_context)
 
     async def submit_task(self, new: NewTask, *, key: IdempotencyKey | None = None) -> Accepted:
         message = complete(new.message, new.context_id, new.task_id)
@@ -141,10 +144,17 @@ class Callers(Reads):
             )
             if row is not None:
                 return Submitted(row["created_at"], row["first"] and sends.in_time(new))
-        return await self._database.run(sends.submit(new, message, key))
+        return await self._database.run(sends.submit(new, message, key), owner=new.owner)
 
-    async def _submit_all(self, asked: Sequence[New]) -> Sequence[Row | None]:
-        rows = await self._rows(SUBMIT_ALL, *columns(asked))
+    async def _submit_all(self, asked: Sequence[New], owner: str) -> Sequence[Row | None]:
+        try:
+            rows = await self._rows(SUBMIT_ALL, *columns(asked), owner=owner)
+        except (
+            asyncpg.UniqueViolationError
+        ):  # an id that is taken, by somebody whose rows are not seen or just now
+            if len(asked) > 1:
+                raise  # whose it is shows when each goes alone
+            return [None]
         found = {row["place"]: row for row in rows}
         return [found.get(place) for place in range(1, len(asked) + 1)]
 
@@ -159,7 +169,9 @@ class Callers(Reads):
         self, owner: str, task_id: UUID, message: Message, *, key: IdempotencyKey | None = None
     ) -> Accepted:
         stored = complete(message, "", task_id)
-        found = await self._database.run(sends.append(owner, task_id, stored, message.context_id, key))
+        found = await self._database.run(
+            sends.append(owner, task_id, stored, message.context_id, key), owner=owner
+        )
         if isinstance(found, UUID):
             return Accepted(await self._bare(owner, found), None, repeated=True)
         task = await self._bare(owner, task_id)
@@ -179,7 +191,7 @@ class Callers(Reads):
                 return {**row, "kept": True}  # by the try whose end was lost
             return row
 
-        row = await self._database.run(cancel)
+        row = await self._database.run(cancel, owner=owner)
         if row is None:
             raise TaskNotFound(task_id)
         if not row["kept"]:
@@ -188,7 +200,7 @@ class Callers(Reads):
         return Accepted(await self._bare(owner, task_id), rings[0] if rings else None)
 
     async def _bare(self, owner: str, task_id: UUID) -> Task:
-        row = await self._row(sql.BARE, task_id, owner)
+        row = await self._row(sql.BARE, task_id, owner, owner=owner)
         if row is None:
             raise TaskNotFound(task_id)
         return task_of(row)

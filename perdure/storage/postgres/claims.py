@@ -131,7 +131,7 @@ class Claims(Statements):
                 turns |= await _continued(connection, told, history)
             return [turns.get(each.token) for each in wanted]
 
-        return await self._database.run(claim)
+        return await self._workers_database.run(claim)
 
 
 async def _claimed(connection: Any, wanted: Sequence[Wanted]) -> Sequence[Row]:

@@ -80,7 +80,7 @@ class Contexts(Statements):
             rows = await connection.fetch(CONVERSATIONS, *([value] for value in asked))
             return context_of(row, conversation_of(rows, limit))
 
-        context = await self._database.run(load)
+        context = await self._database.run(load, owner=owner)
         if context is None:
             raise ContextNotFound(context_id)
         return context
@@ -89,7 +89,7 @@ class Contexts(Statements):
         self, owner: str, *, page_size: int = 50, after: Cursor | None = None
     ) -> ContextPage:
         at, key = (after.time, after.key) if after else (None, None)
-        rows = await self._rows(LIST_CONTEXTS, owner, page_size + 1, at, key)
+        rows = await self._rows(LIST_CONTEXTS, owner, page_size + 1, at, key, owner=owner)
         contexts = [context_of(row) for row in rows[:page_size]]
         more = len(rows) > page_size
         return ContextPage(
@@ -98,10 +98,10 @@ class Contexts(Statements):
 
     async def append_messages(self, owner: str, context_id: str, messages: Sequence[Message]) -> None:
         payloads = [message_json(complete(message, context_id)) for message in messages]
-        await self._rows(APPEND_MESSAGES, owner, context_id, payloads)
+        await self._rows(APPEND_MESSAGES, owner, context_id, payloads, owner=owner)
 
     async def update_context(self, owner: str, context_id: str, metadata: Mapping[str, Any]) -> Context:
-        row = await self._row(UPDATE_CONTEXT, owner, context_id, *changed_metadata(metadata))
+        row = await self._row(UPDATE_CONTEXT, owner, context_id, *changed_metadata(metadata), owner=owner)
         if row is None:
             raise ContextNotFound(context_id)
         return context_of(row)
@@ -115,7 +115,7 @@ class Contexts(Statements):
                 await connection.execute(CLEAR_CONTEXT, owner, context_id)
             return rows
 
-        rows = await self._database.run(clear)
+        rows = await self._database.run(clear, owner=owner)
         if rows is None:
             raise ContextNotFound(context_id)
         return [Notice(row["task_id"], row["last_seq"], None) for row in rows]

@@ -20,6 +20,7 @@ from perdure import metrics
 from perdure.errors import StorageUnavailable
 from perdure.settings import StorageSettings
 from perdure.storage.dsn import normalised, redacted
+from perdure.storage.postgres.wall import NOBODY, walled
 
 log = structlog.get_logger(__name__)
 
@@ -72,9 +73,11 @@ _GOODBYE_SECONDS = 0.5
 class Database:
     """A pool of connections to one database; `run` is the way in."""
 
-    def __init__(self, url: str, settings: StorageSettings) -> None:
+    def __init__(self, url: str, settings: StorageSettings, *, row_security: bool = False) -> None:
         self._dsn = normalised(url)
         self._settings = settings
+        self.row_security = row_security
+        """Whether statements are grouped by owner: an owner's see no rows but the owner's, all others see nobody's."""
         self._pool: Any = None
         self.where = redacted(self._dsn)
         """`host:port/name`, for messages."""
@@ -125,10 +128,11 @@ class Database:
             **_PLANS,
         }
 
-    async def run(self, work: Work[T]) -> T:
+    async def run(self, work: Work[T], *, owner: str = NOBODY) -> T:
         """Run `work` on a connection, again while the trouble is passing (serialization, deadlock, lost connection).
 
-        `work` is written so that running it again after an unknown end has the effect of running it once.
+        `work` is written so that running it again after an unknown end has the effect of running it once. `owner` is whom the
+        rows belong to: with row security on, `work` is one transaction that sees no others.
         `StorageUnavailable` when patience is over. What Postgres does not take for its value is a `ValueError`.
         """
         again, tries = False, 0
@@ -137,7 +141,11 @@ class Database:
             try:
                 async with self._connection() as connection:
                     mine, again = again, True
-                    return await work(connection, mine)
+                    if not self.row_security:
+                        return await work(connection, mine)
+                    begun = not self._settings.prepared_statements
+                    async with walled(connection, owner, begun=begun) as narrowed:
+                        return await work(narrowed, mine)
             except (*_TRANSIENT, *_HOPELESS) as error:
                 if isinstance(error, ValueError):
                     raise

@@ -8,6 +8,7 @@ from perdure.storable import require_storable
 from perdure.storage.keys import LAST_USED_STEP, ApiKey, KeyState, NewKey
 from perdure.storage.postgres.base import Statements
 from perdure.storage.postgres.records import Row
+from perdure.storage.postgres.wall import NOBODY, across
 
 _KEY = """
 key_id, owner, name, scopes, created_at, expires_at, revoked_at, overlap_until, last_used_at,
@@ -24,6 +25,10 @@ VALUES ($1, $2, $3, $4, $5, clock_timestamp() + make_interval(secs => $6::float8
 ON CONFLICT (key_id) DO UPDATE SET key_id = excluded.key_id WHERE api_keys.digest = excluded.digest
 RETURNING {_KEY}
 """
+# Who comes with a key is known only when the key has been found: with row security its owner is asked for first.
+OWNER_OF_KEY = across(
+    "SELECT owner FROM api_keys WHERE key_id = $1", "SELECT perdure_owner_of_key($1) AS owner"
+)
 LOAD_KEY = f"SELECT {_KEY} FROM api_keys WHERE key_id = $1"
 LIST_KEYS = f"SELECT {_KEY} FROM api_keys ORDER BY created_at, key_id"
 # $1 key_id, $2 digest, $3 seconds of overlap. The same digest: asked for again.
@@ -59,7 +64,7 @@ class Keys(Statements):
         return _key(row)
 
     async def load_key(self, key_id: str) -> ApiKey | None:
-        row = await self._row(LOAD_KEY, key_id)
+        row = await self._row(LOAD_KEY, key_id, owner=await self._owner_of(key_id))
         return None if row is None else _key(row)
 
     async def list_keys(self) -> Sequence[ApiKey]:
@@ -74,7 +79,13 @@ class Keys(Statements):
         return None if row is None else _key(row)
 
     async def note_key_used(self, key_id: str) -> None:
-        await self._rows(NOTE_KEY_USED, key_id, LAST_USED_STEP)
+        await self._rows(NOTE_KEY_USED, key_id, LAST_USED_STEP, owner=await self._owner_of(key_id))
+
+    async def _owner_of(self, key_id: str) -> str:
+        if not self._database.row_security:
+            return NOBODY  # it is not asked for
+        row = await self._row(OWNER_OF_KEY, key_id, owner=NOBODY)
+        return (row["owner"] if row else None) or NOBODY
 
 
 def _key(row: Row) -> ApiKey:

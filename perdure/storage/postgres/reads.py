@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from functools import partial
 from itertools import groupby
 from operator import itemgetter
 from typing import Any, NamedTuple
@@ -10,11 +11,13 @@ from uuid import UUID
 
 from perdure.errors import TaskNotFound
 from perdure.storage import TOTAL_CAP, Cursor, TaskPage, TaskQuery
+from perdure.storage.folding import is_inside, whole
 from perdure.storage.postgres.base import Statements
 from perdure.storage.postgres.lanes import Lane
 from perdure.storage.postgres.records import Row, event_of, task_of
 from perdure.storage.postgres.statements import TASK, log_of, said_in
-from perdure.tasks import Event, Notice, Task, TaskState
+from perdure.storage.postgres.wall import NOBODY, across
+from perdure.tasks import ArtifactChunk, Event, Notice, Task, TaskState
 
 # $1 task_ids, $2 owners, $3 history lengths or null
 LOAD = f"""
@@ -34,10 +37,19 @@ SELECT asked.place, e.*
  ORDER BY asked.place, e.seq
 """
 
-# $1 task_ids
-NOTICES = """
-SELECT id AS task_id, t.last_seq, t.state FROM unnest($1::uuid[]) AS id LEFT JOIN tasks t ON t.task_id = id
+# What an artifact was made of so far. $1 task_id, $2 owner, $3 artifact_id, $4 seq
+ARTIFACT_UNTIL = """
+SELECT e.task_id, e.seq, e.first_seq, e.kind, e.attempt, e.payload, e.created_at
+  FROM task_events e JOIN tasks t ON t.task_id = e.task_id
+ WHERE e.task_id = $1 AND t.owner = $2 AND e.kind = 'artifact' AND e.payload #>> '{artifact,artifactId}' = $3 AND e.seq <= $4
+ ORDER BY e.seq
 """
+
+# $1 task_ids
+NOTICES = across(
+    "SELECT id AS task_id, t.last_seq, t.state FROM unnest($1::uuid[]) AS id LEFT JOIN tasks t ON t.task_id = id",
+    "SELECT * FROM perdure_notices($1)",
+)
 
 # $1 owner, $2 rows, $3 history length or null, $4 artifacts wanted; {where}: the filters that are given, so that each kind of
 # page has a plan of its own
@@ -82,8 +94,8 @@ class Reads(Statements):
 
     def __init__(self) -> None:
         super().__init__()
-        self._tasks = Lane(self._load_tasks)
-        self._events = Lane(self._load_events, shared=True)
+        self._tasks = Lane(partial(self._by_owner, send=self._load_tasks))
+        self._events = Lane(partial(self._by_owner, send=self._load_events), shared=True)
         self._stands = Lane(self._load_notices)
 
     async def load_task(self, owner: str, task_id: UUID, *, history_length: int | None = None) -> Task:
@@ -92,16 +104,25 @@ class Reads(Statements):
             raise TaskNotFound(task_id)
         return task_of(row)
 
-    async def _load_tasks(self, wanted: Sequence[WantedTask]) -> Sequence[Row | None]:
-        rows = await self._rows(LOAD, *columns(wanted))
+    async def _load_tasks(self, wanted: Sequence[WantedTask], owner: str) -> Sequence[Row | None]:
+        rows = await self._rows(LOAD, *columns(wanted), owner=owner)
         found = {row["place"]: row for row in rows}
         return [found.get(place) for place in range(1, len(wanted) + 1)]
 
     async def events_since(self, owner: str, task_id: UUID, after: int, limit: int = 1000) -> Sequence[Event]:
-        return await self._events.ask(WantedEvents(task_id, owner, after, limit))
+        events = await self._events.ask(WantedEvents(task_id, owner, after, limit))
+        if events and is_inside(events[0], after):
+            return [await self._whole(owner, events[0]), *events[1:]]
+        return events
 
-    async def _load_events(self, wanted: Sequence[WantedEvents]) -> Sequence[Sequence[Event]]:
-        rows = await self._rows(EVENTS_SINCE, *columns(wanted))
+    async def _whole(self, owner: str, event: Event) -> Event:
+        assert isinstance(event.body, ArtifactChunk)  # noqa: S101 - nothing else is folded
+        artifact_id = event.body.artifact.artifact_id
+        rows = await self._rows(ARTIFACT_UNTIL, event.task_id, owner, artifact_id, event.seq, owner=owner)
+        return whole(event, map(event_of, rows)) if rows else event  # none: cleared meanwhile
+
+    async def _load_events(self, wanted: Sequence[WantedEvents], owner: str) -> Sequence[Sequence[Event]]:
+        rows = await self._rows(EVENTS_SINCE, *columns(wanted), owner=owner)
         found = {place: [event_of(row) for row in own] for place, own in groupby(rows, itemgetter("place"))}
         return [found.get(place, []) for place in range(1, len(wanted) + 1)]
 
@@ -109,7 +130,9 @@ class Reads(Statements):
         return await self._stands.ask(tuple(task_ids))
 
     async def _load_notices(self, wanted: Sequence[Collection[UUID]]) -> Sequence[Sequence[Notice]]:
-        rows = await self._rows(NOTICES, list({task_id for task_ids in wanted for task_id in task_ids}))
+        rows = await self._rows(
+            NOTICES, list({task_id for task_ids in wanted for task_id in task_ids}), owner=NOBODY
+        )
         found = {row["task_id"]: _notice_of(row) for row in rows}
         return [[found[task_id] for task_id in task_ids] for task_ids in wanted]
 
@@ -130,8 +153,11 @@ class Reads(Statements):
             query.include_artifacts,
             *given,
             *position,
+            owner=query.owner,
         )
-        total = await self._row(COUNT.replace("{where}", _numbered(where, 3)), query.owner, TOTAL_CAP, *given)
+        total = await self._row(
+            COUNT.replace("{where}", _numbered(where, 3)), query.owner, TOTAL_CAP, *given, owner=query.owner
+        )
         tasks = [task_of(row) for row in rows[: query.page_size]]
         more = len(rows) > query.page_size
         cursor = Cursor(tasks[-1].status_timestamp, str(tasks[-1].task_id)) if more else None

@@ -17,6 +17,7 @@ Parameters are listed above each statement.
 from __future__ import annotations
 
 from perdure.storage import MOST_BACKOFF
+from perdure.storage.postgres.wall import across
 
 TERMINAL = "('completed', 'failed', 'canceled', 'rejected')"
 INTERRUPTED = "('input-required', 'auth-required')"
@@ -68,11 +69,17 @@ def seen(task: str) -> str:
 # A task's rank makes its owners take turns: one more than that of the owner's newest waiting task, but not before the one that
 # is next of all. So a lone task stands beside the first of somebody's ten thousand, whenever it comes. Read without a lock: two
 # that come at once may share a rank.
-RANK = """greatest(
-            (SELECT w.rank FROM tasks w WHERE w.state = 'submitted' AND w.lease_token IS NULL AND w.priority = {priority}
-              ORDER BY w.priority DESC, w.rank LIMIT 1),
+def rank(owner: str, priority: str) -> str:
+    """The rank of a new task."""
+    least = across(
+        f"""(SELECT w.rank FROM tasks w WHERE w.state = 'submitted' AND w.lease_token IS NULL AND w.priority = {priority}
+              ORDER BY w.priority DESC, w.rank LIMIT 1)""",
+        f"perdure_least_rank(({priority})::smallint)",
+    )
+    return f"""greatest({least},
             (SELECT w.rank + 1 FROM tasks w WHERE w.state = 'submitted' AND w.lease_token IS NULL AND w.owner = {owner}
                 AND w.priority = {priority} ORDER BY w.rank DESC LIMIT 1), 0)"""
+
 
 # $1 task_id, $2 owner, $3 context_id, $4 metadata, $5 message, $6 policy, $7 priority, $8 delay in seconds, $9 expires in
 # seconds or null, $10 deadline in seconds or null, $11 limit keys, $12 their limits. No row: the policy is to reject, and the
@@ -96,7 +103,7 @@ WITH place AS (
                            due_at, dispatched_at, status_timestamp, created_at, updated_at,
                            priority, rank, parallel, limit_keys, expires_at, deadline_at)
         SELECT $1, $2, $3, place.last_position, $4, 1, 1, 1, now + make_interval(secs => $8), now, now, now, now,
-               $7, {RANK.format(owner="$2", priority="$7")}, $6 = 'parallel', $11,
+               $7, {rank("$2", "$7")}, $6 = 'parallel', $11,
                now + make_interval(secs => $9), now + make_interval(secs => $10)
           FROM place
         RETURNING task_id, created_at),

@@ -59,6 +59,7 @@ WITH asked AS (
     written AS (
         UPDATE tasks t
            SET write_no = h.write_no, last_seq = t.last_seq + h.pieces, {_METADATA},
+               streamed = t.streamed OR EXISTS (SELECT FROM {_EVENTS} WHERE e.place = h.place AND e.kind = 'artifact'),
                status_message = coalesce(h.message, t.status_message),
                status_seq = CASE WHEN h.message IS NULL THEN t.status_seq ELSE t.last_seq + h.pieces END,
                status_timestamp = CASE WHEN h.message IS NULL THEN t.status_timestamp ELSE h.now END, updated_at = h.now
@@ -332,7 +333,7 @@ class Turns(Statements):
         async def renewed(connection: Any, again: bool) -> Mapping[Claim, Held]:
             return await renew(connection, claims, lease)
 
-        return await self._database.run(renewed)
+        return await self._workers_database.run(renewed)
 
 
 async def renew(connection: Any, claims: Sequence[Claim], lease: float) -> Mapping[Claim, Held]:
