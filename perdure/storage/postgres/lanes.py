@@ -18,6 +18,7 @@ from typing import Any, Generic, TypeVar
 import asyncpg
 import structlog
 
+from perdure import metrics
 from perdure.errors import StorageUnavailable
 
 log = structlog.get_logger(__name__)
@@ -38,18 +39,20 @@ MOST_AT_ONCE = 4
 
 
 class Lane(Generic[Item, Answer]):
-    """`apart`: no two items of the same key go into one batch. `sizes`: the sizes that batches may have. `shared`: who asks for
-    what is waiting already gets the same answer, which nobody may change then."""
+    """`name`: in the metrics. `apart`: no two items of the same key go into one batch. `sizes`: the sizes that batches may have.
+    `shared`: who asks for what is waiting already gets the same answer, which nobody may change then."""
 
     def __init__(
         self,
         send: Send[Item, Answer],
         *,
+        name: str = "other",
         apart: Callable[[Item], Hashable] | None = None,
         sizes: Sequence[int] = (),
         shared: bool = False,
     ) -> None:
         self._send = send
+        self._batches = metrics.BATCH.labels(name)
         self._apart = apart
         self._sizes = sizes
         self._shared: dict[Item, asyncio.Future[Answer]] | None = {} if shared else None
@@ -128,6 +131,7 @@ class Lane(Generic[Item, Answer]):
         return batch
 
     async def _answers(self, items: Sequence[Item]) -> Sequence[Answer | Exception]:
+        self._batches.observe(len(items))
         try:
             return await self._send(items)
         except Exception as error:
