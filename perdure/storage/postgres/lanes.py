@@ -16,8 +16,11 @@ from contextvars import Context
 from typing import Any, Generic, TypeVar
 
 import asyncpg
+import structlog
 
 from perdure.errors import StorageUnavailable
+
+log = structlog.get_logger(__name__)
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
@@ -98,6 +101,7 @@ class Lane(Generic[Item, Answer]):
             return await self._send(items)
         except Exception as error:
             if len(items) > 1 and _may_be_a_neighbours(error):
+                log.info("lane.one_by_one", items=len(items), error=f"{type(error).__name__}: {error}")
                 return _joined(await asyncio.gather(*(self._answers([item]) for item in items)))
             return [_own(error) for _ in items]
 
