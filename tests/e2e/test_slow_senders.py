@@ -90,7 +90,7 @@ def test_a_second_request_on_a_connection_has_the_same_time(server: Server) -> N
         slow.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
         assert slow.recv(65536).startswith(b"HTTP/1.1 200 ")
         slow.sendall(b"GET /healthz HT")
-        assert answer(slow).startswith("HTTP/1.1 408 ")
+        assert "HTTP/1.1 408 " in answer(slow)  # after what is left of the first answer
 
 
 @pytest.mark.parametrize(("path", "code"), [("/", '"code":-32600'), ("/message:send", "DEADLINE_EXCEEDED")])
