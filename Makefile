@@ -13,10 +13,11 @@ FUZZ_INPUTS ?= 10000
 FUZZ_SEED ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test chaos fuzz audit coverage check docs dist sbom image format constraints swagger-ui clean
+.PHONY: help run test chaos fuzz audit coverage check docs dist sbom image format constraints swagger-ui ops-assets \
+  test-browser screenshots clean
 
 help:  ## Show this list
-	@awk -F ':.*## ' '/^[.a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[.a-z]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: .venv  ## Serve examples/echo.py on http://localhost:3773, everything in one process
 	@$(BIN)/perdure serve examples/echo.py
@@ -96,6 +97,24 @@ swagger-ui:  ## Renew the page at /docs with the newest Swagger UI (needs npm)
 	@sed -i '/sourceMappingURL/d' api/assets/swagger-ui/swagger-ui.css api/assets/swagger-ui/swagger-ui-bundle.js
 	@cd build/swagger-ui && ls swagger-ui-dist-*.tgz | sed 's/-\([0-9.]*\)\.tgz/ \1/' > $(CURDIR)/api/assets/swagger-ui/VERSION
 	@cat api/assets/swagger-ui/VERSION
+
+ops-assets:  ## Renew the scripts of the page at /ops with the newest htmx 2 and uPlot (needs npm)
+	@rm -rf build/ops && mkdir -p build/ops
+	@cd build/ops && for name in htmx.org@2 htmx-ext-sse uplot; do \
+	  folder=$${name%@*} && mkdir $$folder && cd $$folder && npm pack --silent $$name > /dev/null && tar xzf ./*.tgz && cd ..; done
+	@cd build/ops && cp htmx.org/package/dist/htmx.min.js htmx.org/package/LICENSE htmx-ext-sse/package/dist/sse.min.js \
+	  $(CURDIR)/api/assets/ops/htmx/ && cp htmx-ext-sse/package/LICENSE $(CURDIR)/api/assets/ops/htmx/LICENSE-sse
+	@cd build/ops/uplot/package && cp dist/uPlot.iife.min.js dist/uPlot.min.css LICENSE $(CURDIR)/api/assets/ops/uplot/
+	@sed -i '/sourceMappingURL/d' api/assets/ops/htmx/*.js api/assets/ops/uplot/*.js
+	@cd build/ops && ls htmx.org/*.tgz htmx-ext-sse/*.tgz | sed 's/.*\/\(.*\)-\([0-9.]*\)\.tgz/\1 \2/' > $(CURDIR)/api/assets/ops/htmx/VERSION
+	@cd build/ops && ls uplot/*.tgz | sed 's/.*\/\(.*\)-\([0-9.]*\)\.tgz/\1 \2/' > $(CURDIR)/api/assets/ops/uplot/VERSION
+	@cat api/assets/ops/*/VERSION
+
+test-browser: .venv  ## Drive the operators' page in a real browser (needs Chromium: apt-get install chromium)
+	@$(BIN)/pytest tests/browser $(if $(TESTS),$(TESTS),-q)
+
+screenshots: .venv  ## Renew the pictures of the operators' page in docs/images (needs Chromium)
+	@$(BIN)/python -m tests.browser.screenshots
 
 clean:  ## Remove .venv, caches and build results
 	rm -rf .venv build dist htmlcov .coverage .coverage.* .hypothesis .import_linter_cache \

@@ -18,7 +18,7 @@ from perdure.settings import Settings
 from perdure.storage import Storage
 from perdure.watch import Watch
 
-from . import card, docs, extensions, health, jsonrpc, rest
+from . import card, docs, extensions, health, jsonrpc, ops, rest
 from .auth.guard import Authenticator, Guard
 from .auth.schemes import with_security
 from .connection import SlowReaders, SlowSenders
@@ -26,6 +26,7 @@ from .limits import BodyLimit, refuse_late
 from .media_types import Modes
 from .metrics import Metrics
 from .operations import Door
+from .own_port import OwnPort
 from .rates import Rates
 from .task_manager import TaskManager
 
@@ -35,6 +36,7 @@ PUBLIC = (
     "/healthz",
     "/readyz",
     *docs.PATHS,
+    *ops.assets.PATHS,
 )
 """For everybody. The document and its page tell no more than the card does, and how to authenticate is in them."""
 
@@ -60,7 +62,15 @@ def create_app(
     """The front door of an agent. `lifespan` opens storage, queue and watch, and closes them; `state.manager` has the
     operations."""
     agent = with_security(agent, settings.auth)
-    manager = TaskManager(storage, queue, watch, settings.server, agent.config)
+    manager = TaskManager(
+        storage,
+        queue,
+        watch,
+        settings.server,
+        agent.config,
+        egress=settings.webhooks.egress(),
+        own_webhook=settings.webhook_url is not None,
+    )
     own = extensions.ours(name for name, method in jsonrpc.METHODS.items() if method.dialect is None)
     declared = extensions.declared(agent, own)
     door = Door(
@@ -73,6 +83,9 @@ def create_app(
         direct_replies=agent.config.direct_replies,
     )
     show_card = partial(card.endpoint, card.build_card(agent, declared))
+    desk = ops.Desk(
+        storage, queue, watch, settings, agent.config.name, public_host=agent.config.deployment.url.host or ""
+    )
     app = Starlette(
         routes=[
             Route("/", partial(jsonrpc.endpoint, door), methods=["POST"]),
@@ -82,9 +95,11 @@ def create_app(
             Route("/readyz", partial(health.readyz, storage, queue, settings)),
             Route("/metrics", Metrics(storage, queue, settings).__call__),
             *docs.routes(agent.config),
+            *(ops.routes(desk) if settings.ops.enabled else ()),
             *rest.routes(door),
         ],
         middleware=[
+            Middleware(OwnPort, port=settings.ops.port),
             Middleware(SlowReaders, seconds=settings.server.slow_reader),
             Middleware(SlowSenders, seconds=settings.server.slow_sender, refuse=refuse_late),
             Middleware(BodyLimit, max_bytes=settings.server.max_body_bytes),

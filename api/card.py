@@ -15,12 +15,12 @@ from perdure.agent import ExtendedCard as ExtendedCardConfig
 from perdure.errors import UnsupportedOperation
 from perdure.security import SecurityRequirement, SecurityScheme
 from perdure.skills import Skill
+from perdure.telling import given
 
 from .auth import Caller
 from .cached import Cached, cached
 from .codes import ExtendedCardNotConfigured, Unauthenticated
 from .wire import v03, v1
-from .wire.writing import given
 
 Json = dict[str, Any]
 

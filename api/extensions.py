@@ -23,7 +23,8 @@ def ours(methods: Iterable[str]) -> Extension:
     """The declaration of our own operations."""
     return Extension(
         uri=OURS,
-        description="Lists tasks in 0.3, takes feedback, lists, shows and clears conversations; "
+        description="Lists tasks in 0.3, takes feedback, lists, shows and clears conversations, "
+        "shows and repeats deliveries to webhooks; "
         "streams resume by Last-Event-ID, sends repeat safely by Idempotency-Key",
         params={"methods": sorted(methods)},
     )

@@ -17,7 +17,7 @@ from perdure.errors import InvalidParams
 from perdure.payload import dump_message
 from perdure.storage import IdempotencyKey
 
-from .wire.asked import Send
+from .wire.asked import Callback, Send
 
 HEADER = "Idempotency-Key"
 REPLAYED = "Idempotency-Replayed"
@@ -45,6 +45,11 @@ def key_of(headers: Sequence[str], send: Send, *, message_ids: bool) -> Idempote
     return IdempotencyKey(name, fingerprint(send))
 
 
+def _told_by(callback: Callback) -> dict[str, str]:
+    """What the caller said of it: not in which version, nor where."""
+    return {name: value for name, value in asdict(callback).items() if name not in ("version", "place")}
+
+
 def _read(headers: Sequence[str]) -> str:
     if len(headers) > 1:
         raise InvalidParams(HEADER, "must be given once")
@@ -63,7 +68,7 @@ def fingerprint(send: Send) -> str:
     stored = {
         "message": dump_message(send.message),
         "metadata": send.metadata,
-        "callback": send.callback and asdict(send.callback),
+        "callback": send.callback and _told_by(send.callback),
         **({"tenant": send.tenant} if send.tenant else {}),
     }
     return sha256(orjson.dumps(stored, option=orjson.OPT_SORT_KEYS)).hexdigest()

@@ -14,9 +14,10 @@ from starlette.responses import Response
 
 from perdure.errors import CallerError
 from perdure.storable import unstorable
+from perdure.telling import Json
 
+from . import deliveries, stream
 from . import operations as run
-from . import stream
 from .auth import identify
 from .codes import INTERNAL, InvalidRequest, MethodNotFound, Refusal, WrongContentType, refusal
 from .operations import Answer, Call, Door, Stream
@@ -24,7 +25,6 @@ from .scopes import allow
 from .versions import DIALECTS, named_version, negotiated
 from .wire import Dialect, v03, v1
 from .wire.reading import check_decoded, decode
-from .wire.writing import Json
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +63,10 @@ METHODS: Mapping[str, Method] = {
     "contexts/list": Method(None, run.list_contexts),
     "contexts/get": Method(None, run.get_context),
     "contexts/clear": Method(None, run.clear_context),
+    "webhooks/deliveries": Method(None, deliveries.list_deliveries),
+    "webhooks/attempts": Method(None, deliveries.list_attempts),
+    "webhooks/replay": Method(None, deliveries.replay),
+    "webhooks/enable": Method(None, deliveries.enable),
 }
 
 SHOWN_AS_STATUS = frozenset({401, 403, 408, 413, 429, 503})
@@ -135,7 +139,7 @@ async def _answer(door: Door, request: Request, body: bytes, reply: Reply) -> Re
     assert method.stream is not None  # noqa: S101 - a method has one or the other
     return await stream.event_stream(
         method.stream(call),
-        lambda item: reply.result(reply.dialect.update(item)),
+        lambda item: reply.result(stream.told(reply.dialect, item)),
         lambda error: reply.error(refusal(error)),
         keep_alive=door.settings.keep_alive,
         headers=call.said,

@@ -10,13 +10,13 @@ from typing import Any
 from perdure import __version__
 from perdure.agent import AgentConfig
 from perdure.security import SecurityScheme
+from perdure.telling import Json
 
 from .openapi_operations import Model
 from .openapi_paths import rest_paths, rpc
 from .openapi_pieces import HEADERS, JSON, PARAMETERS, content, told_headers, used
 from .wire import told
 from .wire.schema import components, ref
-from .wire.writing import Json
 
 
 def document(config: AgentConfig) -> Json:

@@ -8,8 +8,9 @@ from typing import Any
 
 from perdure import errors
 
-from . import codes, idempotency
+from . import codes, deliveries, idempotency
 from . import operations as run
+from .wire import deliveries as asked
 from .wire import reading, told, v03, v03_rest, v1
 
 Model = type[reading.Shape] | type[told.Told]
@@ -164,6 +165,30 @@ SPOKEN: Mapping[Any, Spoken] = {
         reading.NameContext,
         told.ClearedContext,
         (errors.ContextNotFound,),
+    ),
+    deliveries.list_deliveries: Spoken(
+        "listDeliveries",
+        "What was and is to be told to webhooks, newest first, in pages",
+        asked.ListDeliveries,
+        told.DeliveryPage,
+        (errors.TaskNotFound,),
+    ),
+    deliveries.list_attempts: Spoken(
+        "listAttempts", "How the attempts of one delivery went", asked.NameDelivery, told.Attempts
+    ),
+    deliveries.replay: Spoken(
+        "replayDeliveries",
+        "Tell webhooks again: one delivery, or those of a task",
+        asked.ReplayDeliveries,
+        told.Replayed,
+        (errors.TaskNotFound,),
+    ),
+    deliveries.enable: Spoken(
+        "enableWebhook",
+        "Tell a webhook again that was disabled, beginning with what waits",
+        asked.NameCallback,
+        told.Nothing,
+        _PUSHING,
     ),
 }
 

@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+from perdure.telling import Json
+
 from . import codes, extensions, idempotency, versions
 from .jsonrpc import METHODS, SHOWN_AS_STATUS, Method
 from .openapi_operations import ALWAYS, SPOKEN, WITH_A_BODY, Model, Spoken
@@ -24,7 +26,6 @@ from .openapi_pieces import (
 from .rest import A2A_JSON, BINDINGS
 from .wire import Dialect, told, v03, v03_rest, v1
 from .wire.schema import components, name_of, ref
-from .wire.writing import Json
 
 # ---------------------------------------------------------------------- HTTP+JSON
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from perdure.telling import Json
+
 from . import codes, extensions, idempotency, versions
 from .openapi_operations import Model, Spoken
 from .rest import A2A_JSON
 from .wire import Dialect
 from .wire.schema import PLACE, ref
-from .wire.writing import Json
 
 JSON = "application/json"
 SSE = "text/event-stream"

@@ -16,6 +16,7 @@ from perdure.errors import InvalidParams
 from perdure.notes import noted, without_notes
 from perdure.settings import ServerSettings
 from perdure.tasks import Message, Task
+from perdure.telling import Json, Update
 
 from . import replies, sizes
 from .auth import Caller
@@ -26,8 +27,7 @@ from .media_types import Modes
 from .rates import Rates
 from .task_manager import TaskManager
 from .wire import Dialect, reading, writing
-from .wire.asked import Send, Update
-from .wire.writing import Json
+from .wire.asked import Send
 
 
 @dataclass(frozen=True, slots=True)

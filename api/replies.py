@@ -13,8 +13,9 @@ from dataclasses import replace
 
 from perdure.notes import REPLY
 from perdure.tasks import Message, StatusChange, Task, TaskState
+from perdure.telling import Update
 
-from .wire.asked import Send, Update
+from .wire.asked import Send
 
 
 def shown(send: Send, task: Task) -> Task | Message:

@@ -17,6 +17,7 @@ from starlette.routing import Match, Route
 from starlette.types import Scope
 
 from perdure.errors import InvalidParams
+from perdure.telling import Json
 
 from . import operations as run
 from . import stream
@@ -28,7 +29,7 @@ from .scopes import allow
 from .versions import HEADER, named_version, negotiated
 from .wire import Dialect, v03_rest, v1
 from .wire.reading import check_decoded, check_storable, decode, spelled
-from .wire.writing import Json, error_details
+from .wire.writing import error_details
 
 A2A_JSON = "application/a2a+json"
 
@@ -108,7 +109,7 @@ async def endpoint(
         assert streamed is not None  # noqa: S101 - a path has one or the other
         return await stream.event_stream(
             streamed(call),
-            dialect.update,
+            partial(stream.told, dialect),
             lambda error: _error(refusal(error), request),
             keep_alive=door.settings.keep_alive,
             error_event="error",  # how clients of this binding tell a frame with an error

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from . import deliveries
 from . import operations as run
 from .auth import READ, WRITE, Caller
 
@@ -24,6 +25,10 @@ NEEDED: Mapping[Callable[..., Any], str] = {
     run.get_callback: READ,
     run.list_callbacks: READ,
     run.get_extended_card: READ,
+    deliveries.list_deliveries: READ,
+    deliveries.list_attempts: READ,
+    deliveries.replay: WRITE,
+    deliveries.enable: WRITE,
 }
 
 

@@ -2,37 +2,75 @@
 
 Frames are made of bytes. The three line separators that JSON leaves unescaped are escaped, since many clients (httpx's
 `aiter_lines`, which the official SDK uses) split lines at them.
+
+An open stream is the task of its request and a second one, which listens for its client's leaving and says the keep-alives.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import aclosing, contextmanager
+from contextlib import aclosing, contextmanager, suppress
 from typing import Any
 
 import orjson
-from sse_starlette import EventSourceResponse, ServerSentEvent
+from sse_starlette import EventSourceResponse
 from sse_starlette.sse import AppStatus
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from perdure import metrics
-from perdure.tasks import Message, Task
+from perdure.tasks import ArtifactChunk, Message, StatusChange, Task
+from perdure.telling import Update
 
-from .wire.asked import Update
+from .wire import Dialect
 
 _SEPARATORS = {b"\xc2\x85": b"\\u0085", b"\xe2\x80\xa8": b"\\u2028", b"\xe2\x80\xa9": b"\\u2029"}
+_HEADERS = {"Cache-Control": "no-store", "Connection": "keep-alive", "X-Accel-Buffering": "no"}
+KEEP_ALIVE = b": keep-alive\n\n"
+
+REMEMBERED = 64
+LARGEST_REMEMBERED = 64 * 1024
+"""Updates that are kept as JSON for the other streams of their task, and the bytes of one."""
+_told: dict[tuple[Dialect, Any, int], tuple[StatusChange | ArtifactChunk, orjson.Fragment]] = {}
 
 
 @contextmanager
 def ending_in_order() -> Iterator[None]:
-    """While inside, open streams are ended by `Watch.dismiss` alone, with the last chunk of their body: what the client got is
-    whole and it resumes elsewhere. Else sse-starlette ends every stream of the process in the middle, as soon as it finds that
-    uvicorn stops (docs/decisions/011)."""
+    """While inside, `server_stops` does not return: our own server says itself when those who wait are dismissed, which is not at
+    its first thought of stopping (docs/decisions/011)."""
     AppStatus.disable_automatic_graceful_drain()  # type: ignore[no-untyped-call]
     try:
         yield
     finally:
         AppStatus.enable_automatic_graceful_drain_mode()  # type: ignore[no-untyped-call]
+
+
+async def server_stops() -> None:
+    """Returns when the uvicorn around us stops, whoever started it. It would wait for open streams, which know nothing of it.
+
+    sse-starlette knows how to find that out, and offers it only to its own responses, to each of them anew.
+    """
+    await EventSourceResponse._listen_for_exit_signal()
+
+
+def told(dialect: Dialect, item: Task | Update | Message) -> Any:
+    """What a stream says of `item`: the same update is written once, however many streams say it."""
+    if not isinstance(item, Update):
+        return dialect.update(item)
+    key = (dialect, item.task_id, item.seq)
+    body, known = _told.get(key, (None, None))
+    if known is not None and (
+        body is item.body or body == item.body
+    ):  # a folded event has the number of its last
+        return known
+    written = orjson.dumps(dialect.update(item))
+    fragment = orjson.Fragment(written)
+    if len(written) <= LARGEST_REMEMBERED:
+        while len(_told) >= REMEMBERED:
+            del _told[next(iter(_told))]
+        _told[key] = (item.body, fragment)
+    return fragment
 
 
 async def event_stream(
@@ -48,13 +86,56 @@ async def event_stream(
     error ends the stream with the frame that `fail` makes, and the client resumes from the last id it saw. None is not said.
     `headers` may be filled in until the first item is there."""
     first = await anext(items, None)
-    return EventSourceResponse(
-        _frames(first, items, say, fail, error_event),
-        headers=headers,
-        ping=keep_alive,
-        ping_message_factory=lambda: ServerSentEvent(comment="keep-alive", sep="\n"),
-        sep="\n",
-    )
+    return _Stream(items, _frames(first, items, say, fail, error_event), keep_alive, headers)
+
+
+class _Stream(StreamingResponse):
+    """Closes `items` also where the client had gone before the first frame, so that nothing was ever taken from them here."""
+
+    def __init__(
+        self,
+        items: AsyncIterator[Any],
+        frames: AsyncIterator[bytes],
+        keep_alive: float,
+        headers: Mapping[str, str] | None,
+    ) -> None:
+        super().__init__(frames, headers={**_HEADERS, **(headers or {})}, media_type="text/event-stream")
+        self._items = items
+        self._keep_alive = keep_alive
+        self._saying = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        start = {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
+        async with aclosing(self._items), aclosing(self.body_iterator):  # type: ignore[type-var] # generators
+            await send(start)
+            with suppress(TimeoutError):  # the client has gone
+                async with asyncio.timeout(None) as here:
+                    listener = asyncio.create_task(self._listen(receive, send, here))
+                    try:
+                        await self._say(send)
+                    finally:
+                        listener.cancel()
+
+    async def _say(self, send: Send) -> None:
+        async for frame in self.body_iterator:
+            self._saying = True
+            await send({"type": "http.response.body", "body": frame, "more_body": True})
+            self._saying = False
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _listen(self, receive: Receive, send: Send, here: asyncio.Timeout) -> None:
+        """Until the client has gone; meanwhile say from time to time that we are there."""
+        while True:
+            try:
+                async with asyncio.timeout(self._keep_alive):
+                    message = await receive()
+            except TimeoutError:
+                if not self._saying:  # it would wait behind what is being said
+                    await send({"type": "http.response.body", "body": KEEP_ALIVE, "more_body": True})
+                continue
+            if message["type"] == "http.disconnect":
+                here.reschedule(asyncio.get_running_loop().time())
+                return
 
 
 async def _frames(

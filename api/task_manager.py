@@ -13,6 +13,7 @@ from uuid import UUID
 import structlog
 
 from perdure.agent import AgentConfig
+from perdure.egress import Egress, Refused
 from perdure.errors import (
     InvalidParams,
     Overloaded,
@@ -41,14 +42,16 @@ from perdure.storage import (
     WebhookConfig,
     WebhookConfigPage,
 )
+from perdure.storage.webhooks import GLOBAL, DeliveryAttempt, DeliveryCursor, DeliveryPage, DeliveryQuery
 from perdure.tasks import ArtifactChunk, Event, Message, Notice, Role, StatusChange, Task, TaskState
+from perdure.telling import Update
 from perdure.watch import Waiter, Watch
 
 from .auth import Caller
 from .orders import follow_up, new_task
 from .places import Places
 from .quotas import Quotas
-from .wire.asked import Callback, Send, Update
+from .wire.asked import Callback, Send
 
 log = structlog.get_logger(__name__)
 
@@ -69,12 +72,17 @@ class TaskManager:
         watch: Watch,
         settings: ServerSettings,
         config: AgentConfig,
+        *,
+        egress: Egress | None = None,
+        own_webhook: bool = False,
     ) -> None:
         self._storage = storage
         self._queue = queue
         self._watch = watch
         self._settings = settings
         self._config = config
+        self._egress = egress or Egress()
+        self._own_webhook = own_webhook
         self._quotas = Quotas(storage, settings)
         self._streams = Places("streams", most=settings.max_streams, each=settings.max_streams_per_caller)
         self._blocking = Places(
@@ -159,6 +167,7 @@ class TaskManager:
             )
         if send.callback is not None:
             self._need_push_notifications()
+            self._check(send.callback)
         return _known(message.task_id) if message.task_id else new_task_id()
 
     @asynccontextmanager
@@ -180,20 +189,20 @@ class TaskManager:
     async def _accept(self, caller: Caller, task_id: UUID, send: Send) -> Accepted:
         """From here on the message is safe. The bell is a courtesy: the sweep rings again for what it missed."""
         now = datetime.now(UTC)
+        webhooks = [_config(task_id, send.callback, send.key)] if send.callback else []
         if send.message.task_id:
             if send.callback is not None:  # before the message is stored, not after
                 await self._need_room(caller, _config(task_id, send.callback, send.key))
             accepted = await self._storage.continue_task(
-                caller.owner, task_id, follow_up(send, now), key=send.key
+                caller.owner, task_id, follow_up(send, now), key=send.key, webhooks=webhooks
             )
         else:
+            if self._own_webhook:
+                webhooks.append(
+                    WebhookConfig(config_id=GLOBAL, task_id=task_id, url="", endpoint="WEBHOOK_URL")
+                )
             new = new_task(self._config, caller.owner, task_id, send, now)
-            accepted = await self._submitted(new, send.key)
-        if send.callback is not None:
-            # Also of a repeated send: the first one's process may have died before it came to this.
-            await self._storage.save_webhook_config(
-                caller.owner, _config(accepted.task.task_id, send.callback, send.key)
-            )
+            accepted = await self._submitted(replace(new, webhooks=webhooks), send.key)
         if not accepted.repeated:
             await self._spread(accepted, heard=bool(send.message.task_id))
         return accepted
@@ -354,6 +363,7 @@ class TaskManager:
     async def save_callback(self, caller: Caller, task_id: str, callback: Callback) -> WebhookConfig:
         """Add a push notification config, or replace the one with its id."""
         self._need_push_notifications()
+        self._check(callback)
         config = _config(_known(task_id), callback)
         await self._need_room(caller, config)
         return await self._storage.save_webhook_config(caller.owner, config)
@@ -403,6 +413,45 @@ class TaskManager:
         self._need_push_notifications()
         await self._storage.delete_webhook_config(caller.owner, _known(task_id), config_id)
 
+    def _check(self, callback: Callback) -> None:
+        """Refuse at once what no delivery would be sent to. What a name resolves to is checked at each attempt."""
+        try:
+            self._egress.check_url(callback.url)
+        except Refused as error:
+            raise InvalidParams(callback.place, str(error)) from None
+
+    # ------------------------------------------------------------------ deliveries
+
+    async def list_deliveries(
+        self, query: DeliveryQuery, *, page_size: int, after: DeliveryCursor | None
+    ) -> DeliveryPage:
+        """A page of what was or is to be told to the caller's webhooks; the query names him."""
+        return await self._storage.list_deliveries(query, page_size=page_size, after=after)
+
+    async def list_attempts(self, caller: Caller, delivery_id: UUID) -> Sequence[DeliveryAttempt]:
+        """How the attempts of one delivery went; none for one that is not the caller's."""
+        return await self._storage.delivery_attempts(caller.owner, delivery_id)
+
+    async def replay_deliveries(self, query: DeliveryQuery) -> int:
+        """Send again what has an end; how many."""
+        number = await self._storage.replay_deliveries(query)
+        await self._ring_deliveries()
+        return number
+
+    async def enable_callback(self, caller: Caller, task_id: str, config_id: str) -> None:
+        """Send to a config again that was disabled. `TaskNotFound`, `WebhookConfigNotFound`."""
+        self._need_push_notifications()
+        found = _known(task_id)
+        await self._storage.load_webhook_config(caller.owner, found, config_id)
+        await self._storage.enable_webhook(caller.owner, found, config_id)
+        await self._ring_deliveries()
+
+    async def _ring_deliveries(self) -> None:
+        try:
+            await self._queue.ring_deliveries()
+        except QueueUnavailable as error:  # workers look every second anyway
+            log.debug("queue.unavailable", error=str(error))
+
     # ------------------------------------------------------------------ what is switched off
 
     def _need_streaming(self) -> None:
@@ -449,6 +498,7 @@ def _config(task_id: UUID, callback: Callback, key: IdempotencyKey | None = None
         token=callback.token,
         scheme=callback.scheme,
         credentials=callback.credentials,
+        version=callback.version,
     )
 
 

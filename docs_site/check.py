@@ -45,11 +45,10 @@ def problems(site: Path) -> list[str]:
     for path, page in pages.items():
         name = path.relative_to(site.resolve())
         wrong += [f"{name}: loads {url} from elsewhere" for url in sorted(page.loads) if _foreign(url)]
+        shown = page.links | {url for url in page.loads if not _foreign(url)}
         # The page for what is not there is shown at any address: its links begin at the root.
         if path.name != "404.html":
-            wrong += [
-                f"{name}: {url} {why}" for url in sorted(page.links) if (why := _dead(path, url, pages))
-            ]
+            wrong += [f"{name}: {url} {why}" for url in sorted(shown) if (why := _dead(path, url, pages))]
     for style in sorted(site.rglob("*.css")):
         text = style.read_text(encoding="utf-8")
         if any(f"url({quote}{start}" in text for quote in ("", "'", '"') for start in ("http", "//")):

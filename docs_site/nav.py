@@ -8,6 +8,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "Start": ("index.md", "quickstart.md", "from-a2a-sdk.md", "from-bindu.md", "from-celery.md"),
     "Write an agent": ("agents.md", "adapters.md", "webhooks.md"),
     "Operate": (
+        "operating.md",
         "cli.md",
         "configuration.md",
         "security.md",

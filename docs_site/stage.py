@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import posixpath
 import re
+import shutil
 from pathlib import Path, PurePosixPath
 
 from docs_site.nav import SOURCES, navigation
@@ -19,6 +20,7 @@ OUTSIDE = {
     "CONTRIBUTING.md": "contributing.md",
     "SECURITY.md": "reporting.md",
 }
+IMAGES = (".png", ".svg")
 _LINK = re.compile(r"(\]\()([^)#\s]+)((?:#[^)\s]*)?\))")
 _LANGUAGES = {".py": "python", ".yml": "yaml", ".yaml": "yaml", ".json": "json", ".toml": "toml"}
 
@@ -38,12 +40,15 @@ def stage(folder: Path, root: Path = ROOT) -> list[str]:
         source = waiting.pop()
         if source not in done:
             done[source] = page_of(source)
-            text, links = _page(source, root)
-            waiting += links
             written = folder / done[source]
             written.parent.mkdir(parents=True, exist_ok=True)
+            if Path(source).suffix in IMAGES:
+                shutil.copyfile(root / source, written)
+                continue
+            text, links = _page(source, root)
+            waiting += links
             written.write_text(text, encoding="utf-8")
-    return sorted(done.values())
+    return sorted(page for page in done.values() if page.endswith(".md"))
 
 
 def page_of(source: str) -> str:
@@ -51,7 +56,7 @@ def page_of(source: str) -> str:
     path = PurePosixPath(source)
     if source in OUTSIDE:
         return OUTSIDE[source]
-    if path.parts[0] == "docs" and path.suffix == ".md":
+    if path.parts[0] == "docs" and path.suffix in {".md", *IMAGES}:
         return PurePosixPath(*path.parts[1:]).as_posix()
     return f"{SOURCES}{source.lstrip('.')}.md"
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
+from perdure.agent import Agent
 from perdure.errors import ConfigError
 from perdure.queue import Queue
-from perdure.settings import Settings
+from perdure.settings import Settings, listed
 from perdure.storage import Storage
 from perdure.watch import Watch
 
@@ -23,14 +24,32 @@ def make_storage(settings: Settings, *, worker: bool = False) -> Storage:
 
         return MemoryStorage(finished_tasks=settings.storage.finished_tasks)
     from perdure.storage.postgres import PostgresStorage
+    from perdure.vault import Vault
 
+    keys = settings.webhooks.keys
+    vault = Vault(listed(keys.get_secret_value())) if keys else None
     url, migrations_url = database_url(settings), database_url(settings, migrations=True)
     secret = settings.worker_database_url
     of_workers = None if secret is None else secret.get_secret_value()
     if worker:
         alone = settings.storage.model_copy(update={"row_security": False})
-        return PostgresStorage(of_workers or url, alone, migrations_url=migrations_url)
-    return PostgresStorage(url, settings.storage, migrations_url=migrations_url, workers_url=of_workers)
+        return PostgresStorage(of_workers or url, alone, migrations_url=migrations_url, vault=vault)
+    return PostgresStorage(
+        url, settings.storage, migrations_url=migrations_url, workers_url=of_workers, vault=vault
+    )
+
+
+def require_keys(agent: Agent, settings: Settings) -> None:
+    """ConfigError for an agent with push notifications whose callers' secrets would lie open in the database."""
+    if (
+        settings.storage_type == "postgres"
+        and settings.webhooks.keys is None
+        and agent.config.capabilities.push_notifications
+    ):
+        raise ConfigError(
+            "the agent has push notifications: set WEBHOOKS__KEYS, with which their addresses and secrets are sealed in the "
+            "database, to what `perdure webhooks key` prints, the same in every process"
+        )
 
 
 def make_queue(settings: Settings) -> Queue:

@@ -25,7 +25,7 @@ import structlog
 
 from perdure import logs, processes
 from perdure.agent import Agent
-from perdure.backends import make_queue, make_storage, opened
+from perdure.backends import make_queue, make_storage, opened, require_keys
 from perdure.errors import ConfigError, QueueUnavailable, StorageUnavailable
 from perdure.settings import Settings, load_settings
 from perdure.stuck import ending_for_sure, left_behind
@@ -62,6 +62,7 @@ def asgi(agent: Agent, settings: Settings) -> Application:
     without saying who they are: HOST is believed to be what the other server listens on.
     """
     require_authentication(settings)
+    require_keys(agent, settings)
     _require_role_for_turns(settings)
     storage, queue = make_storage(settings), make_queue(settings)
     watch = Watch(storage, queue, refresh=settings.server.refresh)
@@ -75,6 +76,9 @@ def asgi(agent: Agent, settings: Settings) -> Application:
             if settings.queue_type == "inline":
                 embedded = ours("worker.embedded").embedded
                 await stack.enter_async_context(embedded(agent, storage, queue, watch, settings))
+            stopping = asyncio.create_task(ours("api.stream").server_stops())
+            stopping.add_done_callback(lambda _: watch.dismiss())
+            stack.callback(stopping.cancel)
             yield
 
     app: Application = ours("api.app").create_app(agent, storage, queue, watch, settings, lifespan=lifespan)
@@ -131,8 +135,8 @@ def serve(
             _serve_in_several(agent, settings, ready)
             return
         agent = agent or load_named(settings.agent)
-        with _bound(settings.host, port_of(agent, settings)) as listener:
-            _serve_until_stopped(agent, settings, listener, ready)
+        with _bound(settings.host, port_of(agent, settings)) as listener, _ops_port(settings) as own:
+            _serve_until_stopped(agent, settings, [listener, *own], ready)
 
 
 def _serve_in_several(agent: Agent | None, settings: Settings, ready: Callable[[str], None] | None) -> None:
@@ -143,7 +147,7 @@ def _serve_in_several(agent: Agent | None, settings: Settings, ready: Callable[[
     port = settings.port
     if port is None:
         port = processes.asked_of_a_child(lambda: port_of(agent or load_named(settings.agent), settings))
-    with _bound(settings.host, port) as listener:
+    with _bound(settings.host, port) as listener, _ops_port(settings) as own:
         serves = processes.split(count, listener)
 
         def listening(url: str) -> None:
@@ -151,15 +155,15 @@ def _serve_in_several(agent: Agent | None, settings: Settings, ready: Callable[[
             if ready:
                 ready(url)
 
-        _serve_until_stopped(agent or load_named(settings.agent), settings, listener, listening)
+        _serve_until_stopped(agent or load_named(settings.agent), settings, [listener, *own], listening)
 
 
 def _serve_until_stopped(
-    agent: Agent, settings: Settings, listener: socket.socket, ready: Callable[[str], None] | None
+    agent: Agent, settings: Settings, listeners: list[socket.socket], ready: Callable[[str], None] | None
 ) -> None:
     before = signal.getsignal(signal.SIGTERM)
     try:
-        stopped_by = run(_serve(agent, settings, listener, ready))
+        stopped_by = run(_serve(agent, settings, listeners, ready))
     finally:
         _on(signal.SIGTERM, before)
     if stopped_by == signal.SIGINT:
@@ -167,9 +171,9 @@ def _serve_until_stopped(
 
 
 async def _serve(
-    agent: Agent, settings: Settings, listener: socket.socket, ready: Callable[[str], None] | None
+    agent: Agent, settings: Settings, listeners: list[socket.socket], ready: Callable[[str], None] | None
 ) -> int | None:
-    """Serve until a signal comes; which one."""
+    """Serve until a signal comes; which one. The first listener is that of the front door."""
     _allow_many_files()
     app = asgi(agent, settings)
 
@@ -188,8 +192,8 @@ async def _serve(
     # is opened, listening only when all is: who connects too early is refused and not kept waiting.
     with ours("api.stream").ending_in_order():
         async with app.router.lifespan_context(app):
-            server = _server(app, settings, lambda: listening(_url(listener)))
-            await server.serve(sockets=[listener])
+            server = _server(app, settings, lambda: listening(_url(listeners[0])))
+            await server.serve(sockets=listeners)
             log.info("stopping")
             stopped_by: int | None = server.stopped_by
             return stopped_by
@@ -213,6 +217,16 @@ def port_of(agent: Agent, settings: Settings) -> int:
     if settings.port is None and url.scheme == "http" and url.host in LOOPBACK and url.port is not None:
         return url.port
     return DEFAULT_PORT if settings.port is None else settings.port
+
+
+@contextmanager
+def _ops_port(settings: Settings) -> Iterator[list[socket.socket]]:
+    """The operators' own listener, if they have one."""
+    if settings.ops.port is None:
+        yield []
+        return
+    with _bound(settings.host, settings.ops.port) as listener:
+        yield [listener]
 
 
 @contextmanager

@@ -25,7 +25,9 @@ _GROUPS = {
     "WORKER": "Who runs turns (times in seconds)",
     "TURNS": "One run of a handler",
     "SERVER": "The front door",
+    "WEBHOOKS": "Push notifications (times in seconds)",
     "AUTH": "Who may call",
+    "OPS": "The operators' page",
     "LOG": "What is said on stderr",
 }
 
@@ -117,16 +119,19 @@ def shown(value: Any) -> str:
 
 
 def _masked(url: str) -> str:
-    """Scheme, host, port and path. The query may hold a password too; an `@` in the wrong place means that a password with a
-    special character was not encoded, and then nobody knows where it ends."""
+    """Scheme, host, port and path; of what is no address nothing. The query may hold a password too; an `@` in the wrong place
+    means that a password with a special character was not encoded, and then nobody knows where it ends."""
     try:
         split = urlsplit(url)
     except ValueError:
         return "***"
+    if "://" not in url:  # a key, a token
+        return "***"
     user, at, host = split.netloc.rpartition("@")
     if "@" in split.path + split.query + split.fragment:
         return "***"
-    return f"{split.scheme}://{'***' if user else ''}{at}{host}{split.path}"
+    path = "" if split.scheme in ("http", "https") else split.path  # that of a webhook may be its key
+    return f"{split.scheme}://{'***' if user else ''}{at}{host}{path}"
 
 
 def _member(name: str) -> str:

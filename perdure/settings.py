@@ -26,8 +26,10 @@ from pydantic_settings import (
     SettingsError,
 )
 
+from perdure.egress import Egress, Refused, read_allowed
 from perdure.errors import ConfigError
 from perdure.security import SCOPES
+from perdure.signatures import is_secret
 
 
 class _Group(BaseModel):
@@ -213,6 +215,71 @@ class ServerSettings(_Group):
     )
 
 
+class WebhookSettings(_Group):
+    """`WEBHOOKS__...`: how push notifications are delivered. Times are seconds."""
+
+    keys: SecretStr | None = Field(
+        None,
+        description="What seals their addresses and secrets in the database, from `perdure webhooks key`; "
+        "the first seals, the others still open",
+    )
+    timeout: float = Field(15.0, gt=0, le=300, description="How long a receiver may take to answer")
+    concurrency: int = Field(100, ge=1, le=10_000, description="Deliveries that one process sends at once")
+    per_endpoint: int = Field(
+        4, ge=1, le=1000, description="Deliveries to one origin of one caller at once, by all processes"
+    )
+    interval: float = Field(1.0, gt=0, description="How often a worker looks for deliveries unasked")
+    max_answer_bytes: int = Field(
+        65_536, ge=1024, description="More of an answer is not read; the log keeps its head"
+    )
+    retention: float = Field(
+        7 * 86400.0, gt=0, description="How long what was delivered or given up stays in the log"
+    )
+    disable_after: float = Field(
+        5 * 86400.0, gt=0, description="A config that only failed for so long is disabled"
+    )
+    breaker_failures: int = Field(
+        5, ge=1, description="An endpoint that failed so often in a row is left alone"
+    )
+    breaker_pause: float = Field(
+        30.0, gt=0, le=600, description="For how long, at first; twice as long each time, at most ten minutes"
+    )
+    ports: str = Field("443,8443", description="The ports that an address may have")
+    http: bool = Field(False, description="Whether addresses may begin with http:// as well")
+    allow: str = Field(
+        "",
+        description="For development: hosts and networks that may be asked whatever they are, "
+        "such as 127.0.0.1/32,hooks.test",
+    )
+    proxy: SecretStr | None = Field(
+        None, description="A proxy that every delivery goes through: http://user:password@host:port"
+    )
+
+    @field_validator("ports")
+    @classmethod
+    def _are_ports(cls, value: str) -> str:
+        if not all(port.isdecimal() and 0 < int(port) < 65536 for port in listed(value)) or not value:
+            raise ValueError("ports are numbers, divided by commas")
+        return value
+
+    @field_validator("allow")
+    @classmethod
+    def _are_places(cls, value: str) -> str:
+        read_allowed(listed(value))
+        return value
+
+    @field_validator("proxy")
+    @classmethod
+    def _is_proxy(cls, url: SecretStr | None) -> SecretStr | None:
+        _check_scheme(url, "http", "https")
+        return url
+
+    def egress(self) -> Egress:
+        """What may be asked."""
+        hosts, networks = read_allowed(listed(self.allow))
+        return Egress(frozenset(int(port) for port in listed(self.ports)), self.http, hosts, networks)
+
+
 class AuthSettings(_Group):
     """`AUTH__...`: who may call. Without one of the methods everybody is the same, anonymous caller."""
 
@@ -325,6 +392,18 @@ def listed(text: str) -> list[str]:
     return [each.strip() for each in text.split(",") if each.strip()]
 
 
+class OpsSettings(_Group):
+    """`OPS__...`: the operators' page."""
+
+    enabled: bool = Field(True, description="Serve `/ops`, for callers with the scope operate")
+    port: int | None = Field(
+        None,
+        ge=1,
+        le=65535,
+        description="A port of its own for `/ops` and `/metrics`, which then are only there",
+    )
+
+
 class LogSettings(_Group):
     """`LOG__...`: what is said on stderr."""
 
@@ -371,11 +450,22 @@ class Settings(BaseSettings):
         None, ge=0, le=65535, description="The port to listen on; default: that of deployment.url, or 3773"
     )
     data_dir: Path = Field(Path(".perdure"), description="Where `perdure up` keeps its database")
+    webhook_url: SecretStr | None = Field(
+        None, description="Your own webhook: every change of every task is told there"
+    )
+    webhook_token: SecretStr | None = Field(
+        None, description="Sent to WEBHOOK_URL as X-A2A-Notification-Token"
+    )
+    webhook_secrets: SecretStr | None = Field(
+        None, description="Secrets that sign deliveries, whsec_..., the newest first, divided by commas"
+    )
     storage: StorageSettings = StorageSettings()
     worker: WorkerSettings = WorkerSettings()
     turns: TurnSettings = TurnSettings()
     server: ServerSettings = ServerSettings()
+    webhooks: WebhookSettings = WebhookSettings()
     auth: AuthSettings = AuthSettings()
+    ops: OpsSettings = OpsSettings()
     log: LogSettings = LogSettings()
 
     _lower = field_validator("storage_type", "queue_type", mode="before")(_lower_case)
@@ -385,6 +475,14 @@ class Settings(BaseSettings):
     def _is_postgres(cls, url: SecretStr | None) -> SecretStr | None:
         _check_scheme(url, "postgresql", "postgres", "postgresql+asyncpg")
         return url
+
+    @field_validator("webhook_secrets")
+    @classmethod
+    def _sign(cls, secrets: SecretStr | None) -> SecretStr | None:
+        for secret in listed(secrets.get_secret_value()) if secrets else ():
+            if not is_secret(secret):
+                raise ValueError("a signing secret is whsec_ and 24 to 64 bytes in base64")
+        return secrets
 
     @field_validator("redis_url")
     @classmethod
@@ -452,6 +550,7 @@ def load_settings(**overrides: Any) -> Settings:
     except SettingsError as error:
         raise ConfigError(str(error)) from None
     _refuse_contradictions(settings)
+    _refuse_webhook(settings)
     return settings
 
 
@@ -521,6 +620,20 @@ def _refuse_half_of_a_method(auth: AuthSettings) -> None:
         )
     if auth.jwt_audience and not (auth.jwt_issuer or auth.oidc_issuer):
         raise ConfigError("AUTH__JWT_AUDIENCE is set, but neither AUTH__JWT_ISSUER nor AUTH__OIDC_ISSUER")
+
+
+def _refuse_webhook(settings: Settings) -> None:
+    """An operator's own address is held to the same rules: an exception is made by name, in WEBHOOKS__ALLOW."""
+    if settings.webhook_url is None:
+        if settings.webhook_token is not None:
+            raise ConfigError("WEBHOOK_TOKEN is set, but there is no WEBHOOK_URL to send it to")
+        return
+    try:
+        settings.webhooks.egress().check_url(settings.webhook_url.get_secret_value())
+    except Refused as error:
+        raise ConfigError(
+            f"WEBHOOK_URL {error}; what is inside your own network goes into WEBHOOKS__ALLOW"
+        ) from None
 
 
 # ---------------------------------------------------------------------- typing errors

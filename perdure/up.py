@@ -24,6 +24,7 @@ from perdure.settings import Settings, environment, load_settings, wants_colour
 
 # Before any agent is loaded, which puts its folder in front: see `launch._import_parts`.
 from perdure.storage.migrate import upgrade
+from perdure.vault import new_key
 
 COLOURS = (36, 33, 35, 32, 34, 31)
 """Of the prefixes: ANSI's cyan, yellow, magenta, green, blue, red."""
@@ -94,6 +95,7 @@ def _environment(settings: Settings, services: LocalServices) -> Mapping[str, st
         "STORAGE__RUN_MIGRATIONS_ON_STARTUP": "false",
         "QUEUE_TYPE": "arq",
         "REDIS_URL": services.redis_url,
+        "WEBHOOKS__KEYS": _webhook_keys(settings),
         # They write into a pipe, where the default would be JSON without colours.
         "LOG__FORMAT": "console" if settings.log.format == "auto" else settings.log.format,
     }
@@ -104,6 +106,17 @@ def _environment(settings: Settings, services: LocalServices) -> Mapping[str, st
     if wants_colour(sys.stdout):
         changes["FORCE_COLOR"] = "1"
     return environment(**changes)
+
+
+def _webhook_keys(settings: Settings) -> str:
+    """Those of the settings, else one that is made at the first start and kept beside the data."""
+    if settings.webhooks.keys is not None:
+        return settings.webhooks.keys.get_secret_value()
+    file = settings.data_dir / "webhooks.key"
+    if not file.exists():
+        file.touch(mode=0o600)
+        file.write_text(new_key(), encoding="utf-8")
+    return file.read_text(encoding="utf-8")
 
 
 def _welcome(say: Say, url: str, workers: int) -> None:

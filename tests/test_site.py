@@ -124,6 +124,6 @@ def test_every_guide_has_a_diff() -> None:
 def test_decisions_have_numbers_of_their_own_and_say_them() -> None:
     files = sorted((ROOT / "docs" / "decisions").glob("0*.md"))
     numbers = [path.name[:3] for path in files]
-    assert numbers == [f"{number:03}" for number in range(1, len(files) + 1)]
+    assert len(set(numbers)) == len(numbers)
     for path in files:
         assert path.read_text().startswith(f"# {path.name[:3]}: "), path.name

@@ -21,7 +21,7 @@ from arq.constants import in_progress_key_prefix, job_key_prefix
 from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 
-from perdure.queue.arq import BELL_SECONDS, bell_key, client_of, queue_key, ring_of
+from perdure.queue.arq import BELL_SECONDS, DELIVER_PUSH, bell_key, client_of, queue_key, ring_of
 from perdure.settings import Settings
 
 from .health import own_key
@@ -107,7 +107,7 @@ class Bell:
     async def start_turns(self) -> None:
         """Until the process stops or the connection breaks."""
         while free := await self._slots.vacancy():
-            taken = await self._take(min(free, _MOST_AT_ONCE))
+            taken = self._turns(await self._take(min(free, _MOST_AT_ONCE)))
             if self._slots.stopping:
                 await ring(self._slots.worker.queue, [ring_of(name) for name in taken])
             elif taken:
@@ -115,6 +115,13 @@ class Bell:
             else:
                 await self._token()
         await self._take(0)  # a token that was on its way here wakes somebody else
+
+    def _turns(self, taken: list[str]) -> list[str]:
+        """Those that are not for deliveries. Deliveries take no slot."""
+        turns = [name for name in taken if not name.startswith(DELIVER_PUSH)]
+        if len(turns) < len(taken):
+            self._slots.worker.deliver()
+        return turns
 
     async def _take(self, wanted: int) -> list[str]:
         arguments: list[int | str] = [wanted, BELL_SECONDS, in_progress_key_prefix, job_key_prefix]

@@ -19,6 +19,7 @@ from perdure.storage import Storage
 from perdure.watch import Watch
 
 from .pulse import Pulse
+from .push.deliveries import Deliveries
 from .slots import Slots
 from .sweep import beat, give_signs_of_life, sweep
 from .worker import Worker, ask_to_end
@@ -36,11 +37,13 @@ async def embedded(
             yield slots
             return
         detach = queue.attach(slots.rung)
+        leave = queue.attach_deliveries(slots.worker.deliver)
         slots.look()  # what an earlier process left
         try:
             yield slots
         finally:
             detach()
+            leave()
 
 
 @asynccontextmanager
@@ -54,6 +57,7 @@ async def at_work(
         if not slots.stopping:  # a second signal would end the grace of the turns
             ask_to_end()
 
+    deliveries = Deliveries(storage, settings)
     worker = Worker(
         worker_id=str(new_token()),
         agent=agent,
@@ -63,13 +67,19 @@ async def at_work(
         keeper=keeper,
         settings=settings,
         end=end,
+        deliver=deliveries.look,
     )
     slots = Slots(worker)
     metrics.SLOTS.set(slots.capacity)
     pulse = Pulse(slots)
     loops = [
         asyncio.create_task(loop)
-        for loop in (slots.start_turns(), sweep(worker, slots), give_signs_of_life(worker, slots))
+        for loop in (
+            slots.start_turns(),
+            sweep(worker, slots),
+            give_signs_of_life(worker, slots),
+            deliveries.run(),
+        )
     ]
     log.info("worker.started", worker=worker.worker_id, slots=slots.capacity)
     if (asked := agent.config.turn_timeout or 0) > settings.turns.timeout:
@@ -83,6 +93,7 @@ async def at_work(
     finally:
         try:
             await _leave(worker, slots, grace)
+            await deliveries.stop(grace)
         finally:
             for loop in loops:
                 loop.cancel()

@@ -52,12 +52,14 @@ def _said(outcome: Outcome, why: Stop | None) -> tuple[str, str]:
     match why:
         case Stop.TIMEOUT | Stop.DEADLINE | Stop.BROKEN:
             return why.value, text
-    return "AgentError", text
+    return ("Retry" if outcome.may_pass else "AgentError"), text
 
 
 def _class_of(error: BaseException) -> str:
+    """As tracebacks name it; without the module where that is the agent's own file, whose name is made up (`perdure.loader`)."""
     kind = type(error)
-    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    local = kind.__module__ in ("builtins", "__main__") or kind.__module__.startswith("perdure_agent_")
+    return kind.__qualname__ if local else f"{kind.__module__}.{kind.__qualname__}"
 
 
 def _traceback(error: BaseException | None) -> str:

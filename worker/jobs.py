@@ -24,6 +24,12 @@ async def run_task(ctx: dict[str, Any], task_id: str, dispatch: int) -> None:
         await asyncio.gather(_leave_the_queue(ctx), slots.run_one())
 
 
+async def deliver_push(ctx: dict[str, Any]) -> None:
+    """The bell rang for deliveries: look for those that are due. They are sent beside the turns, and take no slot."""
+    slots: Slots = ctx["slots"]
+    slots.worker.deliver()
+
+
 async def _leave_the_queue(ctx: dict[str, Any]) -> None:
     """Ids of running jobs stay at the head of arq's set, and a poll reads only its first hundred: with a hundred turns running
     anywhere nobody would find the next one."""

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from perdure.agent import Agent
-from perdure.backends import make_queue, make_storage, opened
+from perdure.backends import make_queue, make_storage, opened, require_keys
 from perdure.settings import Settings
 from perdure.watch import Watch
 
@@ -19,6 +19,7 @@ from .slots import Slots
 @asynccontextmanager
 async def working(agent: Agent, settings: Settings) -> AsyncIterator[Slots]:
     """Open storage, queue and watch and run turns while inside. `StorageUnavailable`, `ConfigError`."""
+    require_keys(agent, settings)
     storage, queue = make_storage(settings, worker=True), make_queue(settings)
     watch = Watch(storage, queue, refresh=settings.server.refresh)
     async with AsyncExitStack() as stack:

@@ -21,13 +21,20 @@ from perdure.agent import Agent
 from perdure.backends import make_queue, make_storage
 from perdure.errors import ConfigError, StorageUnavailable
 from perdure.loader import load_agent
-from perdure.queue.arq import RUN_TASK, deserialize_job, queue_key, redis_settings, serialize_job
+from perdure.queue.arq import (
+    DELIVER_PUSH,
+    RUN_TASK,
+    deserialize_job,
+    queue_key,
+    redis_settings,
+    serialize_job,
+)
 from perdure.settings import Settings, load_settings
 from perdure.stuck import ending_for_sure
 
 from .bell import HEALTH_SECONDS
 from .health import key_to_check, own_key
-from .jobs import run_task
+from .jobs import deliver_push, run_task
 from .process import working
 from .slots import EXIT_SECONDS, Slots
 
@@ -112,10 +119,25 @@ _settings = _settings_or_exit()
 _checking = "--check" in sys.argv
 
 
+class _Unlimited(float):
+    """A function's time limit that is none: a turn's limits are ours. arq compares those of all functions, which it cannot do
+    with None, and adds ten seconds to the longest: so long lasts the mark that it leaves on a running job. It is ten seconds
+    alone, or the sweep would take a job for running whose worker died."""
+
+    def __new__(cls) -> _Unlimited:
+        return super().__new__(cls, 366 * 86_400)
+
+    def __add__(self, seconds: float) -> float:
+        return seconds
+
+
 class WorkerSettings:
     """See the module."""
 
-    functions = (func(run_task, name=RUN_TASK, keep_result=0, max_tries=_NEVER),)
+    functions = tuple(
+        func(function, name=name, keep_result=0, max_tries=_NEVER, timeout=_Unlimited())
+        for name, function in ((RUN_TASK, run_task), (DELIVER_PUSH, deliver_push))
+    )
     queue_name = queue_key(_settings.queue_name)
     max_jobs = _settings.worker.slots
     poll_delay = _settings.worker.poll_delay
@@ -123,8 +145,6 @@ class WorkerSettings:
     job_deserializer = deserialize_job
     keep_result = 0
     max_tries = _NEVER
-    # None: a turn's limits are ours. The mark that arq leaves on a running job then lasts ten seconds, and the sweep does not
-    # take a job for running whose worker died. (arq compares the limits of its functions: a second function needs None too.)
     job_timeout = None
     health_check_interval = HEALTH_SECONDS
     log_results = False

@@ -193,6 +193,7 @@ def _keeping_steps(worker: Worker, claim: Claim, reins: Reins, answer: Answer) -
 
 async def _announce_start(worker: Worker, claimed: ClaimedTurn) -> None:
     task = claimed.task
+    worker.deliver()
     await announce(worker.queue, [Notice(task.task_id, task.last_seq, task.state)])
 
 
@@ -352,4 +353,5 @@ async def _release(worker: Worker, claim: Claim, reins: Reins, reason: str, **ho
 
 
 async def _tell(worker: Worker, rings: Sequence[Ring], notices: Sequence[Notice]) -> None:
+    worker.deliver()
     await asyncio.gather(ring(worker.queue, rings), announce(worker.queue, notices))

@@ -53,6 +53,8 @@ class Worker:
     settings: Settings
     end: Callable[[], None] = ask_to_end
     """Called when the process has too many handlers that are stuck."""
+    deliver: Callable[[], None] = lambda: None
+    """Called after a write of a turn, which may have put deliveries into the outbox. Returns at once."""
     duty: Duty = field(default_factory=Duty)
 
 

@@ -141,8 +141,6 @@ def _usable(members: Any) -> Iterator[tuple[str | None, jwt.PyJWK]]:
     for member in members if isinstance(members, list) else ():
         if not isinstance(member, dict) or member.get("use", "sig") != "sig":
             continue
-        if member.get("kty") not in ("RSA", "EC", "OKP"):  # no secrets: see ALGORITHMS
-            continue
         try:
             key = jwt.PyJWK(member)
         except jwt.PyJWTError:

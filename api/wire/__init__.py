@@ -9,9 +9,9 @@ from typing import Any, Protocol
 
 from perdure.storage import WebhookConfig, WebhookConfigPage
 from perdure.tasks import Message, Task, TaskState
+from perdure.telling import Json, Update
 
-from .asked import Callback, Send, Update
-from .writing import Json
+from .asked import Callback, Send
 
 
 class Dialect(Protocol):

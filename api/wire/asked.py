@@ -4,23 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Any
-from uuid import UUID
 
 from perdure.storage import IdempotencyKey
-from perdure.tasks import ArtifactChunk, Message, StatusChange
+from perdure.tasks import Message
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Callback:
-    """A push notification config before it belongs to a task. An empty `config_id` is filled in."""
+    """A push notification config before it belongs to a task. An empty `config_id` is filled in. `place` is where its
+    address stood in the request, `version` the protocol that it was spoken in."""
 
-    url: str
+    url: str = field(repr=False)
     config_id: str = ""
-    token: str = ""
+    token: str = field(default="", repr=False)
     scheme: str = ""
-    credentials: str = ""
+    credentials: str = field(default="", repr=False)
+    version: str = field(default="1.0", compare=False)
+    place: str = field(default="url", compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,14 +38,3 @@ class Send:
     tenant: str = ""
     key: IdempotencyKey | None = None
     """Of a send that may be repeated; it does not come from the body."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Update:
-    """What a stream says after its task: `seq` is the number of the event, from which the stream can be resumed."""
-
-    task_id: UUID
-    context_id: str
-    seq: int
-    time: datetime
-    body: StatusChange | ArtifactChunk

@@ -9,10 +9,11 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from perdure.telling import Json
+
 from . import v03, v03_rest, v1
 from .reading import Shape
 from .told import Told
-from .writing import Json
 
 PLACE = "#/components/schemas/"
 _SUFFIXES = {v1.__name__: "", v03.__name__: "03", v03_rest.__name__: "03Rest"}

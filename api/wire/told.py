@@ -29,12 +29,15 @@ from .told_errors import (
 )
 from .told_model import Told
 from .told_ours import (
+    Attempts,
     ClearedContext,
     Context,
     ContextPage,
+    DeliveryPage,
     Feedback,
     Health,
     Readiness,
+    Replayed,
     WholeContext,
     WholeContext03,
 )
@@ -82,10 +85,12 @@ __all__ = [
     "Artifact",
     "Artifact03",
     "Artifact03Rest",
+    "Attempts",
     "BadRequest",
     "ClearedContext",
     "Context",
     "ContextPage",
+    "DeliveryPage",
     "ErrorInfo",
     "Feedback",
     "FieldViolation",
@@ -99,6 +104,7 @@ __all__ = [
     "Readiness",
     "Refused",
     "Refused03",
+    "Replayed",
     "RpcError",
     "RpcRefused",
     "SecurityRequirement",

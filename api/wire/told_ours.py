@@ -59,6 +59,55 @@ class ClearedContext(Told):
     tasks_deleted: int
 
 
+class Attempt(Told):
+    """One attempt to deliver: the answer's status and the head of its text, or what went wrong."""
+
+    attempt: int
+    started_at: datetime
+    seconds: float
+    status: int | None = None
+    error: str | None = None
+    answer: str | None = None
+
+
+class Attempts(Told):
+    """All attempts of a delivery, oldest first."""
+
+    attempts: list[Attempt]
+
+
+class Delivery(Told):
+    """What is to be told, or was, to a webhook: `event` is the number of the task's event, `deliveryId` the webhook-id of the
+    requests, `disabled` why nothing is sent."""
+
+    delivery_id: str
+    task_id: str
+    config_id: str
+    event: int
+    kind: Literal["status", "artifact"]
+    state: Literal["waiting", "delivered", "failed"]
+    attempts: int
+    created_at: datetime
+    due_at: datetime | None = None
+    delivered_at: datetime | None = None
+    disabled: str | None = None
+    last_attempt: Attempt | None = None
+
+
+class DeliveryPage(Told):
+    """A page of deliveries, newest first."""
+
+    deliveries: list[Delivery]
+    next_page_token: str
+    page_size: int
+
+
+class Replayed(Told):
+    """How many deliveries are sent again."""
+
+    deliveries: int
+
+
 class Health(Told):
     """The process answers."""
 

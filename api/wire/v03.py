@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-from base64 import b64encode
-from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
 from perdure.errors import InvalidParams
-from perdure.notes import without_notes
 from perdure.storage import WebhookConfig, WebhookConfigPage
 from perdure.tasks import (
-    Artifact,
-    ArtifactChunk,
     DataPart,
     Message,
     Part,
     RawPart,
     Role,
-    StatusChange,
-    Task,
     TaskState,
     TextPart,
     UrlPart,
 )
+from perdure.telling import Json, given
+from perdure.telling import v03 as telling
 
-from .asked import Callback, Send, Update
+from .asked import Callback, Send
 from .reading import (
     Base64,
     Count,
@@ -43,14 +38,12 @@ from .reading import (
     kind,
     read,
 )
-from .writing import Json, given, timestamp
+from .writing import without_query
 
 VERSION = "0.3"
 NOTHING: Json | None = None
 UNKNOWN_CODES = frozenset({-32008, -32009})
-
-WRAPPED = "data_part_compat"
-"""The mark, in a part's metadata, by which the official SDK knows a value that 0.3 cannot spell and that is wrapped."""
+WRAPPED = telling.WRAPPED
 
 _ROLES = {role.value: role for role in Role}
 
@@ -144,8 +137,10 @@ class CallbackShape(Shape):
     token: Annotated[str, Field(max_length=8192)] | None = None
     authentication: Authentication | None = None
 
-    def callback(self, *, default_id: str = "") -> Callback:
+    def callback(self, place: str = "pushNotificationConfig.url", *, default_id: str = "") -> Callback:
         return Callback(
+            version=VERSION,
+            place=place,
             config_id=self.id or default_id,
             url=self.url,
             token=self.token or "",
@@ -202,7 +197,7 @@ def read_send(params: Any) -> Send:
         metadata=asked.metadata or {},
         history_length=configuration.history_length,
         return_immediately=configuration.blocking is False,
-        callback=callback.callback() if callback else None,
+        callback=callback.callback("configuration.pushNotificationConfig.url") if callback else None,
         accepted_output_modes=tuple(configuration.accepted_output_modes or ()),
     )
 
@@ -238,96 +233,10 @@ def read_callback_list(params: Any) -> tuple[str, int | None, str | None]:
     return read(CallbackName, params).id, None, None
 
 
-def message(said: Message) -> Json:
-    """A Message."""
-    return {
-        "kind": "message",
-        "messageId": said.message_id,
-        "role": said.role.value,
-        "parts": [_part(part) for part in said.parts],
-        **given(
-            contextId=said.context_id,
-            taskId=said.task_id,
-            metadata=without_notes(said.metadata),
-            extensions=list(said.extensions),
-            referenceTaskIds=list(said.reference_task_ids),
-        ),
-    }
-
-
-def _part(part: Part) -> Json:
-    metadata = dict(part.metadata)
-    if isinstance(part, TextPart):
-        return {"kind": "text", "text": part.text, **given(metadata=metadata)}
-    if isinstance(part, DataPart):
-        if isinstance(part.data, Mapping):
-            return {"kind": "data", "data": dict(part.data), **given(metadata=metadata)}
-        return {"kind": "data", "data": {"value": part.data}, "metadata": {**metadata, WRAPPED: True}}
-    content = {"bytes": b64encode(part.raw).decode()} if isinstance(part, RawPart) else {"uri": part.url}
-    file = {**content, **given(name=part.filename, mimeType=part.media_type)}
-    return {"kind": "file", "file": file, **given(metadata=metadata)}
-
-
-def _artifact(artifact: Artifact) -> Json:
-    return {
-        "artifactId": artifact.artifact_id,
-        "parts": [_part(part) for part in artifact.parts],
-        **given(
-            name=artifact.name,
-            description=artifact.description,
-            metadata=dict(artifact.metadata),
-            extensions=list(artifact.extensions),
-        ),
-    }
-
-
-def task(found: Task) -> Json:
-    """A Task."""
-    status: Json = {"state": found.state.value}
-    if found.status_message is not None:
-        status["message"] = message(found.status_message)
-    status["timestamp"] = timestamp(found.status_timestamp)
-    return {
-        "kind": "task",
-        "id": str(found.task_id),
-        "contextId": found.context_id,
-        "status": status,
-        **given(
-            artifacts=[_artifact(artifact) for artifact in found.artifacts],
-            history=[message(said) for said in found.history],
-            metadata=dict(found.metadata),
-        ),
-    }
-
-
-def sent(answer: Task | Message) -> Json:
-    """A bare Task or Message."""
-    return message(answer) if isinstance(answer, Message) else task(answer)
-
-
-def update(item: Task | Update | Message) -> Json:
-    """A bare Task, Message, TaskStatusUpdateEvent or TaskArtifactUpdateEvent."""
-    if not isinstance(item, Update):
-        return sent(item)
-    ids = {"taskId": str(item.task_id), "contextId": item.context_id}
-    if isinstance(item.body, ArtifactChunk):
-        chunk = item.body
-        return {
-            "kind": "artifact-update",
-            **ids,
-            "artifact": _artifact(chunk.artifact),
-            "append": chunk.append,
-            "lastChunk": chunk.last_chunk,
-        }
-    return {"kind": "status-update", **ids, **_status_change(item.body, item)}
-
-
-def _status_change(change: StatusChange, item: Update) -> Json:
-    status: Json = {"state": change.state.value}
-    if change.message is not None:
-        status["message"] = message(change.message)
-    status["timestamp"] = timestamp(item.time)
-    return {"status": status, "final": change.state.rests, **given(metadata=dict(change.metadata))}
+message = telling.message
+sent = telling.sent
+task = telling.task
+update = telling.update
 
 
 def read_tenant(params: Any) -> str:
@@ -336,14 +245,13 @@ def read_tenant(params: Any) -> str:
 
 
 def callback(config: WebhookConfig, tenant: str = "") -> Json:
-    """A TaskPushNotificationConfig."""
-    authentication: Json = {"schemes": [config.scheme], **given(credentials=config.credentials)}
+    """A TaskPushNotificationConfig, without its secrets."""
     return {
         "taskId": str(config.task_id),
         "pushNotificationConfig": {
             "id": config.config_id,
-            "url": config.url,
-            **given(token=config.token, authentication=authentication if config.scheme else None),
+            "url": without_query(config.url),
+            **given(authentication={"schemes": [config.scheme]} if config.scheme else None),
         },
     }
 

@@ -33,11 +33,12 @@ from perdure.tasks import (
     TextPart,
     UrlPart,
 )
+from perdure.telling import Json, Update, given, timestamp
 
 from . import v03, v1
-from .asked import Callback, Send, Update
+from .asked import Callback, Send
 from .reading import Base64, Count, Flag, GivenId, Id, Metadata, Name, Shape, Url, enum, exactly_one_of, read
-from .writing import Json, error_details, given, timestamp
+from .writing import error_details
 
 VERSION = "0.3"
 NOTHING: Json | None = {}
@@ -208,7 +209,7 @@ def read_send(params: Any) -> Send:
         metadata=asked.metadata or {},
         history_length=configuration.history_length,
         return_immediately=not configuration.blocking,
-        callback=callback.callback() if callback else None,
+        callback=callback.callback("configuration.pushNotification.url") if callback else None,
         accepted_output_modes=tuple(configuration.accepted_output_modes or ()),
     )
 

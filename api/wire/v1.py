@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Annotated, Any, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
 from perdure.errors import InvalidParams
-from perdure.notes import without_notes
-from perdure.payload import STATE_NAMES, dump_artifact, dump_body, dump_message
+from perdure.payload import STATE_NAMES
 from perdure.storage import WebhookConfig, WebhookConfigPage
 from perdure.tasks import (
     DataPart,
@@ -17,14 +15,14 @@ from perdure.tasks import (
     Part,
     RawPart,
     Role,
-    StatusChange,
-    Task,
     TaskState,
     TextPart,
     UrlPart,
 )
+from perdure.telling import Json, given
+from perdure.telling import v1 as telling
 
-from .asked import Callback, Send, Update
+from .asked import Callback, Send
 from .reading import (
     Base64,
     Count,
@@ -41,7 +39,7 @@ from .reading import (
     exactly_one_of,
     read,
 )
-from .writing import Json, error_details, given, timestamp
+from .writing import error_details, without_query
 
 VERSION = "1.0"
 NOTHING: Json | None = {}
@@ -149,8 +147,10 @@ class CallbackShape(Tenanted):
     token: Annotated[str, Field(max_length=8192)] | None = None
     authentication: Authentication | None = None
 
-    def callback(self) -> Callback:
+    def callback(self, place: str = "url") -> Callback:
         return Callback(
+            version=VERSION,
+            place=place,
             config_id=self.id or "",
             url=self.url,
             token=self.token or "",
@@ -206,7 +206,7 @@ def read_send(params: Any) -> Send:
         metadata=asked.metadata or {},
         history_length=configuration.history_length,
         return_immediately=bool(configuration.return_immediately),
-        callback=callback.callback() if callback else None,
+        callback=callback.callback("configuration.taskPushNotificationConfig.url") if callback else None,
         accepted_output_modes=tuple(configuration.accepted_output_modes or ()),
         tenant=asked.tenant or "",
     )
@@ -244,54 +244,19 @@ def read_callback_list(params: Any) -> tuple[str, int, str | None]:
     return asked.task_id, asked.page_size or 50, asked.page_token or None
 
 
-def message(said: Message) -> Json:
-    """A Message."""
-    return dump_message(replace(said, metadata=without_notes(said.metadata)))
-
-
-def task(found: Task) -> Json:
-    """A Task."""
-    status: Json = {"state": STATE_NAMES[found.state]}
-    if found.status_message is not None:
-        status["message"] = message(found.status_message)
-    status["timestamp"] = timestamp(found.status_timestamp)
-    return {
-        "id": str(found.task_id),
-        "contextId": found.context_id,
-        "status": status,
-        **given(
-            artifacts=[dump_artifact(artifact) for artifact in found.artifacts],
-            history=[message(said) for said in found.history],
-            metadata=dict(found.metadata),
-        ),
-    }
-
-
-def sent(answer: Task | Message) -> Json:
-    """A SendMessageResponse."""
-    return {"message": message(answer)} if isinstance(answer, Message) else {"task": task(answer)}
-
-
-def update(item: Task | Update | Message) -> Json:
-    """A StreamResponse."""
-    if not isinstance(item, Update):
-        return sent(item)
-    kind, payload = dump_body(item.body)
-    if isinstance(item.body, StatusChange):
-        if item.body.message is not None:
-            payload["status"]["message"] = message(item.body.message)
-        payload["status"]["timestamp"] = timestamp(item.time)
-    return {f"{kind}Update": {"taskId": str(item.task_id), "contextId": item.context_id, **payload}}
+message = telling.message
+sent = telling.sent
+task = telling.task
+update = telling.update
 
 
 def callback(config: WebhookConfig, tenant: str = "") -> Json:
-    """A TaskPushNotificationConfig."""
-    authentication = given(scheme=config.scheme, credentials=config.credentials)
+    """A TaskPushNotificationConfig, without its secrets."""
     return {
         "id": config.config_id,
         "taskId": str(config.task_id),
-        "url": config.url,
-        **given(tenant=tenant, token=config.token, authentication=authentication),
+        "url": without_query(config.url),
+        **given(tenant=tenant, authentication=given(scheme=config.scheme)),
     }
 
 

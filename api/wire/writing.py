@@ -4,18 +4,10 @@ from __future__ import annotations
 
 from base64 import urlsafe_b64encode
 from collections.abc import Callable
-from datetime import UTC, datetime
-from typing import Any
 
 from perdure.storage import Context, ContextPage, Cursor, Feedback, TaskPage
 from perdure.tasks import Message, Task
-
-Json = dict[str, Any]
-
-
-def timestamp(time: datetime) -> str:
-    """UTC, milliseconds, Z (A2A 1.0, section 5.6.1)."""
-    return time.astimezone(UTC).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
+from perdure.telling import Json, given, timestamp
 
 
 def write_token(cursor: Cursor | None) -> str:
@@ -25,9 +17,10 @@ def write_token(cursor: Cursor | None) -> str:
     return urlsafe_b64encode(f"{cursor.time.isoformat()} {cursor.key}".encode()).decode().rstrip("=")
 
 
-def given(**members: Any) -> Json:
-    """The members that say something: no empty text, list or object."""
-    return {name: value for name, value in members.items() if value}
+def without_query(url: str) -> str:
+    """A webhook's address as it is shown: what its query says may be a key."""
+    address, query, _ = url.partition("?")
+    return f"{address}{query}{'***' if query else ''}"
 
 
 def task_page(page: TaskPage, write: Callable[[Task], Json]) -> Json:

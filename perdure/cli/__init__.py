@@ -18,6 +18,7 @@ from perdure.cli import day2, fleet
 from perdure.cli import send as talking
 from perdure.cli.keys import EXIT_CODES, keys
 from perdure.cli.tasks import tasks
+from perdure.cli.webhooks import webhooks
 
 if TYPE_CHECKING:
     from perdure.reference import Row
@@ -48,6 +49,7 @@ row_security = typer.Typer(
 migrate.add_typer(row_security)
 app.add_typer(keys)
 app.add_typer(tasks)
+app.add_typer(webhooks)
 app.command(epilog=talking.EXIT_CODES)(talking.send)
 app.add_typer(fleet.workers)
 app.add_typer(fleet.contexts)

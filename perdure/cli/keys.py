@@ -47,7 +47,7 @@ def create(
 
     seconds = None if expires is None else _seconds(expires, "--expires")
     minted = mint()
-    key = _on_storage(lambda storage: _add(storage, minted, owner, scopes, name, seconds))
+    key = on_storage(lambda storage: _add(storage, minted, owner, scopes, name, seconds))
     _show_secret(key, minted.text, as_json)
 
 
@@ -79,7 +79,7 @@ async def _add(
 @keys.command("list", epilog=EXIT_CODES)
 def list_keys(as_json: JsonOption = False) -> None:
     """Print all keys, without their secrets."""
-    found = _on_storage(lambda storage: storage.list_keys())
+    found = on_storage(lambda storage: storage.list_keys())
     if as_json:
         print(json.dumps([_as_json(key) for key in found], indent=2))
         return
@@ -101,7 +101,7 @@ def rotate(
     from perdure.keys import mint
 
     minted, seconds = mint(key_id), _seconds(overlap, "--overlap")
-    key = _on_storage(lambda storage: storage.rotate_key(key_id, minted.digest, overlap=seconds))
+    key = on_storage(lambda storage: storage.rotate_key(key_id, minted.digest, overlap=seconds))
     if key is None:
         _fail(f"there is no active key {key_id}")
     _show_secret(key, minted.text, as_json)
@@ -110,7 +110,7 @@ def rotate(
 @keys.command(epilog=EXIT_CODES)
 def revoke(key_id: KeyArgument, as_json: JsonOption = False) -> None:
     """End a key, with all its secrets. Front doors remember keys for AUTH__CACHE seconds."""
-    key = _on_storage(lambda storage: storage.revoke_key(key_id))
+    key = on_storage(lambda storage: storage.revoke_key(key_id))
     if key is None:
         _fail(f"there is no key {key_id}")
     print(json.dumps(_as_json(key), indent=2) if as_json else f"key {key_id} of {key.owner} is revoked")
@@ -119,7 +119,8 @@ def revoke(key_id: KeyArgument, as_json: JsonOption = False) -> None:
 # ---------------------------------------------------------------------- what they share
 
 
-def _on_storage(work: Callable[[Storage], Awaitable[Any]]) -> Any:
+def on_storage(work: Callable[[Storage], Awaitable[Any]]) -> Any:
+    """What `work` does on the open database of the settings; the process ends with one line where it cannot."""
     from perdure import logs
     from perdure.backends import make_storage
     from perdure.launch import one_line_errors

@@ -28,6 +28,9 @@ class Queue(Protocol):
     async def ring(self, rings: Sequence[Ring]) -> None:
         """There is work: some worker with a free slot should claim. One round trip however many rings."""
 
+    async def ring_deliveries(self) -> None:
+        """Webhooks are to be told something: some worker should look. One round trip."""
+
     async def announce(self, notices: Sequence[Notice]) -> None:
         """Tell every listener that these tasks' logs grew. One round trip however many."""
 

@@ -39,7 +39,10 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 RUN_TASK = "run_task"
-"""The name of the one function: it must not change while jobs of an older version wait."""
+"""The name of the function that runs a turn: it must not change while jobs of an older version wait."""
+
+DELIVER_PUSH = "deliver_push"
+"""The name of the other: webhooks are to be told something."""
 
 PAYLOAD_SECONDS = 30 * 24 * 3600
 BELL_SECONDS = 60
@@ -47,6 +50,7 @@ _BELL_LENGTH = 1000
 _MOST_RINGS = 500
 """For one script, which holds Redis up for about a millisecond then."""
 _HEAD_START_MS = 300_000
+_DELIVERY_RINGS_MS = 100
 _IMPATIENCE = 10.0
 """Seconds for which calls get only a short time, once one was in vain."""
 _SHORT_PATIENCE = 1.0
@@ -174,6 +178,14 @@ class ArqQueue:
             for ring in some:
                 arguments += (job_id(ring), _payload(ring, now))
             await self._asked(lambda keys=keys, arguments=arguments: self._ring_script(keys, arguments))  # type: ignore[misc]
+
+    async def ring_deliveries(self) -> None:
+        now = int(time.time() * 1000)
+        name = f"{DELIVER_PUSH}:{now // _DELIVERY_RINGS_MS}"  # one for all who ring within a moment
+        job = serialize_job({"t": None, "f": DELIVER_PUSH, "a": [], "k": {}, "et": now})
+        arguments: list[Any] = [_HEAD_START_MS, BELL_SECONDS, _BELL_LENGTH, BELL_SECONDS, name, job]
+        keys = [self._queue, self._bell, job_key_prefix + name]
+        await self._asked(lambda: self._ring_script(keys, arguments))
 
     async def announce(self, notices: Sequence[Notice]) -> None:
         """What is announced while one PUBLISH is under way goes into the next one together."""

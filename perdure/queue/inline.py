@@ -16,12 +16,18 @@ class InlineQueue:
 
     def __init__(self) -> None:
         self._rung: list[Callable[[], None]] = []
+        self._delivering: list[Callable[[], None]] = []
         self._listeners: list[asyncio.Queue[Notice]] = []
 
     def attach(self, rung: Callable[[], None]) -> Callable[[], None]:
         """Call `rung` at each ring: it must return at once. Returns what detaches it again."""
         self._rung.append(rung)
         return lambda: self._rung.remove(rung)
+
+    def attach_deliveries(self, rung: Callable[[], None]) -> Callable[[], None]:
+        """The same for `ring_deliveries`."""
+        self._delivering.append(rung)
+        return lambda: self._delivering.remove(rung)
 
     async def open(self) -> None:
         pass
@@ -36,6 +42,10 @@ class InlineQueue:
         if rings:
             for rung in tuple(self._rung):
                 rung()
+
+    async def ring_deliveries(self) -> None:
+        for rung in tuple(self._delivering):
+            rung()
 
     async def announce(self, notices: Sequence[Notice]) -> None:
         for listener in self._listeners:

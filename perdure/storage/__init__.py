@@ -33,6 +33,9 @@ from uuid import UUID
 from perdure.storage.folding import Folding
 from perdure.storage.keys import Keys
 from perdure.storage.operators import Operators, WorkerBeat
+from perdure.storage.webhooks import WebhookConfig as WebhookConfig
+from perdure.storage.webhooks import WebhookConfigPage as WebhookConfigPage
+from perdure.storage.webhooks import Webhooks as Webhooks
 from perdure.tasks import (
     Artifact,
     ArtifactChunk,
@@ -74,6 +77,8 @@ class NewTask:
     """Seconds after which it fails if it has not ended; a running turn is ended by its worker."""
     limits: Mapping[str, int] = field(default_factory=dict)
     """What it counts against while it runs: a key, and how many may run with it."""
+    webhooks: Sequence[WebhookConfig] = ()
+    """Who is told of its changes, from the first one on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,26 +242,6 @@ class Feedback:
     created_at: datetime
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WebhookConfig:
-    """An A2A TaskPushNotificationConfig (1.0, section 4.3.1). `credentials` and `token` are secrets."""
-
-    config_id: str
-    task_id: UUID
-    url: str
-    token: str = ""
-    scheme: str = ""
-    credentials: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class WebhookConfigPage:
-    """Configs in the order of their ids; `next` is the last id, None on the last page."""
-
-    configs: Sequence[WebhookConfig]
-    next: str | None
-
-
 class Keeper(Protocol):
     """Renews leases from its own thread over its own connection, so that a handler that blocks the event loop keeps its task."""
 
@@ -276,7 +261,7 @@ class Keeper(Protocol):
         """End the thread."""
 
 
-class Storage(Folding, Keys, Operators, Protocol):
+class Storage(Folding, Keys, Operators, Webhooks, Protocol):
     """See the module's text for the rules that hold everywhere."""
 
     async def open(self) -> None:
@@ -303,9 +288,15 @@ class Storage(Folding, Keys, Operators, Protocol):
         """
 
     async def continue_task(
-        self, owner: str, task_id: UUID, message: Message, *, key: IdempotencyKey | None = None
+        self,
+        owner: str,
+        task_id: UUID,
+        message: Message,
+        *,
+        key: IdempotencyKey | None = None,
+        webhooks: Sequence[WebhookConfig] = (),
     ) -> Accepted:
-        """Append a message to a task.
+        """Append a message to a task. `webhooks` are added to it, and told of what comes after the message.
 
         An interrupted task becomes `submitted` (two events: the message, the status) and a turn is due. At `submitted` and
         `working` the message is kept (one event) and seen by the next turn. Two messages with the same id are two messages.
@@ -485,20 +476,6 @@ class Storage(Folding, Keys, Operators, Protocol):
 
     async def load_feedback(self, owner: str, task_id: UUID) -> Sequence[Feedback]:
         """Oldest first. `TaskNotFound`."""
-
-    async def save_webhook_config(self, owner: str, config: WebhookConfig) -> WebhookConfig:
-        """Add it, or replace the one with its id. `TaskNotFound`."""
-
-    async def load_webhook_config(self, owner: str, task_id: UUID, config_id: str) -> WebhookConfig:
-        """`TaskNotFound`, `WebhookConfigNotFound`."""
-
-    async def list_webhook_configs(
-        self, owner: str, task_id: UUID, *, page_size: int = 50, after: str | None = None
-    ) -> WebhookConfigPage:
-        """`TaskNotFound`."""
-
-    async def delete_webhook_config(self, owner: str, task_id: UUID, config_id: str) -> None:
-        """Nothing happens if it is not there. `TaskNotFound`."""
 
     # ------------------------------------------------------------------ workers' signs of life
 

@@ -45,6 +45,10 @@ async def test_our_extension_lists_the_methods_that_are_no_part_of_a2a(front: Fr
         "contexts/list",
         "tasks/feedback",
         "tasks/list",
+        "webhooks/attempts",
+        "webhooks/deliveries",
+        "webhooks/enable",
+        "webhooks/replay",
     ]
     for method in ours["params"]["methods"]:
         assert METHODS[method].dialect is None

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, fields
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -19,9 +20,10 @@ import pytest
 from api.jsonrpc import METHODS
 from api.rest import BINDINGS
 from api.wire.writing import write_token
-from perdure.ids import new_task_id
+from perdure.ids import new_task_id, new_token
 from perdure.settings import AuthSettings
 from perdure.storage import Cursor, TaskQuery
+from perdure.storage.webhooks import Breaker, Delivered, DeliveryAttempt
 from tests.api.front import Front, Json, Live, answer, question
 from tests.api.test_authentication import key_for
 
@@ -48,6 +50,8 @@ class Ids:
     key: str
     page: str
     """A token of a page of tasks."""
+    delivery: str
+    """To a webhook."""
 
     @property
     def tasks(self) -> tuple[str, str, str]:
@@ -139,6 +143,20 @@ def with_context(ids: Ids) -> Iterator[Probe]:
     yield Probe({"contextId": ids.context})
 
 
+def deliveries(ids: Ids) -> Iterator[Probe]:
+    yield Probe({})
+    yield from with_config("taskId", "configId")(ids)
+
+
+def replays(ids: Ids) -> Iterator[Probe]:
+    yield Probe({"deliveryId": ids.delivery})
+    yield from deliveries(ids)
+
+
+def with_delivery(ids: Ids) -> Iterator[Probe]:
+    yield Probe({"deliveryId": ids.delivery})
+
+
 BY_METHOD: Mapping[str, Cases] = {
     "SendMessage": sends("v1"),
     "SendStreamingMessage": sends("v1"),
@@ -168,6 +186,10 @@ BY_METHOD: Mapping[str, Cases] = {
     "contexts/list": no_ids,
     "contexts/get": with_context,
     "contexts/clear": with_context,
+    "webhooks/deliveries": deliveries,
+    "webhooks/attempts": with_delivery,
+    "webhooks/replay": replays,
+    "webhooks/enable": with_config("taskId", "configId"),
 }
 
 
@@ -280,6 +302,7 @@ async def ada_works(front: Front, ada: Asker) -> Ids:
         return str(orjson.loads(answered[answered.index('{"') :])["result"]["task"]["id"])
 
     done = await send()
+    await ada.rpc("CreateTaskPushNotificationConfig", Probe({"taskId": done, "id": "hers", "url": HOOK}))
     await front.ends(await front.takes(), **answer("a secret"))
     asking = await send()
     await front.ends(await front.takes(), **question("which secret?"))
@@ -290,14 +313,21 @@ async def ada_works(front: Front, ada: Asker) -> Ids:
         await ada.rpc("tasks/feedback", Probe({"taskId": task, "feedback": "a secret", "rating": 5}))
     await ada.rpc("SendMessage", Probe(sent("v1"), {"Idempotency-Key": "hers-too"}))
     page = await front.storage.list_tasks(TaskQuery(owner="ada", page_size=1))
-    return Ids(done, asking, waiting, "talk", "hers", "hers-too", write_token(page.next))
+    breaker = Breaker()
+    [told] = await front.storage.claim_deliveries(
+        new_token(), lease=60, limit=1, per_endpoint=1, breaker=breaker
+    )
+    attempt = DeliveryAttempt(attempt=1, started_at=datetime.now(UTC), seconds=0.1, answer="a secret")
+    await front.storage.settle_delivery(told, attempt, Delivered(), breaker=breaker, blame=False)
+    delivery = str(told.delivery_id)
+    return Ids(done, asking, waiting, "talk", "hers", "hers-too", write_token(page.next), delivery)
 
 
 def of_nobody(ids: Ids) -> Ids:
     """The same shapes, and nothing behind them."""
     done, asking, waiting = (str(new_task_id()) for _ in ids.tasks)
     page = write_token(Cursor(_time_of(ids.page), str(new_task_id())))
-    return Ids(done, asking, waiting, "tale", "none", "nobodys!", page)
+    return Ids(done, asking, waiting, "tale", "none", "nobodys!", page, str(new_task_id()))
 
 
 def _time_of(token: str) -> Any:

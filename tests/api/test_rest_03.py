@@ -163,14 +163,15 @@ async def test_push_configs(pushing: Front) -> None:
     config = {"id": "a", "url": "https://a.test", "token": "t", "authentication": {"schemes": ["Bearer"]}}
     name = f"tasks/{task['id']}/pushNotificationConfigs"
     named = {"name": f"{name}/a", "pushNotificationConfig": config}
+    shown = {"id": "a", "url": "https://a.test", "authentication": {"schemes": ["Bearer"]}}
     # As the proto has it, and as the official client sends it.
     for body in (named, {"parent": f"tasks/{task['id']}", "config_id": "a", "config": named}):
         saved = (await pushing.http.post(path, json=body)).json()
         ParseDict(saved, pb.TaskPushNotificationConfig())
-        assert saved == named
+        assert saved == named | {"pushNotificationConfig": shown}
     other = {"config_id": "b", "config": {"push_notification_config": {"url": "https://b.test"}}}
     assert (await pushing.http.post(path, json=other)).json()["name"] == f"{name}/b"
-    assert (await pushing.http.get(f"{path}/a")).json() == named
+    assert (await pushing.http.get(f"{path}/a")).json() == named | {"pushNotificationConfig": shown}
     listed = (await pushing.http.get(path)).json()
     ParseDict(listed, pb.ListTaskPushNotificationConfigResponse())
     assert [each["name"] for each in listed["configs"]] == [f"{name}/a", f"{name}/b"]

@@ -9,7 +9,6 @@ from uuid import UUID
 import pytest
 
 from api.wire import Dialect, v03, v1
-from api.wire.asked import Update
 from perdure.tasks import (
     Artifact,
     ArtifactChunk,
@@ -23,6 +22,7 @@ from perdure.tasks import (
     TextPart,
     UrlPart,
 )
+from perdure.telling import Update
 from tests.api.front import Front, Json, message, message03
 
 EXTRA = {"metadata": {"a": [1, {"b": None}]}, "filename": "a.txt", "mediaType": "text/plain"}

@@ -189,6 +189,17 @@ async def test_no_forged_token_is_taken(issuer: IssuerServer) -> None:
     assert set(issuer.asked) == {"/jwks"}
 
 
+@pytest.mark.parametrize("algorithm", ["none", "HS256", "RS512", "ES256K"])
+async def test_other_algorithms_are_refused_before_anything_is_looked_up(
+    issuer: IssuerServer, algorithm: str
+) -> None:
+    async with opened_front(auth=by_jwks(issuer)) as front:
+        with capture_logs() as logged:
+            assert not await let_in(front, unsigned(issuer.token(RSA), algorithm))
+        assert [line["reason"] for line in logged] == ["a token with an algorithm that is not taken"]
+        assert issuer.asked == []
+
+
 async def test_a_refused_token_is_not_in_the_log(issuer: IssuerServer) -> None:
     async with opened_front(auth=by_jwks(issuer)) as front:
         token = issuer.token(RSA, exp=1)

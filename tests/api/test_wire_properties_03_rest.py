@@ -16,9 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from api.wire import v03_rest, v1
-from api.wire.asked import Update
 from perdure.storage import WebhookConfig
 from perdure.tasks import Message, RawPart, StatusChange, Task, UrlPart
+from perdure.telling import Update
 
 from .test_wire_properties import (
     Json,
@@ -35,6 +35,7 @@ from .test_wire_properties import (
     tasks,
     updates,
     value,
+    with_secrets,
 )
 
 
@@ -78,7 +79,9 @@ def test_a_config_is_what_the_sdk_makes_of_that_of_1_0(config: WebhookConfig) ->
     ours = FromProto.task_push_notification_config(parsed(json, pb03.TaskPushNotificationConfig()))
     assert settled(dumped03(ours)) == settled(dumped03(theirs))
     # As the proto has it, and as the official client sends it.
-    for body in (json, {"config_id": config.config_id, "config": json}):
+    secret = dumped03(conversions.to_compat_task_push_notification_config(with_secrets(config)))
+    named = {"name": json["name"], "pushNotificationConfig": secret["pushNotificationConfig"]}
+    for body in (named, {"config_id": config.config_id, "config": named}):
         task_id, callback = v03_rest.read_callback({"taskId": str(config.task_id), **body})
         assert (UUID(task_id), callback) == (config.task_id, asked(config))
 

@@ -439,7 +439,8 @@ def _flat(config: Json) -> Json:
     inner = dict(config["pushNotificationConfig"])
     if "authentication" in inner:
         (scheme,) = inner["authentication"]["schemes"]
-        inner["authentication"] = {"scheme": scheme, "credentials": inner["authentication"]["credentials"]}
+        inner["authentication"] = {**inner["authentication"], "scheme": scheme}
+        del inner["authentication"]["schemes"]
     return {"taskId": config["taskId"], **inner}
 
 

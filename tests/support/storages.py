@@ -41,6 +41,12 @@ class Clock(Protocol):
     async def set_status_time(self, task_ids: Collection[UUID], time: datetime) -> None:
         """They all took their status at `time`."""
 
+    async def pass_webhooks(self, task_id: UUID, seconds: float) -> None:
+        """So much time passes for all its webhooks: their due times, leases, failures and ends, and all breakers."""
+
+    async def expire_claim(self, task_id: UUID) -> None:
+        """Whoever delivers for it has given no sign for too long."""
+
 
 @dataclass
 class Opened:
@@ -67,14 +73,17 @@ async def opened_postgres(
     of the two roles, and `database_url` that of a superuser."""
     from perdure.settings import StorageSettings
     from perdure.storage.postgres import PostgresStorage
+    from perdure.vault import Vault, new_key
 
     settings = StorageSettings(run_migrations_on_startup=False, row_security=front_url is not None)
-    storage = PostgresStorage(front_url or database_url, settings, workers_url=workers_url)
+    storage = PostgresStorage(
+        front_url or database_url, settings, workers_url=workers_url, vault=Vault([new_key()])
+    )
     connection = await asyncpg.connect(database_url)
     try:
         await connection.execute(
             "DELETE FROM contexts; DELETE FROM workers; DELETE FROM concurrency_limits; DELETE FROM api_keys; "
-            "DELETE FROM operator_actions"
+            "DELETE FROM operator_actions; DELETE FROM webhook_endpoints"
         )
         await storage.open()
         yield Opened(storage, PostgresClock(connection))
@@ -127,6 +136,21 @@ class MemoryClock:
         for task_id in task_ids:
             self._ledger.tasks[task_id].status_timestamp = time
 
+    async def pass_webhooks(self, task_id: UUID, seconds: float) -> None:
+        passed, outbox = timedelta(seconds=seconds), self._ledger.outbox
+        for line in self._ledger.tasks[task_id].webhooks.values():
+            line.due_at = line.due_at and line.due_at - passed
+            line.lease_until = line.lease_until and line.lease_until - passed
+            line.failing_since = line.failing_since and line.failing_since - passed
+            for parcel in line.parcels:
+                parcel.ended_at = parcel.ended_at and parcel.ended_at - passed
+        for failing in outbox.failing.values():
+            failing.open_until = failing.open_until and failing.open_until - passed
+
+    async def expire_claim(self, task_id: UUID) -> None:
+        for line in self._ledger.tasks[task_id].webhooks.values():
+            line.lease_until = line.lease_until and self._ledger.now()
+
 
 class PostgresClock:
     """Writes the columns."""
@@ -166,6 +190,27 @@ class PostgresClock:
     async def set_status_time(self, task_ids: Collection[UUID], time: datetime) -> None:
         for task_id in task_ids:
             await self._set("status_timestamp = $2", task_id, time)
+
+    async def pass_webhooks(self, task_id: UUID, seconds: float) -> None:
+        passed = "- make_interval(secs => $2)"
+        await self._connection.execute(
+            f"UPDATE webhook_configs SET due_at = due_at {passed}, lease_until = lease_until {passed}, "
+            f"failing_since = failing_since {passed} WHERE task_id = $1",
+            task_id,
+            seconds,
+        )
+        await self._connection.execute(
+            f"UPDATE webhook_deliveries SET ended_at = ended_at {passed} WHERE task_id = $1", task_id, seconds
+        )
+        await self._connection.execute(
+            "UPDATE webhook_endpoints SET open_until = open_until - make_interval(secs => $1)", seconds
+        )
+
+    async def expire_claim(self, task_id: UUID) -> None:
+        await self._connection.execute(
+            "UPDATE webhook_configs SET lease_until = clock_timestamp() WHERE task_id = $1 AND lease_until IS NOT NULL",
+            task_id,
+        )
 
     async def _set(self, change: str, *values: object) -> None:
         await self._connection.execute(f"UPDATE tasks SET {change} WHERE task_id = $1", *values)

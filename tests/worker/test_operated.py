@@ -49,7 +49,7 @@ async def test_each_attempt_has_its_own_failure(any_shop: Shop) -> None:
     first, second = await any_shop.storage.attempts(task.task_id)
     assert (first.why, first.retry, second.why) == (Why.RETRY, 0, Why.RETRY)
     assert first.failure is not None
-    assert (first.failure.error_class, first.failure.message) == ("AgentError", "not yet")
+    assert (first.failure.error_class, first.failure.message) == ("Retry", "not yet")
 
 
 async def test_what_an_agent_says_itself_is_a_failure_too(shop: Shop) -> None:

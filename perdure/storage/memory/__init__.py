@@ -35,6 +35,7 @@ from perdure.storage import (
     Swept,
     TaskPage,
     TaskQuery,
+    WebhookConfig,
     Written,
 )
 from perdure.storage.folding import is_inside, whole
@@ -47,6 +48,7 @@ from perdure.storage.memory.keys import Keys
 from perdure.storage.memory.ledger import Ledger
 from perdure.storage.memory.operators import Operators, Sign
 from perdure.storage.memory.rows import TaskRow, draft, merged, to_json
+from perdure.storage.memory.webhooks import Webhooks
 from perdure.storage.operators import OperatorAction, WorkerBeat
 from perdure.storage.writes import YIELDS_TO_UNREAD, bodies, complete, crashed, ends_turn
 from perdure.tasks import (
@@ -62,7 +64,7 @@ from perdure.tasks import (
 )
 
 
-class MemoryStorage(Contexts, Belongings, Counts, Folding, Keys, Operators):
+class MemoryStorage(Contexts, Belongings, Counts, Folding, Keys, Operators, Webhooks):
     """See `Storage`. Beyond `finished_tasks` ended tasks the oldest are dropped, with contexts that hold nothing else."""
 
     def __init__(self, *, finished_tasks: int = 10_000) -> None:
@@ -111,7 +113,13 @@ class MemoryStorage(Contexts, Belongings, Counts, Folding, Keys, Operators):
         return Notice(row.task_id, row.last_seq, row.state)
 
     async def continue_task(
-        self, owner: str, task_id: UUID, message: Message, *, key: IdempotencyKey | None = None
+        self,
+        owner: str,
+        task_id: UUID,
+        message: Message,
+        *,
+        key: IdempotencyKey | None = None,
+        webhooks: Sequence[WebhookConfig] = (),
     ) -> Accepted:
         with self._lock:
             if taken := self._ledger.taken(owner, key):
@@ -132,6 +140,8 @@ class MemoryStorage(Contexts, Belongings, Counts, Folding, Keys, Operators):
                 self._ledger.append(row, draft(StatusChange(TaskState.SUBMITTED)), 0, now)
                 row.due_at = now
                 self._ledger.line_up(row)
+            for config in webhooks:
+                self._ledger.add_webhook(row, config)
             return self._accepted(row, heard)
 
     async def cancel_task(self, owner: str, task_id: UUID, message: Message | None = None) -> Accepted:

@@ -1,4 +1,4 @@
-"""What belongs to a task in memory: feedback and webhook configs."""
+"""What belongs to a task in memory: feedback."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from uuid import UUID, uuid4
 
 import orjson
 
-from perdure.errors import InvalidParams, WebhookConfigNotFound
-from perdure.storage import Feedback, WebhookConfig, WebhookConfigPage
+from perdure.errors import InvalidParams
+from perdure.storage import Feedback
 from perdure.storage.memory.base import Locked
 from perdure.storage.memory.rows import to_json
 
@@ -45,34 +45,6 @@ class Belongings(Locked):
     async def load_feedback(self, owner: str, task_id: UUID) -> Sequence[Feedback]:
         with self._lock:
             return [_feedback(feedback, kept) for feedback, kept in self._ledger.row(owner, task_id).feedback]
-
-    async def save_webhook_config(self, owner: str, config: WebhookConfig) -> WebhookConfig:
-        with self._lock:
-            self._ledger.row(owner, config.task_id).webhooks[config.config_id] = config
-            return config
-
-    async def load_webhook_config(self, owner: str, task_id: UUID, config_id: str) -> WebhookConfig:
-        with self._lock:
-            config = self._ledger.row(owner, task_id).webhooks.get(config_id)
-            if config is None:
-                raise WebhookConfigNotFound(config_id)
-            return config
-
-    async def list_webhook_configs(
-        self, owner: str, task_id: UUID, *, page_size: int = 50, after: str | None = None
-    ) -> WebhookConfigPage:
-        with self._lock:
-            configs = self._ledger.row(owner, task_id).webhooks
-            rest = sorted(config_id for config_id in configs if after is None or config_id > after)
-            page = rest[:page_size]
-            return WebhookConfigPage(
-                configs=[configs[config_id] for config_id in page],
-                next=page[-1] if len(rest) > len(page) else None,
-            )
-
-    async def delete_webhook_config(self, owner: str, task_id: UUID, config_id: str) -> None:
-        with self._lock:
-            self._ledger.row(owner, task_id).webhooks.pop(config_id, None)
 
 
 def _feedback(feedback: Feedback, kept: bytes) -> Feedback:

@@ -15,8 +15,10 @@ from uuid import UUID
 
 from perdure.errors import ContextBusy, ContextNotFound, KeyReused, TaskNotFound
 from perdure.storage import IdempotencyKey, NewTask, Policy
+from perdure.storage.memory.outbox import Line, Outbox, Parcel, is_told
 from perdure.storage.memory.rows import ContextRow, Draft, TaskRow, draft, to_json
 from perdure.storage.memory.waiting import Waiting
+from perdure.storage.webhooks import WebhookConfig, endpoint_of
 from perdure.storage.writes import complete, expired
 from perdure.tasks import Notice, Ring, TaskState
 
@@ -48,6 +50,7 @@ class Ledger:
         self.finished: OrderedDict[UUID, TaskRow] = OrderedDict()  # ended and let go, in the order of that
         self.keys: dict[tuple[str, str], UsedKey] = {}  # by owner and key, oldest first
         self.waiting = Waiting()
+        self.outbox = Outbox()
         self._limits: dict[str, Limit] = {}
         # What may be claimed: by due time until that has come, then best first. An entry is believed only after a look at its
         # row: one that no longer holds is dropped when it comes up, and `offer` makes a new one as soon as the task can be
@@ -121,6 +124,8 @@ class Ledger:
         self.tasks[row.task_id] = row
         context.entries.append(row)
         self.waiting.add(row)
+        for config in new.webhooks:
+            self.add_webhook(row, config)
         return row
 
     def _busy(self, owner: str, context_id: str) -> bool:
@@ -136,6 +141,21 @@ class Ledger:
             self.waiting.add(row)
         elif waited and not waits:
             self.waiting.remove(row)
+        if row.webhooks and is_told(event.body):
+            for line in row.webhooks.values():
+                line.parcels.append(Parcel(row.last_seq, event.kind, now))
+                if line.disabled is None and line.due_at is None:
+                    line.due_at = now
+
+    def add_webhook(self, row: TaskRow, config: WebhookConfig) -> None:
+        """A new line of deliveries; or the one with its id goes on with a new address, enabled, and is due at once."""
+        config = replace(config, endpoint=endpoint_of(row.owner, config))
+        line = row.webhooks.get(config.config_id)
+        if line is None:
+            line = row.webhooks[config.config_id] = Line(row.owner, config)
+            self.outbox.lines[row.task_id, config.config_id] = line
+            return
+        line.config, line.disabled, line.failing_since, line.due_at = config, None, None, self.now()
 
     # ------------------------------------------------------------------ idempotency keys
 
@@ -311,6 +331,7 @@ class Ledger:
             self._uncount(row)
         for rows in (self.tasks, self.held, self.finished):
             rows.pop(row.task_id, None)
+        self.outbox.forget(row.task_id, row.webhooks)
         self._drop_keys(row)
 
     def _drop_keys(self, row: TaskRow) -> None:
@@ -328,6 +349,7 @@ class Ledger:
         for _ in range(surplus):
             task_id, row = self.finished.popitem(last=False)
             del self.tasks[task_id]
+            self.outbox.forget(task_id, row.webhooks)
             self._drop_keys(row)
             context = self.context_of(row)
             context.remove(row)

@@ -18,8 +18,9 @@ import orjson
 
 from perdure.payload import dump_body, load_body
 from perdure.storable import unstorable
-from perdure.storage import MOST_BACKOFF, Claim, Context, Feedback, Held, WebhookConfig
+from perdure.storage import MOST_BACKOFF, Claim, Context, Feedback, Held
 from perdure.storage.folding import folded
+from perdure.storage.memory.outbox import Line
 from perdure.storage.operators import Failure
 from perdure.storage.views import conversation, last, task_artifacts, task_conversation, task_history
 from perdure.tasks import ArtifactChunk, Event, Message, StatusChange, Task, TaskState
@@ -108,7 +109,7 @@ class TaskRow:
     troubles: dict[int, Failure] = field(default_factory=dict)  # why an attempt failed
     keys: list[str] = field(default_factory=list)  # the idempotency keys that stand for it
     feedback: list[tuple[Feedback, bytes]] = field(default_factory=list)
-    webhooks: dict[str, WebhookConfig] = field(default_factory=dict)
+    webhooks: dict[str, Line] = field(default_factory=dict)  # by the ids of their configs
 
     # ------------------------------------------------------------------ the log
 

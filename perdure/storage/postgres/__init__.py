@@ -32,16 +32,21 @@ from perdure.storage.postgres.records import dumps, message_json
 from perdure.storage.postgres.roles import require_roles
 from perdure.storage.postgres.turns import Turns, renew
 from perdure.storage.postgres.wall import NOBODY
+from perdure.storage.postgres.webhooks import Webhooks
 from perdure.storage.schema import VERSION_TABLE
 from perdure.storage.writes import crashed, expired
 from perdure.tasks import Notice, Ring, TaskState
+from perdure.vault import Vault
 
 log = structlog.get_logger(__name__)
 
 
-class PostgresStorage(Callers, Claims, Turns, Contexts, Belongings, Counts, Folding, Keys, Operators):
+class PostgresStorage(
+    Callers, Claims, Turns, Contexts, Belongings, Counts, Folding, Keys, Operators, Webhooks
+):
     """A `Storage` in Postgres 14 or newer. `url` as in DATABASE_URL; `migrations_url` where migrations need another way in, and
-    `workers_url` where turns and sweeps need another role than the statements of callers (with row security on)."""
+    `workers_url` where turns and sweeps need another role than the statements of callers (with row security on). Without a
+    `vault` no webhooks of callers are taken."""
 
     def __init__(
         self,
@@ -49,6 +54,7 @@ class PostgresStorage(Callers, Claims, Turns, Contexts, Belongings, Counts, Fold
         settings: StorageSettings,
         *,
         migrations_url: str | None = None,
+        vault: Vault | None = None,
         workers_url: str | None = None,
     ) -> None:
         self._url = url
@@ -56,6 +62,7 @@ class PostgresStorage(Callers, Claims, Turns, Contexts, Belongings, Counts, Fold
         self._settings = settings
         self._database = Database(url, settings, row_security=settings.row_security)
         self._of_workers = None if workers_url is None else Database(workers_url, settings)
+        self._vault = vault
         super().__init__()
 
     # ------------------------------------------------------------------ life

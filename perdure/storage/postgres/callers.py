@@ -12,15 +12,17 @@ import asyncpg
 
 from perdure.errors import TaskNotCancelable, TaskNotFound
 from perdure.payload import dump_body
-from perdure.storage import Accepted, IdempotencyKey, NewTask, Policy
+from perdure.storage import Accepted, IdempotencyKey, NewTask, Policy, WebhookConfig
 from perdure.storage.postgres import sends
 from perdure.storage.postgres import statements as sql
 from perdure.storage.postgres.lanes import Lane
 from perdure.storage.postgres.reads import Reads, columns
 from perdure.storage.postgres.records import Row, dumps, message_json, rings_of, task_of
 from perdure.storage.postgres.sends import Submitted
+from perdure.storage.postgres.webhooks import with_webhooks
 from perdure.storage.writes import complete
 from perdure.tasks import Message, Ring, StatusChange, Task, TaskState
+from perdure.vault import Vault
 
 # As SUBMIT, for several. $1 task_ids, $2 owners, $3 context_ids, $4 metadata, $5 messages, $6 policies, $7 priorities, $8 delays,
 # $9 expiries or null, $10 deadlines or null, $11 idempotency keys or null, $12 their fingerprints. Left out, for SUBMIT to say
@@ -99,6 +101,8 @@ class New(NamedTuple):
 class Callers(Reads):
     """See `Storage`."""
 
+    _vault: Vault | None
+
     def __init__(self) -> None:
         super().__init__()
         self._submits = Lane(partial(self._by_owner, send=self._submit_all), apart=_alone_with_its_context)
@@ -144,7 +148,10 @@ class Callers(Reads):
             )
             if row is not None:
                 return Submitted(row["created_at"], row["first"] and sends.in_time(new))
-        return await self._database.run(sends.submit(new, message, key), owner=new.owner)
+        work = sends.submit(new, message, key)
+        return await self._database.run(
+            with_webhooks(work, new.owner, new.webhooks, self._vault), owner=new.owner
+        )
 
     async def _submit_all(self, asked: Sequence[New], owner: str) -> Sequence[Row | None]:
         try:
@@ -166,12 +173,17 @@ class Callers(Reads):
         return Accepted(replace(task, history=history), ring)
 
     async def continue_task(
-        self, owner: str, task_id: UUID, message: Message, *, key: IdempotencyKey | None = None
+        self,
+        owner: str,
+        task_id: UUID,
+        message: Message,
+        *,
+        key: IdempotencyKey | None = None,
+        webhooks: Sequence[WebhookConfig] = (),
     ) -> Accepted:
         stored = complete(message, "", task_id)
-        found = await self._database.run(
-            sends.append(owner, task_id, stored, message.context_id, key), owner=owner
-        )
+        work = sends.append(owner, task_id, stored, message.context_id, key)
+        found = await self._database.run(with_webhooks(work, owner, webhooks, self._vault), owner=owner)
         if isinstance(found, UUID):
             return Accepted(await self._bare(owner, found), None, repeated=True)
         task = await self._bare(owner, task_id)
@@ -207,8 +219,8 @@ class Callers(Reads):
 
 
 def _goes_with_others(new: NewTask, key: IdempotencyKey | None) -> bool:
-    """What interrupts or is limited locks more rows; who is refused after its key was taken must give it back."""
-    if new.limits or new.policy is Policy.INTERRUPT:
+    """What interrupts, is limited or has webhooks writes more rows; who is refused after its key was taken must give it back."""
+    if new.limits or new.webhooks or new.policy is Policy.INTERRUPT:
         return False
     return key is None or new.policy is not Policy.REJECT
 

@@ -12,7 +12,7 @@ import orjson
 
 from perdure.payload import dump_message, load_body, load_message
 from perdure.storable import require_storable
-from perdure.storage import Claim, Context, Feedback, WebhookConfig
+from perdure.storage import Claim, Context, Feedback
 from perdure.storage.views import last, task_conversation
 from perdure.tasks import ArtifactChunk, Event, Message, Ring, StatusChange, Task, TaskState, fold_chunks
 
@@ -137,18 +137,6 @@ def feedback_of(row: Row) -> Feedback:
         rating=row["rating"],
         metadata=orjson.loads(row["metadata"]),
         created_at=row["created_at"],
-    )
-
-
-def webhook_config_of(row: Row) -> WebhookConfig:
-    """A row of webhook_configs."""
-    return WebhookConfig(
-        config_id=row["config_id"],
-        task_id=row["task_id"],
-        url=row["url"],
-        token=row["token"],
-        scheme=row["scheme"],
-        credentials=row["credentials"],
     )
 
 

@@ -1,0 +1,38 @@
+"""Our own operations on deliveries to webhooks: the log, replays, and enabling what was disabled."""
+
+from __future__ import annotations
+
+from perdure.telling import Json
+
+from .operations import Call
+from .wire import deliveries as wire
+from .wire import reading
+
+
+async def list_deliveries(call: Call) -> Json:
+    """`webhooks/deliveries`."""
+    asked = reading.read(wire.ListDeliveries, call.params)
+    found = await call.manager.list_deliveries(
+        wire.query(call.caller.owner, asked), page_size=asked.page_size or 50, after=asked.cursor()
+    )
+    return wire.page(found)
+
+
+async def list_attempts(call: Call) -> Json:
+    """`webhooks/attempts`."""
+    asked = reading.read(wire.NameDelivery, call.params)
+    found = await call.manager.list_attempts(call.caller, wire.delivery_uuid(asked.delivery_id))
+    return wire.attempts(list(found))
+
+
+async def replay(call: Call) -> Json:
+    """`webhooks/replay`."""
+    asked = reading.read(wire.ReplayDeliveries, call.params)
+    return {"deliveries": await call.manager.replay_deliveries(wire.query(call.caller.owner, asked))}
+
+
+async def enable(call: Call) -> Json:
+    """`webhooks/enable`."""
+    asked = reading.read(wire.NameCallback, call.params)
+    await call.manager.enable_callback(call.caller, asked.task_id, asked.config_id)
+    return {}

@@ -1,0 +1,52 @@
+"""`/ops`: the operators' page. Made on the server, readable without JavaScript; htmx keeps it live, uPlot draws.
+
+Who may see it needs the scope `operate`. What is done by hand goes through `perdure.operating`, and so into the audit.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+from starlette.routing import BaseRoute, Mount, Route
+
+from . import actions, assets, live, pages
+from .desk import Desk, guarded
+
+__all__ = ["Desk", "routes"]
+
+
+def routes(desk: Desk) -> list[BaseRoute]:
+    """Everything below /ops."""
+    shown = {
+        "": pages.overview,
+        "/tasks": pages.tasks,
+        "/tasks/{task_id:uuid}": pages.task,
+        "/conversations": pages.conversations,
+        "/conversation": pages.conversation,
+        "/failures": pages.failures,
+        "/workers": pages.workers,
+        "/audit": pages.audit,
+        "/bulk": pages.bulk,
+        "/live": live.changes,
+    }
+    done = {
+        "/tasks/{task_id:uuid}/{action:str}": actions.on_task,
+        "/bulk": actions.on_all,
+        "/workers/{worker_id:str}/{action:str}": actions.on_worker,
+    }
+    return [
+        Mount("/ops/assets", routes=[Route("/{path:path}", assets.asset)]),
+        *(
+            Route(f"/ops{path}", partial(guarded, desk, act), methods=["POST"])
+            for path, act in done.items()
+            if path not in shown
+        ),
+        *(
+            Route(
+                f"/ops{path}",
+                partial(guarded, desk, show, act=done.get(path)),
+                methods=["GET", "POST"] if path in done else ["GET"],
+            )
+            for path, show in shown.items()
+        ),
+    ]

@@ -1,0 +1,271 @@
+"""`perdure webhooks`: what was told to webhooks, sending it again, and the keys that seal their secrets."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any
+from uuid import UUID
+
+import typer
+
+from perdure.cli.keys import EXIT_CODES, JsonOption, on_storage
+
+if TYPE_CHECKING:
+    from perdure.storage.webhooks import Delivery, DeliveryAttempt, DeliveryQuery, Endpoint
+
+webhooks = typer.Typer(
+    name="webhooks",
+    help="Look at deliveries of push notifications and send them again. Needs DATABASE_URL.",
+    epilog=EXIT_CODES,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+TaskOption = Annotated[str | None, typer.Option("--task", help="Of this task.", show_default=False)]
+ConfigOption = Annotated[
+    str | None, typer.Option("--config", help="Of the push config with this id.", show_default=False)
+]
+OwnerOption = Annotated[str | None, typer.Option(help="Of this owner.", show_default=False)]
+StateOption = Annotated[str | None, typer.Option(help="waiting, delivered or failed.", show_default=False)]
+SinceOption = Annotated[
+    str | None, typer.Option(help="From this time on, as in 2026-11-25T20:00.", show_default=False)
+]
+UntilOption = Annotated[str | None, typer.Option(help="Before this time.", show_default=False)]
+
+
+@webhooks.command("list", epilog=EXIT_CODES)
+def list_deliveries(
+    task: TaskOption = None,
+    config: ConfigOption = None,
+    owner: OwnerOption = None,
+    state: StateOption = None,
+    since: SinceOption = None,
+    until: UntilOption = None,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many at most.")] = 50,
+    as_json: JsonOption = False,
+) -> None:
+    """Print deliveries, newest first."""
+    query = _query(owner, task, config, state, since, until)
+    page = on_storage(lambda storage: storage.list_deliveries(query, page_size=limit))
+    if as_json:
+        print(json.dumps([_as_json(delivery) for delivery in page.deliveries], indent=2))
+        return
+    _print_table(
+        ("DELIVERY", "TASK", "CONFIG", "STATE", "TRIES", "CREATED", "LAST"), map(_row, page.deliveries)
+    )
+
+
+@webhooks.command(epilog=EXIT_CODES)
+def attempts(
+    delivery: Annotated[str, typer.Argument(help="The id of a delivery: its webhook-id.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Print how the attempts of a delivery went, oldest first."""
+    delivery_id = _uuid(delivery, "DELIVERY")
+    found = on_storage(lambda storage: storage.delivery_attempts(None, delivery_id))
+    if as_json:
+        print(json.dumps([_attempt_as_json(attempt) for attempt in found], indent=2))
+        return
+    rows = (
+        (str(each.attempt), _minute(each.started_at), f"{each.seconds:.3f} s", _said(each)) for each in found
+    )
+    _print_table(("ATTEMPT", "STARTED", "TOOK", "ANSWER"), rows)
+
+
+@webhooks.command(epilog=EXIT_CODES)
+def replay(
+    delivery: Annotated[
+        str | None, typer.Argument(help="The id of a delivery, or choose with options.", show_default=False)
+    ] = None,
+    task: TaskOption = None,
+    config: ConfigOption = None,
+    owner: OwnerOption = None,
+    state: StateOption = None,
+    since: SinceOption = None,
+    until: UntilOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Send deliveries again that have an end, under their ids: one, or all that are chosen (at most 1000 at once, the oldest
+    first)."""
+    query = _query(owner, task, config, state, since, until, delivery)
+    if not any((delivery, task, owner, since, until)):
+        raise typer.BadParameter("which? name a delivery, or choose with --task, --owner, --since, --until")
+    number = on_storage(lambda storage: storage.replay_deliveries(query))
+    print(json.dumps({"deliveries": number}) if as_json else f"{number} deliveries are sent again")
+
+
+@webhooks.command(epilog=EXIT_CODES)
+def enable(
+    task: Annotated[str, typer.Argument(help="The id of the task.")],
+    config: Annotated[str, typer.Argument(help="The id of the push config.")],
+) -> None:
+    """Send to a config again that was disabled, beginning with what waits."""
+    task_id = _uuid(task, "TASK")
+    if not on_storage(lambda storage: storage.enable_webhook(None, task_id, config)):
+        _fail(f"task {task} has no push config {config}")
+    print(f"config {config} is enabled")
+
+
+@webhooks.command(epilog=EXIT_CODES)
+def endpoints(as_json: JsonOption = False) -> None:
+    """Print where something waits, fails or is disabled."""
+    found = on_storage(lambda storage: storage.list_endpoints())
+    if as_json:
+        print(json.dumps([_endpoint_as_json(endpoint) for endpoint in found], indent=2))
+        return
+    rows = (
+        (
+            each.endpoint,
+            str(each.waiting),
+            _minute(each.oldest),
+            str(each.failures),
+            _minute(each.open_until),
+            str(each.disabled),
+        )
+        for each in found
+    )
+    _print_table(("ENDPOINT AND OWNER", "WAITING", "SINCE", "FAILURES", "LEFT ALONE UNTIL", "DISABLED"), rows)
+
+
+@webhooks.command(epilog=EXIT_CODES)
+def key() -> None:
+    """Print a new key for WEBHOOKS__KEYS."""
+    from perdure.vault import new_key
+
+    print(new_key())
+
+
+@webhooks.command(epilog=EXIT_CODES)
+def rotate() -> None:
+    """Seal all stored secrets anew, with the first of WEBHOOKS__KEYS: then the others can be taken away."""
+    number = on_storage(lambda storage: storage.reseal_webhooks())
+    print(f"{number} push configs are sealed with the first key")
+
+
+# ---------------------------------------------------------------------- what they share
+
+
+def _query(
+    owner: str | None,
+    task: str | None,
+    config: str | None,
+    state: str | None,
+    since: str | None,
+    until: str | None,
+    delivery: str | None = None,
+) -> DeliveryQuery:
+    from perdure.storage.webhooks import DeliveryQuery, DeliveryState
+
+    try:
+        wanted = DeliveryState(state) if state else None
+    except ValueError:
+        raise typer.BadParameter(f"{state!r} is none of waiting, delivered, failed") from None
+    return DeliveryQuery(
+        owner=owner,
+        task_id=_uuid(task, "--task") if task else None,
+        config_id=config,
+        delivery_id=_uuid(delivery, "DELIVERY") if delivery else None,
+        state=wanted,
+        since=_moment(since, "--since"),
+        until=_moment(until, "--until"),
+    )
+
+
+def _uuid(text: str, name: str) -> UUID:
+    try:
+        return UUID(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is no id", param_hint=name) from None
+
+
+def _moment(text: str | None, name: str) -> datetime | None:
+    """A time; without a zone it is UTC."""
+    try:
+        time = datetime.fromisoformat(text) if text else None
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is no time: write 2026-11-25T20:00", param_hint=name) from None
+    return time.replace(tzinfo=UTC) if time and time.tzinfo is None else time
+
+
+def _fail(text: str) -> None:
+    from perdure.errors import ConfigError
+    from perdure.launch import one_line
+
+    one_line(ConfigError(text))
+    raise SystemExit(1)
+
+
+def _print_table(head: tuple[str, ...], rows: Any) -> None:
+    table: Sequence[tuple[str, ...]] = [head, *rows]
+    widths = [max(len(cell) for cell in column) for column in zip(*table, strict=True)]
+    for row in table:
+        print("  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _row(delivery: Delivery) -> tuple[str, ...]:
+    return (
+        str(delivery.delivery_id),
+        str(delivery.task_id),
+        delivery.config_id or "WEBHOOK_URL",
+        "disabled" if delivery.disabled else delivery.state.value,
+        str(delivery.attempts),
+        _minute(delivery.created_at),
+        _said(delivery.last) if delivery.last else "",
+    )
+
+
+def _said(attempt: DeliveryAttempt) -> str:
+    """In one line."""
+    text = f"{attempt.status} {attempt.answer}" if attempt.status else attempt.error
+    return "".join(each if each.isprintable() else " " for each in text)[:80].rstrip()
+
+
+def _as_json(delivery: Delivery) -> dict[str, Any]:
+    return {
+        "deliveryId": str(delivery.delivery_id),
+        "taskId": str(delivery.task_id),
+        "configId": delivery.config_id,
+        "owner": delivery.owner,
+        "event": delivery.seq,
+        "kind": delivery.kind,
+        "state": delivery.state.value,
+        "attempts": delivery.attempts,
+        "createdAt": _time(delivery.created_at),
+        "dueAt": _time(delivery.due_at),
+        "deliveredAt": _time(delivery.delivered_at),
+        "endpoint": delivery.endpoint,
+        "disabled": delivery.disabled,
+        "lastAttempt": _attempt_as_json(delivery.last) if delivery.last else None,
+    }
+
+
+def _attempt_as_json(attempt: DeliveryAttempt) -> dict[str, Any]:
+    return {
+        "attempt": attempt.attempt,
+        "startedAt": _time(attempt.started_at),
+        "seconds": round(attempt.seconds, 3),
+        "status": attempt.status,
+        "error": attempt.error,
+        "answer": attempt.answer,
+    }
+
+
+def _endpoint_as_json(endpoint: Endpoint) -> dict[str, Any]:
+    return {
+        "endpoint": endpoint.endpoint,
+        "waiting": endpoint.waiting,
+        "oldest": _time(endpoint.oldest),
+        "failures": endpoint.failures,
+        "openUntil": _time(endpoint.open_until),
+        "disabled": endpoint.disabled,
+    }
+
+
+def _time(time: datetime | None) -> str | None:
+    return time.isoformat() if time else None
+
+
+def _minute(time: datetime | None) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S") if time else ""
