@@ -13,8 +13,8 @@ FUZZ_INPUTS ?= 10000
 FUZZ_SEED ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test chaos fuzz audit coverage check docs dist sbom image format constraints swagger-ui ops-assets \
-  test-browser screenshots clean
+.PHONY: help run test chaos fuzz audit coverage check docs dist sbom image format constraints bench bench-quick profile \
+  swagger-ui ops-assets test-browser screenshots clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[.a-z]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +37,16 @@ audit:  ## Look every pinned version up among the known vulnerabilities (needs a
 
 fuzz: .venv  ## Send ten thousand bad requests to a front door, and check (FUZZ_INPUTS, FUZZ_SEED)
 	@$(BIN)/python -m tests.fuzz --inputs $(FUZZ_INPUTS) $(if $(FUZZ_SEED),--seed $(FUZZ_SEED))
+
+bench: .venv/bench  ## Measure Perdure beside its peers and the limits, half an hour (ONLY="drain pickup" measures some)
+	@$(BIN)/python -m bench $(if $(ONLY),--only $(ONLY))
+	@$(BIN)/python -m bench --plot docs/performance
+
+bench-quick: .venv/bench  ## The headline ratios, in two minutes
+	@$(BIN)/python -m bench --quick --json build/bench-quick.json
+
+profile: .venv/bench  ## Where front door and worker spend their time under load: flame graphs in build/
+	@$(BIN)/python -m bench.profile
 
 coverage: .venv  ## Run the tests and show the branches they miss
 	@$(BIN)/pytest --cov --cov-report=term $(TESTS)
@@ -87,6 +97,11 @@ constraints: .venv  ## Renew constraints.txt with the newest versions that pypro
 	@test -x $(BIN)/pip || $(PYTHON) -m venv .venv
 	@echo "[2/2] installing perdure and its tools (about a minute, once)"
 	@$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]' -c constraints.txt
+	@touch $@
+
+.venv/bench: .venv/installed
+	@echo "installing what the benchmarks need"
+	@$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev,bench]' -c constraints.txt
 	@touch $@
 
 swagger-ui:  ## Renew the page at /docs with the newest Swagger UI (needs npm)

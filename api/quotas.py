@@ -51,7 +51,8 @@ class Tally:
     def __init__(self, limits: Sequence[int], look: Callable[[], Awaitable[Sequence[int]]]) -> None:
         self._limits = limits
         self._look = look
-        self._counts: Sequence[int] | None = None
+        self._counts: Sequence[int] = [0] * len(limits)
+        self._known = False
         self._since = 0
         self._under_way = 0
         self._counted_at = 0.0
@@ -66,7 +67,7 @@ class Tally:
     async def refresh(self) -> None:
         """Count if it is time to: in the background while the limits are far away, else before going on."""
         age = time.monotonic() - self._counted_at
-        if self._counts is None or (age > self._good_for and not self._far()):
+        if not self._known or (age > self._good_for and not self._far()):
             await self._count()
         elif age > self._good_for:
             self._start_counting()
@@ -75,7 +76,11 @@ class Tally:
 
     def full(self) -> int | None:
         """Which limit leaves no place for one more, by its number; None if there is one."""
-        return next((number for number, room in enumerate(self._room()) if room <= 0), None)
+        added = self._since + self._under_way
+        for number, limit in enumerate(self._limits):
+            if limit and self._counts[number] + added >= limit:
+                return number
+        return None
 
     def take(self) -> None:
         """A task is about to be stored."""
@@ -86,16 +91,14 @@ class Tally:
         self._under_way -= 1
         self._since += stored
 
-    def _room(self) -> list[int]:
-        added = self._since + self._under_way
-        counts = self._counts or [0] * len(self._limits)
-        return [
-            limit - count - added if limit else 2**63
-            for limit, count in zip(self._limits, counts, strict=True)
-        ]
-
     def _far(self) -> bool:
-        return all(2 * room > limit for room, limit in zip(self._room(), self._limits, strict=True) if limit)
+        """Whether no limit is half reached."""
+        added = self._since + self._under_way
+        return all(
+            2 * (count + added) < limit
+            for count, limit in zip(self._counts, self._limits, strict=True)
+            if limit
+        )
 
     def _start_counting(self) -> asyncio.Task[None]:
         if self._counting is None:
@@ -116,6 +119,7 @@ class Tally:
         """What was stored before it began is in the count; what is stored meanwhile may be, and is added."""
         before, started = self._since, time.monotonic()
         self._counts = await self._look()
+        self._known = True
         self._since -= before
         self._counted_at = time.monotonic()
         self._good_for = max(FRESH, (self._counted_at - started) / SHARE)

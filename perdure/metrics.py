@@ -70,6 +70,18 @@ LOOP_LAG = Gauge(
     "perdure_event_loop_lag_seconds", "How late the event loop was at the last look", registry=REGISTRY
 )
 
+# ---------------------------------------------------------------------- webhooks, in the process that sends them
+
+DELIVERIES = Counter(
+    "perdure_webhook_attempts",
+    "Attempts to tell a webhook: delivered, later, givenup, disabled; lost to another process",
+    ["outcome"],
+    registry=REGISTRY,
+)
+DELIVERY_SECONDS = Histogram(
+    "perdure_webhook_attempt_seconds", "How long they took", buckets=_SECONDS, registry=REGISTRY
+)
+
 # ---------------------------------------------------------------------- the storage, in every process
 
 POOL_SIZE = Gauge("perdure_pool_connections_max", "Connections to Postgres at most", registry=REGISTRY)
@@ -88,6 +100,12 @@ TASKS = Gauge("perdure_tasks", "Tasks that have not ended", ["state"], registry=
 OLDEST_WAITING = Gauge(
     "perdure_oldest_waiting_seconds",
     "How long the due task that nobody runs has been due, and whose conversation is free: the alarm; 0 when none waits",
+    registry=REGISTRY,
+)
+WEBHOOKS_WAITING = Gauge("perdure_webhook_waiting", "Deliveries that wait", registry=REGISTRY)
+OLDEST_DELIVERY = Gauge(
+    "perdure_webhook_oldest_waiting_seconds",
+    "How long the oldest delivery has waited; 0 when none does",
     registry=REGISTRY,
 )
 WORKERS = Gauge("perdure_workers", "Workers alive", ["draining"], registry=REGISTRY)

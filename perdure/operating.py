@@ -25,6 +25,7 @@ from perdure.ids import new_task_id
 from perdure.queue import Queue
 from perdure.storage import Accepted, IdempotencyKey, NewTask, Policy, Storage
 from perdure.storage.operators import OperatorAction, TaskFilter, TaskLine
+from perdure.storage.webhooks import DeliveryQuery
 from perdure.tasks import Message, Notice, Ring, TaskState, TextPart
 
 log = structlog.get_logger(__name__)
@@ -164,6 +165,35 @@ class Operator:
             )
 
         return await self._audited("drain" if drain else "resume", worker_id, act)
+
+    # ------------------------------------------------------------------ webhooks
+
+    async def replay(self, delivery_id: UUID) -> str:
+        """Send a delivery that has an end again, under its id."""
+
+        async def act() -> str:
+            query = DeliveryQuery(owner=None, delivery_id=delivery_id)
+            return (
+                "sent again"
+                if await self.storage.replay_deliveries(query)
+                else "it has no end yet, or is gone"
+            )
+
+        return await self._audited("replay", str(delivery_id), act)
+
+    async def enable(self, delivery_id: UUID) -> str:
+        """Send again to the disabled config of a delivery, beginning with what waits."""
+
+        async def act() -> str:
+            query = DeliveryQuery(owner=None, delivery_id=delivery_id)
+            page = await self.storage.list_deliveries(query, page_size=1)
+            enabled = [
+                await self.storage.enable_webhook(None, each.task_id, each.config_id)
+                for each in page.deliveries
+            ]
+            return "enabled" if any(enabled) else "there is no such webhook"
+
+        return await self._audited("enable webhook", str(delivery_id), act)
 
     # ------------------------------------------------------------------ how
 

@@ -137,7 +137,7 @@ class TurnSettings(_Group):
         description="One artifact, message or step of an agent; a turn that gives more fails",
     )
     max_output_bytes: int = Field(
-        64 * 1024 * 1024, ge=1024, description="All that one turn gives; one that gives more fails"
+        32 * 1024 * 1024, ge=1024, description="All that one turn gives; one that gives more fails"
     )
     max_artifacts: int = Field(1000, ge=1, description="Artifacts of one task; a turn that makes more fails")
     chunk_interval: float = Field(0.05, ge=0, description="Seconds between two writes of streamed chunks")

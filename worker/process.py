@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 from perdure.agent import Agent
 from perdure.backends import make_queue, make_storage, opened, require_keys
+from perdure.memory import keep_what_is_loaded
 from perdure.settings import Settings
 from perdure.watch import Watch
 
@@ -25,6 +26,7 @@ async def working(agent: Agent, settings: Settings) -> AsyncIterator[Slots]:
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(opened(storage, queue, watch))
         stack.enter_context(marked(settings.queue_name))
+        keep_what_is_loaded()
         slots = await stack.enter_async_context(at_work(agent, storage, queue, watch, settings))
         stack.enter_context(health_port(slots, settings.host, settings.worker.health_port))
         yield slots

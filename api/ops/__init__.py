@@ -9,7 +9,7 @@ from functools import partial
 
 from starlette.routing import BaseRoute, Mount, Route
 
-from . import actions, assets, live, pages
+from . import actions, assets, live, pages, webhooks
 from .desk import Desk, guarded
 
 __all__ = ["Desk", "routes"]
@@ -25,6 +25,8 @@ def routes(desk: Desk) -> list[BaseRoute]:
         "/conversation": pages.conversation,
         "/failures": pages.failures,
         "/workers": pages.workers,
+        "/webhooks": webhooks.webhooks,
+        "/webhooks/{delivery_id:uuid}": webhooks.delivery,
         "/audit": pages.audit,
         "/bulk": pages.bulk,
         "/live": live.changes,
@@ -32,6 +34,7 @@ def routes(desk: Desk) -> list[BaseRoute]:
     done = {
         "/tasks/{task_id:uuid}/{action:str}": actions.on_task,
         "/bulk": actions.on_all,
+        "/webhooks/{delivery_id:uuid}/{action:str}": actions.on_delivery,
         "/workers/{worker_id:str}/{action:str}": actions.on_worker,
     }
     return [

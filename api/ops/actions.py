@@ -51,6 +51,20 @@ async def on_all(desk: Desk, request: Request, caller: Caller) -> Response:
     return _to(f"/ops/tasks?{as_query(wanted, done='all', n=str(bulk.done), left=str(bulk.skipped), **more)}")
 
 
+async def on_delivery(desk: Desk, request: Request, caller: Caller) -> Response:
+    """Replay, enable."""
+    delivery_id, action = request.path_params["delivery_id"], request.path_params["action"]
+    operator = desk.operator(caller, request)
+    match action:
+        case "replay":
+            await operator.replay(delivery_id)
+        case "enable":
+            await operator.enable(delivery_id)
+        case _:
+            raise HTTPException(404, "There is no such action.")
+    return _to(f"/ops/webhooks/{delivery_id}", done=action)
+
+
 async def on_worker(desk: Desk, request: Request, caller: Caller) -> Response:
     """Drain, resume."""
     action = request.path_params["action"]

@@ -25,6 +25,7 @@ NAV = (
     ("/conversations", "Conversations"),
     ("/failures", "Failures"),
     ("/workers", "Workers"),
+    ("/webhooks", "Webhooks"),
     ("/audit", "Audit"),
 )
 
@@ -84,7 +85,7 @@ def percent(part: float, whole: float) -> str:
 def short(value: object) -> str:
     """The end of an id: what tells two of them apart."""
     text = str(value)
-    return text if len(text) <= 12 else f"…{text[-8:]}"
+    return text if len(text) <= 12 else f"\u2026\u2060{text[-8:]}"
 
 
 def capped(text: str, most: int = MOST_SHOWN) -> str:

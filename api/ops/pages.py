@@ -16,47 +16,19 @@ from perdure.ids import parse_task_id
 from perdure.operating import MOST_AT_ONCE, RETRY_OF, RETRYABLE
 from perdure.payload import dump_body
 from perdure.storage.operators import COUNTED, SCANNED, SEARCHED, TaskLine
+from perdure.storage.webhooks import DeliveryQuery
 from perdure.tasks import Event, StatusChange, Task, TaskState
 
 from ..auth import Caller
 from ..health import MISSED_BEATS
 from .desk import Desk
-from .looks import bars, percent, rendered, series
+from .looks import bars, percent, series
 from .query import AGES, as_query, members, read_filter
+from .shown import shown
 
 _EVENTS = 300
 """How many events of a task a page shows: the newest."""
 _PAGE = 50
-
-
-async def _shown(desk: Desk, request: Request, template: str, page: str, **values: Any) -> Response:
-    """A page with what every page has: the banner while something is away, and where to look again."""
-    target = request.url.path + (f"?{request.url.query}" if request.url.query else "")
-    return rendered(
-        template,
-        page=page,
-        agent=desk.agent,
-        here=target,
-        redis_away=desk.redis_away,
-        done=_done(request),
-        **{"live": "/ops/live", **values},
-    )
-
-
-def _done(request: Request) -> str:
-    """What the last action came to. The address says which; it has no words of its own."""
-    query = request.query_params
-    said = {
-        "cancel": "The task is canceled.",
-        "force-cancel": "The task is canceled, and its lease is taken away.",
-        "retry": "This task is the retry.",
-        "drain": "The worker begins no more turns from its next beat on.",
-        "resume": "The worker begins turns again from its next beat on.",
-    }.get(query.get("done", ""), "")
-    if query.get("done") == "all" and query.get("n", "").isdigit() and query.get("left", "").isdigit():
-        more = f" More match: it stops after {MOST_AT_ONCE} a time." if query.get("more") == "1" else ""
-        said = f"{int(query['n'][:6])} done, {int(query['left'][:6])} left as they were.{more}"
-    return said
 
 
 # ---------------------------------------------------------------------- overview
@@ -70,7 +42,7 @@ async def overview(desk: Desk, request: Request, caller: Caller) -> Response:
         name: sum(each.beat.counters.get(name, 0) for each in alive)
         for name in ("sweeps", "rescued", "expired", "rung_again")
     }
-    return await _shown(
+    return await shown(
         desk,
         request,
         "overview.html",
@@ -110,7 +82,7 @@ async def tasks(desk: Desk, request: Request, caller: Caller) -> Response:
     page, count = await asyncio.gather(
         desk.storage.find_tasks(wanted, page_size=_PAGE, before=before), desk.storage.count_matching(wanted)
     )
-    return await _shown(
+    return await shown(
         desk,
         request,
         "tasks.html",
@@ -136,7 +108,7 @@ async def bulk(desk: Desk, request: Request, caller: Caller) -> Response:
     if action not in ("cancel", "retry"):
         raise HTTPException(400, "There are cancel and retry.")
     count = await desk.storage.count_matching(wanted)
-    return await _shown(
+    return await shown(
         desk,
         request,
         "bulk.html",
@@ -154,14 +126,15 @@ async def task(desk: Desk, request: Request, caller: Caller) -> Response:
     """All that is known of one."""
     task_id = request.path_params["task_id"]
     line = await desk.storage.task_line(task_id)
-    whole, attempts, events, claim = await asyncio.gather(
+    whole, attempts, events, claim, told = await asyncio.gather(
         desk.storage.load_task(line.owner, task_id, history_length=50),
         desk.storage.attempts(task_id),
         _newest_events(desk, line),
         desk.storage.newest_claim(task_id),
+        desk.storage.list_deliveries(DeliveryQuery(owner=None, task_id=task_id), page_size=50),
     )
     retry_of = parse_task_id(str(whole.metadata.get(RETRY_OF, "")))
-    return await _shown(
+    return await shown(
         desk,
         request,
         "task.html",
@@ -172,6 +145,7 @@ async def task(desk: Desk, request: Request, caller: Caller) -> Response:
         events=[(event, *dump_body(event.body)) for event in reversed(events)],
         left_out=max(whole.last_seq - len(events), 0),
         progress=_progress(whole, events),
+        deliveries=told.deliveries,
         held=claim is not None,
         retryable=line.state in RETRYABLE,
         first_text=_first_text(whole, line),
@@ -225,7 +199,7 @@ def _curl(desk: Desk, request: Request, line: TaskLine) -> str:
 
 async def conversations(desk: Desk, request: Request, caller: Caller) -> Response:
     """The newest ones, which run and where tasks wait."""
-    return await _shown(
+    return await shown(
         desk,
         request,
         "conversations.html",
@@ -242,7 +216,7 @@ async def conversation(desk: Desk, request: Request, caller: Caller) -> Response
     if not lines:
         raise HTTPException(404, "There is no such conversation.")
     running = next((line for line in lines if line.holder and not line.parallel), None)
-    return await _shown(
+    return await shown(
         desk,
         request,
         "conversation.html",
@@ -261,13 +235,13 @@ async def conversation(desk: Desk, request: Request, caller: Caller) -> Response
 async def failures(desk: Desk, request: Request, caller: Caller) -> Response:
     """What went wrong, the same together."""
     groups = await desk.storage.failure_groups()
-    return await _shown(desk, request, "failures.html", "/failures", groups=groups, counted=COUNTED)
+    return await shown(desk, request, "failures.html", "/failures", groups=groups, counted=COUNTED)
 
 
 async def workers(desk: Desk, request: Request, caller: Caller) -> Response:
     """Who runs turns."""
     found = await desk.storage.list_workers()
-    return await _shown(
+    return await shown(
         desk,
         request,
         "workers.html",
@@ -282,7 +256,7 @@ async def audit(desk: Desk, request: Request, caller: Caller) -> Response:
     """What was done by hand."""
     before = parse_task_id(request.query_params.get("before", ""))
     actions = await desk.storage.list_actions(limit=_PAGE + 1, before=before)
-    return await _shown(
+    return await shown(
         desk,
         request,
         "audit.html",

@@ -7,7 +7,7 @@ import base64
 import re
 import statistics
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 from uuid import UUID
@@ -17,12 +17,14 @@ import pytest
 from pydantic import SecretStr
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Mount, Route
 from structlog.testing import capture_logs
 
 from api.app import PUBLIC
-from api.auth import OPERATE, Caller, identify, require
+from api.auth import OPERATE, Caller, identify, refusals, require
+from api.auth.credentials import Refused
 from api.auth.keys import KeyRing
+from api.auth.refusals import RefusalLog
 from api.jsonrpc import METHODS
 from api.rest import BINDINGS
 from api.scopes import NEEDED
@@ -34,7 +36,7 @@ from perdure.storage import Storage
 from perdure.storage.keys import ApiKey, NewKey
 from perdure.storage.memory import MemoryStorage
 from perdure.tasks import ANONYMOUS
-from tests.api.front import Front, Json, at_once, message, message03, opened_front
+from tests.api.front import Front, Json, Live, at_once, message, message03, opened_front
 from tests.support.storages import Clock
 
 Opens = Callable[..., AbstractAsyncContextManager[Front]]
@@ -81,11 +83,14 @@ async def lists(front: Front, **headers: str) -> httpx.Response:
 # ---------------------------------------------------------------------- every route
 
 
-def requests_of(front: Front) -> Iterator[tuple[str, str]]:
-    """A request for each path and HTTP method that the app routes."""
-    for route in front.app.routes:
+def requests_of(routes: Iterable[BaseRoute], above: str = "") -> Iterator[tuple[str, str]]:
+    """A request for each path and HTTP method that is routed."""
+    for route in routes:
+        if isinstance(route, Mount):
+            yield from requests_of(route.routes, above + route.path)
+            continue
         assert isinstance(route, Route), f"{route!r}: a kind of route that this test does not walk through"
-        path = re.sub(r"{(\w+)(:\w+)?}", "x", route.path)
+        path = re.sub(r"{(\w+)(:\w+)?}", "x", above + route.path)
         for method in sorted(route.methods or ()):
             yield method, path
 
@@ -102,16 +107,21 @@ async def test_no_route_is_open_but_the_card_the_probes_and_the_docs(guarded: Fr
         "/docs/swagger-ui.css",
         "/docs/swagger-ui-bundle.js",
     }
-    assert set(PUBLIC) == everybodys
-    walked = list(requests_of(guarded))
+    files = {
+        path for path in PUBLIC if path.startswith("/ops/assets/")
+    }  # style sheets and scripts, the same everywhere
+    assert set(PUBLIC) - files == everybodys
+    everybodys |= files
+    walked = list(requests_of(guarded.app.routes))
     assert len(walked) > 50
     for method, path in walked:
         response = await guarded.http.request(method, path)
         assert (response.status_code == 401) == (path not in everybodys), (method, path, response)
         if path not in everybodys:
-            assert response.headers["WWW-Authenticate"] == STRANGER
-            known = await guarded.http.request(method, path, headers={"X-API-Key": key})
-            assert known.status_code != 401, (method, path)
+            assert response.headers.get_list("WWW-Authenticate")[0] == STRANGER
+            async with Live(guarded.app, method, path, headers={"X-API-Key": key}) as known:
+                await known.starts()  # some are streams
+                assert known.status != 401, (method, path)
 
 
 async def test_a_route_that_is_added_is_behind_the_guard(guarded: Front, key: str) -> None:
@@ -515,3 +525,33 @@ async def test_pages_of_other_sites_cannot_make_an_operators_browser_act(
         said = {"Authorization": basic(await key_for(front.storage))} if auth.is_on else {}
         assert (await http.post("/ops/tasks", headers={**headers, **said})).status_code == status
         assert (await http.get("/ops/tasks", headers={**headers, **said})).status_code == 200
+
+
+# ---------------------------------------------------------------------- the log of refusals
+
+
+def stranger(address: str) -> Request:
+    return Request({"type": "http", "headers": [], "client": (address, 1)})
+
+
+def test_the_log_stays_small_whoever_tries(monkeypatch: pytest.MonkeyPatch) -> None:
+    told, refused = RefusalLog(), Refused("no credential", error="")
+    with capture_logs() as logged:
+        for number in range(refusals.MOST_KINDS + 500):
+            told.tell(stranger(f"10.0.{number // 256}.{number % 256}"), refused)
+    assert len(logged) == refusals.MOST_KINDS + 1, "one line for all that came later"
+    monkeypatch.setattr(refusals, "EVERY", 0.0)
+    with capture_logs() as logged:
+        told.tell(stranger("192.0.2.1"), refused)
+        told.tell(stranger("10.0.0.1"), refused)
+    assert [line["client"] for line in logged] == ["192.0.2.1", "10.0.0.1"]
+
+
+def test_the_next_line_says_how_many_were_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    told, refused = RefusalLog(), Refused("no credential", error="")
+    with capture_logs() as logged:
+        for _ in range(5):
+            told.tell(stranger("10.0.0.1"), refused)
+        monkeypatch.setattr(refusals, "EVERY", 0.0)
+        told.tell(stranger("10.0.0.1"), refused)
+    assert [line.get("left_out") for line in logged] == [None, 4]

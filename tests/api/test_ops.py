@@ -15,7 +15,9 @@ from api.own_port import OwnPort
 from perdure.errors import StorageUnavailable
 from perdure.settings import AuthSettings
 from perdure.storage.memory import MemoryStorage
+from perdure.storage.webhooks import Disabled
 from tests.api.front import URL, Front, opened_front
+from tests.contract.test_webhooks import ends, hooked, taken
 
 KEY = "k" * 40
 ON = AuthSettings(bootstrap_key=SecretStr(KEY))
@@ -219,3 +221,32 @@ async def test_behind_row_security_it_says_what_it_cannot_see(front: Front) -> N
         answer = await http.get("/ops")
         assert answer.status_code == 503
         assert "WORKER_DATABASE_URL" in answer.text
+
+
+async def test_webhooks_are_shown_with_what_their_receivers_said(front: Front) -> None:
+    task_id = await hooked(front.storage, url="https://hook.test/secret-path")
+    await front.storage.cancel_task("me", task_id)
+    [claimed] = await taken(front.storage)
+    page = await front.http.get("/ops/webhooks")
+    assert "https://hook.test" in page.text
+    assert "secret-path" not in page.text
+    await ends(front.storage, claimed, Disabled("it answered 410"), status=410, answer="<b>gone</b>")
+    path = f"/ops/webhooks/{claimed.delivery_id}"
+    for shown in (path, f"/ops/tasks/{task_id}", "/ops/webhooks?state=waiting"):
+        assert "410" in (await front.http.get(shown)).text
+    assert "&lt;b&gt;gone" in (await front.http.get(path)).text
+    assert (await front.http.post(f"{path}/enable")).status_code == 303
+    assert len(await taken(front.storage)) == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/ops/webhooks", 200),
+        ("/ops/webhooks?before=x&at=y", 200),
+        ("/ops/webhooks?state=lost", 400),
+        ("/ops/webhooks/0190b4a0-1f2e-7c3d-8a9b-123456789abc", 404),
+    ],
+)
+async def test_a_page_of_webhooks_takes_what_it_gets(front: Front, path: str, status: int) -> None:
+    assert (await front.http.get(path)).status_code == status

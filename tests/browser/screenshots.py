@@ -50,9 +50,7 @@ def main() -> None:
             for name, path in shown.items():
                 picture(browser, door, name, path)
             picture(browser, door, "ops-overview-dark", "/ops", scheme="dark")
-            picture(browser, door, "ops-task-dark", shown["ops-task"], scheme="dark")
             picture(browser, door, "ops-overview-phone", "/ops", width=390)
-            picture(browser, door, "ops-tasks-phone", "/ops/tasks", width=390)
 
 
 def lived(stack: Stack, door: Server) -> dict[str, str]:

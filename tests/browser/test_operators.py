@@ -11,7 +11,16 @@ from playwright.sync_api import Browser, Page, expect
 from tests.e2e.conftest import Stack, at, until
 from tests.support.processes import Server
 
-PAGES = ("", "/tasks", "/conversations", "/failures", "/workers", "/audit", "/bulk?action=cancel")
+PAGES = (
+    "",
+    "/tasks",
+    "/conversations",
+    "/failures",
+    "/workers",
+    "/webhooks",
+    "/audit",
+    "/bulk?action=cancel",
+)
 
 
 def _repaired(stack: Stack) -> None:

@@ -10,7 +10,9 @@ from perdure.operating import MOST_AT_ONCE, RETRY_OF, Bulk, Operator
 from perdure.queue.inline import InlineQueue
 from perdure.storage import Storage
 from perdure.storage.operators import TaskFilter
+from perdure.storage.webhooks import Disabled, GivenUp
 from perdure.tasks import TaskState
+from tests.contract.test_webhooks import ends, hooked, taken
 from tests.support.stories import (
     SOMEONE_ELSE,
     claim,
@@ -146,3 +148,24 @@ async def test_a_bulk_action_is_bounded(
 
 async def test_draining_a_worker_that_is_not_there_says_so(storage: Storage, operator: Operator) -> None:
     assert await operator.drain("nobody") == "no such worker"
+
+
+async def test_a_delivery_that_was_given_up_is_sent_again(storage: Storage, operator: Operator) -> None:
+    await hooked(storage)
+    await operator.cancel_all(TaskFilter())
+    [claimed] = await taken(storage)
+    assert await operator.replay(claimed.delivery_id) == "it has no end yet, or is gone"
+    await ends(storage, claimed, GivenUp(), status=500)
+    assert await operator.replay(claimed.delivery_id) == "sent again"
+    assert [each.delivery_id for each in await taken(storage)] == [claimed.delivery_id]
+
+
+async def test_a_disabled_webhook_is_enabled(storage: Storage, operator: Operator) -> None:
+    await hooked(storage)
+    await operator.cancel_all(TaskFilter())
+    [claimed] = await taken(storage)
+    await ends(storage, claimed, Disabled("it answered 410"), status=410)
+    assert await taken(storage) == []
+    assert await operator.enable(claimed.delivery_id) == "enabled"
+    assert [each.delivery_id for each in await taken(storage)] == [claimed.delivery_id]
+    assert await operator.enable(new_task_id()) == "there is no such webhook"

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import asyncpg
 import pytest
+from structlog.testing import capture_logs
 
 from perdure.errors import ContextBusy, LeaseLost
 from perdure.ids import new_task_id, new_token
@@ -36,6 +37,14 @@ from tests.support.stories import (
     texts,
     told,
 )
+
+
+@pytest.fixture(autouse=True)
+def said() -> Iterator[list[Any]]:
+    """What was logged. No batch may have needed to be sent again item by item: it would hide that it was wrong."""
+    with capture_logs() as said:
+        yield said
+    assert not [each for each in said if each["event"] == "lane.one_by_one"]
 
 
 async def submit_all(storage: Storage, count: int, **members: Any) -> list[Accepted]:
@@ -233,7 +242,7 @@ async def test_reads_at_once_give_each_his_own(storage: Storage) -> None:
 
 
 @pytest.mark.parametrize("database", ["postgres"], indirect=True)
-async def test_what_the_database_refuses_is_refused_alone(storage: Storage) -> None:
+async def test_what_the_database_refuses_is_refused_alone(storage: Storage, said: list[Any]) -> None:
     results = await asyncio.gather(
         submit(storage, "one"),
         submit(storage, "two", context="x" * 513),  # the belt: callers are told before
@@ -244,3 +253,4 @@ async def test_what_the_database_refuses_is_refused_alone(storage: Storage) -> N
     assert len(await claim_all(storage, 1)) == 1
     assert isinstance(results[0], Accepted)
     assert isinstance(results[2], Accepted)
+    assert said.pop()["event"] == "lane.one_by_one"

@@ -15,6 +15,7 @@ from typing import Any
 import httpx
 import orjson
 
+from perdure.vault import new_key
 from tests.api.documented import check, check_event
 from tests.support.processes import PERDURE, ROOT, heard, started, surroundings
 
@@ -97,7 +98,9 @@ class Served:
 
     def errors(self) -> list[str]:
         """Lines of its log that tell of a defect."""
-        return [line for line in self.said if '"error"' in line or "Traceback" in line]
+        return [
+            line for line in self.said if not line.startswith("{") or orjson.loads(line)["level"] == "error"
+        ]
 
 
 def _documented(response: httpx.Response) -> bool:
@@ -125,7 +128,7 @@ def _events(content: bytes) -> Iterator[Any]:
 def served(folder: Path, database_url: str) -> Iterator[Served]:
     """A running front door. Its log is read all the time: a full pipe would stop it."""
     command = [PERDURE, "serve", str(ROOT / "tests" / "support" / "agents" / "fuzzed.py"), "--port", "0"]
-    env = surroundings(**SETTINGS, DATABASE_URL=database_url)
+    env = surroundings(**SETTINGS, DATABASE_URL=database_url, WEBHOOKS__KEYS=new_key())
     with (
         started(command, cwd=folder, env=env) as process,
         httpx.Client(timeout=BOUND, follow_redirects=False) as http,

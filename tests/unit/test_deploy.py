@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from prometheus_client.metrics import MetricWrapperBase
 
 from perdure import metrics
 
@@ -52,3 +53,13 @@ def test_every_metric_is_on_the_dashboard() -> None:
     families = {family.name for family in metrics.REGISTRY.collect() if family.name.startswith("perdure_")}
     missing = {name for name in families if not any(each.startswith(name) for each in shown)}
     assert not missing
+
+
+def test_every_metric_is_counted_somewhere() -> None:
+    root = DEPLOY.parent
+    code = "".join(
+        path.read_text() for folder in ("api", "worker", "perdure") for path in (root / folder).rglob("*.py")
+    )
+    names = [name for name in vars(metrics) if isinstance(getattr(metrics, name), MetricWrapperBase)]
+    assert names
+    assert [name for name in names if f"metrics.{name}" not in code] == []

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 
 import structlog
 
+from perdure import metrics
 from perdure.egress import Refused
 from perdure.errors import ConfigError, StorageUnavailable
 from perdure.ids import new_token
@@ -184,6 +185,9 @@ class Deliveries:
         kept = await self._storage.settle_delivery(
             claimed, found.attempt, decided, breaker=self._breaker, blame=found.blame
         )
+        outcome = type(decided).__name__.lower() if kept else "lost"
+        metrics.DELIVERIES.labels(outcome).inc()
+        metrics.DELIVERY_SECONDS.observe(found.attempt.seconds)
         log.info(
             "delivery.attempted",
             delivery=str(claimed.delivery_id),

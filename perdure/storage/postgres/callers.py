@@ -105,7 +105,9 @@ class Callers(Reads):
 
     def __init__(self) -> None:
         super().__init__()
-        self._submits = Lane(partial(self._by_owner, send=self._submit_all), apart=_alone_with_its_context)
+        self._submits = Lane(
+            partial(self._by_owner, send=self._submit_all), name="submits", apart=_alone_with_its_context
+        )
 
     async def submit_task(self, new: NewTask, *, key: IdempotencyKey | None = None) -> Accepted:
         message = complete(new.message, new.context_id, new.task_id)

@@ -114,7 +114,7 @@ class Claims(Statements):
 
     def __init__(self) -> None:
         super().__init__()
-        self._claims = Lane(self._claim, sizes=SIZES)
+        self._claims = Lane(self._claim, name="claims", sizes=SIZES)
 
     async def claim_task(
         self, holder: str, token: UUID, *, lease: float, history: int = 200

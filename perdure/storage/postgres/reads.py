@@ -94,9 +94,9 @@ class Reads(Statements):
 
     def __init__(self) -> None:
         super().__init__()
-        self._tasks = Lane(partial(self._by_owner, send=self._load_tasks))
-        self._events = Lane(partial(self._by_owner, send=self._load_events), shared=True)
-        self._stands = Lane(self._load_notices)
+        self._tasks = Lane(partial(self._by_owner, send=self._load_tasks), name="tasks")
+        self._events = Lane(partial(self._by_owner, send=self._load_events), name="events", shared=True)
+        self._stands = Lane(self._load_notices, name="stands")
 
     async def load_task(self, owner: str, task_id: UUID, *, history_length: int | None = None) -> Task:
         row = await self._tasks.ask(WantedTask(task_id, owner, history_length))

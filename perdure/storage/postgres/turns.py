@@ -240,9 +240,9 @@ class Turns(Statements):
 
     def __init__(self) -> None:
         super().__init__()
-        self._writes = Lane(self._write, apart=lambda asked: asked[0].task_id)
-        self._settles = Lane(self._settle, apart=lambda asked: asked[0].task_id)
-        self._releases = Lane(self._release, apart=lambda asked: asked.task_id)
+        self._writes = Lane(self._write, name="writes", apart=lambda asked: asked[0].task_id)
+        self._settles = Lane(self._settle, name="settles", apart=lambda asked: asked[0].task_id)
+        self._releases = Lane(self._release, name="releases", apart=lambda asked: asked.task_id)
 
     async def update_task(
         self,
