@@ -1,7 +1,7 @@
 # Needs nothing beforehand but make and a python3 of 3.11 or newer with its venv module.
 PYTHON ?= python3
 BIN := .venv/bin
-CODE := $(wildcard perdure api worker alembic tests bench examples)
+CODE := $(wildcard perdure api worker alembic tests bench docs_site examples)
 TESTS ?=
 # Most tests wait for processes: three at a time keep two cores busy. A few tests are quicker without.
 PARALLEL ?= $(if $(TESTS),0,3)
@@ -13,7 +13,8 @@ FUZZ_INPUTS ?= 10000
 FUZZ_SEED ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test chaos fuzz audit coverage check format constraints bench bench-quick profile swagger-ui ops-assets test-browser screenshots clean
+.PHONY: help run test chaos fuzz audit coverage check docs dist sbom image format constraints bench bench-quick profile \
+  swagger-ui ops-assets test-browser screenshots clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[.a-z]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,6 +57,27 @@ check: .venv  ## Check format, lint, types, imports between layers and spelling
 	@$(BIN)/mypy $(CODE)
 	@$(BIN)/lint-imports --verbose > .venv/lint-imports.log 2>&1 || { cat .venv/lint-imports.log; exit 1; }
 	@$(BIN)/codespell
+
+docs: .venv  ## Build the documentation as a site, and check every link on it (build/docs/site)
+	@$(BIN)/python -m docs_site
+
+# Built as it is released: the wheel from the sdist. Smoke-tested in clean environments, from a hostile folder.
+dist: .venv  ## Build the wheel and the sdist into dist/ and try them out
+	@rm -f dist/*.whl dist/*.tar.gz
+	@$(BIN)/python -m build --no-isolation --outdir dist > .venv/build.log 2>&1 || { cat .venv/build.log; exit 1; }
+	@DIST=$(CURDIR)/dist $(BIN)/pytest -q -n 0 tests/smoke
+	@ls dist
+
+# What `pip install perdure` brings, at the pinned versions. Both environments are apart from .venv, which has tools.
+sbom:  ## List what the wheel depends on, with versions and licences, in dist/sbom.json (CycloneDX)
+	@test -x build/sbom/bin/cyclonedx-py || { $(PYTHON) -m venv build/sbom && build/sbom/bin/pip install --quiet cyclonedx-bom; }
+	@rm -rf build/sbom-of && $(PYTHON) -m venv --without-pip build/sbom-of
+	@build/sbom/bin/pip --python build/sbom-of/bin/python install --quiet --disable-pip-version-check -c constraints.txt .
+	@mkdir -p dist && build/sbom/bin/cyclonedx-py environment --pyproject pyproject.toml --mc-type application \
+	  --output-reproducible --output-file dist/sbom.json build/sbom-of/bin/python
+
+image:  ## Build the container image `perdure` (needs Docker)
+	docker build --tag perdure .
 
 format: .venv  ## Format the code and fix what ruff can fix
 	@$(BIN)/ruff check --quiet --fix-only .

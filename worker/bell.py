@@ -1,7 +1,7 @@
 """The bell of `perdure worker`: wait for rings, take as many as there are free slots, start as many turns.
 
 arq is left out here: a ring is only a wake-up, and which task runs is decided by the claim in Postgres. So there is nothing to
-look up, to mark as running or to finish, and one script does what takes arq's loop six round trips a job (decision 022). It
+look up, to mark as running or to finish, and one script does what takes arq's loop six round trips a job (decision 017). It
 leaves alone what a stock arq worker has begun with, so both kinds may run in one fleet.
 
 Waking: who rings puts an id into the set and a token into the list, in one script. Idle workers block on the list. Who takes

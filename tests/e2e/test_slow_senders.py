@@ -14,7 +14,7 @@ import pytest
 
 from tests.support.processes import PERDURE, ROOT, Server, heard, sending, serving, surroundings
 
-SECONDS = "0.5"
+SECONDS = "1.5"
 BODY = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "message/send", "params": sending("hello")})
 
 
@@ -90,7 +90,7 @@ def test_a_second_request_on_a_connection_has_the_same_time(server: Server) -> N
         slow.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
         assert slow.recv(65536).startswith(b"HTTP/1.1 200 ")
         slow.sendall(b"GET /healthz HT")
-        assert answer(slow).startswith("HTTP/1.1 408 ")
+        assert "HTTP/1.1 408 " in answer(slow)  # after what is left of the first answer
 
 
 @pytest.mark.parametrize(("path", "code"), [("/", '"code":-32600'), ("/message:send", "DEADLINE_EXCEEDED")])
@@ -139,11 +139,11 @@ def test_slow_senders_hold_no_connection_to_the_database(server: Server) -> None
 
 
 def test_a_large_body_that_keeps_coming_has_its_time(server: Server) -> None:
-    """More than the first half second, as long as enough of it has come."""
+    """More than the first second and a half, as long as enough of it has come."""
     body = BODY.ljust(1_000_000).encode()
     with client(server) as steady:
         steady.sendall(head(len(body)) + body[:500_000])
-        with client(server) as slow:  # whose end says that more than half a second has passed
+        with client(server) as slow:  # whose end says that the first time is over
             slow.sendall(head(10))
             assert answer(slow).startswith("HTTP/1.1 408 ")
         steady.sendall(body[500_000:])

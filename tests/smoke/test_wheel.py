@@ -5,6 +5,7 @@ The libraries are those of this environment, by a .pth: an installation of its o
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import sysconfig
@@ -28,7 +29,9 @@ bindufy({"name": "shout"}, lambda messages: messages[-1]["content"].upper())
 
 @pytest.fixture(scope="module")
 def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the sdist and the wheel that was built from it."""
+    """A folder with the sdist and the wheel that was built from it: `make dist` names the one that it has built."""
+    if given := os.environ.get("DIST"):
+        return Path(given)
     folder = tmp_path_factory.mktemp("dist")
     build = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder), str(ROOT)]
     built = finished(build, cwd=folder)

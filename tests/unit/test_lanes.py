@@ -10,7 +10,7 @@ import asyncpg
 import pytest
 
 from perdure.errors import StorageUnavailable
-from perdure.storage.postgres.lanes import MOST, Lane
+from perdure.storage.postgres.lanes import MOST, SLOW, Lane
 
 
 class Line:
@@ -146,3 +146,38 @@ async def test_after_a_failure_the_lane_goes_on() -> None:
     with pytest.raises(ValueError, match="bad"):
         await lane.ask("bad")
     assert await lane.ask("good") == "good"
+
+
+async def test_whoever_waits_behind_a_slow_batch_goes_ahead() -> None:
+    go = asyncio.Event()
+    batches: list[Sequence[str]] = []
+
+    async def send(items: Sequence[str]) -> Sequence[str]:
+        batches.append(items)
+        if "slow" in items:
+            await go.wait()
+        return items
+
+    lane: Lane[str, str] = Lane(send)
+    slow = asyncio.create_task(lane.ask("slow"))
+    await asyncio.sleep(0)
+    a, b = await asyncio.gather(lane.ask("a"), lane.ask("b"))
+    assert (a, b) == ("a", "b")
+    assert await lane.ask("c") == "c"
+    assert batches == [["slow"], ["a", "b"], ["c"]]
+    go.set()
+    assert await slow == "slow"
+
+
+async def test_whoever_asks_when_the_last_one_has_his_answer_waits_for_nothing() -> None:
+    """Also in the very step in which the lane finds that nothing waits any more."""
+    line = Line()
+    line.go.set()
+    lane: Lane[int, int] = Lane(line.send)
+    async with asyncio.timeout(SLOW / 2):
+
+        async def one_after_the_other(first: int) -> None:
+            for number in range(first, first + 20):
+                assert await lane.ask(number) == number
+
+        await asyncio.gather(*(one_after_the_other(first) for first in range(0, 100, 20)))

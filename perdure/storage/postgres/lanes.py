@@ -4,7 +4,7 @@ A lane is for one kind of statement. It sends what is there; what is asked for w
 one. Nothing waits for a timer: whoever asks alone is served alone, at once.
 
 Nobody suffers for his neighbour: a batch that fails for what is in it, or that waited in vain for a lock that one of its items
-needs, is sent again item by item.
+needs, is sent again item by item. One that takes long, since it waits for such a lock, is overtaken by those behind it.
 """
 
 from __future__ import annotations
@@ -32,6 +32,12 @@ MOST = 64
 """Items in a batch. Beyond that a statement gains little, and all wait for its end."""
 
 
+SLOW = 0.25
+"""Seconds after which those who wait behind a batch go ahead beside it."""
+MOST_AT_ONCE = 4
+"""Batches of a lane that are under way, all but one of them slow: a connection each."""
+
+
 class Lane(Generic[Item, Answer]):
     """`name`: in the metrics. `apart`: no two items of the same key go into one batch. `sizes`: the sizes that batches may have.
     `shared`: who asks for what is waiting already gets the same answer, which nobody may change then."""
@@ -51,7 +57,8 @@ class Lane(Generic[Item, Answer]):
         self._sizes = sizes
         self._shared: dict[Item, asyncio.Future[Answer]] | None = {} if shared else None
         self._waiting: list[tuple[Item, asyncio.Future[Answer]]] = []
-        self._sender: asyncio.Task[None] | None = None
+        self._senders: dict[asyncio.Task[None], float] = {}  # since when its batch is under way
+        self._later: asyncio.TimerHandle | None = None
 
     async def ask(self, item: Item) -> Answer:
         """The answer for `item`. Cancelled before it was sent, it was not asked; later, it takes effect all the same."""
@@ -66,21 +73,45 @@ class Lane(Generic[Item, Answer]):
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Answer] = loop.create_future()
         self._waiting.append((item, answer))
-        if self._sender is None or self._sender.done():
-            # Not in the context of whoever comes first: its log lines are about all of them.
-            self._sender = loop.create_task(self._drain(), context=Context())
+        if not self._senders:
+            self._send_more(loop)
+        elif self._later is None:
+            self._later = loop.call_later(SLOW, self._overtake, loop)
         return answer
 
+    def _send_more(self, loop: asyncio.AbstractEventLoop) -> None:
+        # Not in the context of whoever comes first: its log lines are about all of them.
+        sender = loop.create_task(self._drain(), context=Context())
+        self._senders[sender] = loop.time()
+
+    def _overtake(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Those who have waited so long go beside a batch that is slow."""
+        self._later = None
+        if not self._waiting or len(self._senders) >= MOST_AT_ONCE:
+            return
+        if all(loop.time() - since >= SLOW for since in self._senders.values()):
+            self._send_more(loop)
+        self._later = loop.call_later(SLOW, self._overtake, loop)
+
     async def _drain(self) -> None:
-        while batch := self._next():
-            items = [item for item, _ in batch]
-            for (_, asked), answer in zip(batch, await self._answers(items), strict=True):
-                if asked.done():
-                    continue
-                if isinstance(answer, Exception):
-                    asked.set_exception(answer)
-                else:
-                    asked.set_result(answer)
+        sender = asyncio.current_task()
+        assert sender is not None  # noqa: S101 - a coroutine of ours
+        try:
+            while batch := self._next():
+                self._senders[sender] = asyncio.get_running_loop().time()
+                await self._serve(batch)
+        finally:  # in the same step as the last look: whoever asks next starts another one
+            del self._senders[sender]
+
+    async def _serve(self, batch: Sequence[tuple[Item, asyncio.Future[Answer]]]) -> None:
+        answers = await self._answers([item for item, _ in batch])
+        for (_, asked), answer in zip(batch, answers, strict=True):
+            if asked.done():
+                continue
+            if isinstance(answer, Exception):
+                asked.set_exception(answer)
+            else:
+                asked.set_result(answer)
 
     def _next(self) -> list[tuple[Item, asyncio.Future[Answer]]]:
         """What goes into the next statement; the rest keeps its order."""

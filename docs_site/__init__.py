@@ -1,0 +1,1 @@
+"""The documentation as a site: `make docs` puts the pages together, builds them and looks at what came out."""
