@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from perdure.errors import InvalidParams
 from perdure.telling import Json
 
 from .operations import Call
@@ -28,6 +29,10 @@ async def list_attempts(call: Call) -> Json:
 async def replay(call: Call) -> Json:
     """`webhooks/replay`."""
     asked = reading.read(wire.ReplayDeliveries, call.params)
+    if not (asked.delivery_id or asked.task_id or asked.since):
+        raise InvalidParams(
+            "deliveryId", "is required, or else taskId or since: not everything is sent again"
+        )
     return {"deliveries": await call.manager.replay_deliveries(wire.query(call.caller.owner, asked))}
 
 

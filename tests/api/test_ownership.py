@@ -150,6 +150,7 @@ def deliveries(ids: Ids) -> Iterator[Probe]:
 
 def replays(ids: Ids) -> Iterator[Probe]:
     yield Probe({"deliveryId": ids.delivery})
+    yield Probe({"since": "2000-01-01T00:00:00Z"})
     yield from deliveries(ids)
 
 
