@@ -114,4 +114,5 @@ def create_app(
         lifespan=lifespan,
     )
     app.state.manager = manager
+    app.state.hang_up = desk.leaving.set
     return app

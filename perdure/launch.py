@@ -43,7 +43,7 @@ T = TypeVar("T")
 
 class Application(Protocol):
     """An ASGI application whose `router.lifespan_context(application)` opens and closes what it needs. `state.dismiss()` answers
-    those who wait for a task with the task as it stands."""
+    those who wait for a task with the task as it stands, `state.hang_up()` ends what only looks on."""
 
     router: Any
     state: Any
@@ -78,6 +78,7 @@ def asgi(agent: Agent, settings: Settings) -> Application:
                 await stack.enter_async_context(embedded(agent, storage, queue, watch, settings))
             stopping = asyncio.create_task(ours("api.stream").server_stops())
             stopping.add_done_callback(lambda _: watch.dismiss())
+            stopping.add_done_callback(lambda _: app.state.hang_up())
             stack.callback(stopping.cancel)
             yield
 
@@ -275,6 +276,7 @@ def _server(app: Application, settings: Settings, listening: Callable[[], None])
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
             # Before uvicorn cancels what is still open: a 500 would make a client send an accepted message again.
             asyncio.get_running_loop().call_later(settings.server.stop_timeout, app.state.dismiss)
+            app.state.hang_up()
             await super().shutdown(sockets)
 
         @contextmanager

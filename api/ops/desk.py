@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import math
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from starlette.exceptions import HTTPException
@@ -17,7 +18,6 @@ from perdure.operating import Operator
 from perdure.queue import Queue
 from perdure.settings import Settings
 from perdure.storage import Storage
-from perdure.tasks import TaskState
 from perdure.watch import Watch
 
 from ..auth import OPERATE, Caller, require
@@ -43,10 +43,10 @@ LOOK_EVERY = 2.0
 
 @dataclass(slots=True)
 class _Look:
-    """The last one at the counts, shared by all open pages."""
+    """The last one, shared by all open pages."""
 
     at: float = -math.inf
-    counts: Mapping[TaskState, int] | None = None
+    found: object = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,18 +59,25 @@ class Desk:
     settings: Settings
     agent: str
     public_host: str
+    leaving: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when the server stops: open pages must not hold it up."""
     _look: _Look = field(default_factory=_Look)
 
-    async def counts(self) -> Mapping[TaskState, int] | None:
-        """How many tasks are open, as of the last two seconds; None while the storage is away."""
+    async def standing(self) -> object:
+        """How many tasks are open and what the workers do, as of the last two seconds, to be compared; None while the storage is
+        away."""
         now = time.monotonic()
         if now - self._look.at >= LOOK_EVERY * 0.9:
             self._look.at = now
             try:
-                self._look.counts, _ = await self.storage.waiting()
+                counts, _ = await self.storage.waiting()
+                beats = [each.beat for each in await self.storage.list_workers()]
             except StorageUnavailable:
-                self._look.counts = None
-        return self._look.counts
+                self._look.found = None
+            else:
+                workers = [(beat.worker_id, beat.running, beat.draining) for beat in beats]
+                self._look.found = (dict(counts), workers)
+        return self._look.found
 
     @property
     def redis_away(self) -> bool:

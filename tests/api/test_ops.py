@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from base64 import b64encode
 from typing import Any
 from uuid import UUID
@@ -11,11 +12,14 @@ import pytest
 from pydantic import SecretStr
 
 from api.app import create_app
+from api.ops.desk import Desk
+from api.ops.live import changed
 from api.own_port import OwnPort
 from perdure.errors import StorageUnavailable
 from perdure.settings import AuthSettings
 from perdure.storage.memory import MemoryStorage
 from perdure.storage.webhooks import Disabled
+from perdure.tasks import ANONYMOUS, Notice, TaskState
 from tests.api.front import URL, Front, opened_front
 from tests.contract.test_webhooks import ends, hooked, taken
 
@@ -250,3 +254,28 @@ async def test_webhooks_are_shown_with_what_their_receivers_said(front: Front) -
 )
 async def test_a_page_of_webhooks_takes_what_it_gets(front: Front, path: str, status: int) -> None:
     assert (await front.http.get(path)).status_code == status
+
+
+async def test_an_open_page_hears_of_its_task_and_does_not_hold_up_a_stop(front: Front) -> None:
+    task_id = UUID(await _task(front))
+    desk = Desk(front.storage, front.queue, front.watch, front.settings, "echo", public_host="")
+    stream = changed(desk, task_id)
+    next_one = asyncio.ensure_future(anext(stream))
+    await front.storage.cancel_task(ANONYMOUS, task_id)
+    async with asyncio.timeout(5):
+        while not front.watch._followers.get(task_id):  # it listens
+            await asyncio.get_running_loop().run_in_executor(None, int)
+    await front.queue.announce([Notice(task_id, 2, TaskState.CANCELED)])
+    assert (await next_one).event == "changed"
+    last = asyncio.ensure_future(anext(stream))
+    desk.leaving.set()
+    with pytest.raises(StopAsyncIteration):
+        await last
+
+
+async def test_the_server_that_stops_ends_open_pages() -> None:
+    async with opened_front() as front:
+        front.app.state.hang_up()
+        answer = await front.http.get("/ops/live")
+        assert answer.status_code == 200
+        assert "changed" not in answer.text

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from perdure.local import LocalServices
 from tests.e2e.conftest import Stack, stack
@@ -17,6 +17,7 @@ from tests.support.processes import Server
 __all__ = ["stack"]
 
 AGENT = str(Path(__file__).parent / "agent.py")
+expect.set_options(timeout=20_000)
 ARGUMENTS = ["--no-sandbox", "--disable-background-networking", "--disable-dev-shm-usage"]
 
 
