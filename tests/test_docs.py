@@ -47,6 +47,20 @@ def test_every_command_is_on_its_page() -> None:
     assert commands(typer.main.get_command(app)) <= told
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_commands_that_are_told_exist(page: Path) -> None:
+    """`perdure ...` and `make ...` at the beginning of a line of shell, or alone between backticks."""
+    lines = [line for block in blocks(page, "sh") for line in block.splitlines()]
+    lines += re.findall(r"`((?:perdure|make) [^`]+)`", page.read_text())
+    targets = set(re.findall(r"^([.a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    names = {child.name for child in getattr(typer.main.get_command(app), "commands", {}).values()}
+    for line in lines:
+        program, _, rest = line.removeprefix(".venv/bin/").partition(" ")
+        name = re.match(r"[.a-z-]+", rest)
+        if name and not name[0].startswith("-"):
+            assert name[0] in {"perdure": names, "make": targets}.get(program, {name[0]}), line
+
+
 def commands(group: Any) -> set[str]:
     """The names of a command and all below it."""
     return {
@@ -64,8 +78,9 @@ def test_the_readmes_agent_is_the_example() -> None:
     assert blocks(ROOT / "README.md", "python")[0] == (ROOT / "examples" / "echo.py").read_text()
 
 
-def test_the_readmes_curl_answers(echo: Server) -> None:
-    [command] = [block for block in blocks(ROOT / "README.md", "sh") if block.startswith("curl")]
+@pytest.mark.parametrize("page", ["README.md", "docs/quickstart.md"])
+def test_the_first_curl_answers(page: str, echo: Server) -> None:
+    [command] = [block for block in blocks(ROOT / page, "sh") if block.startswith("curl")]
     # Read as a shell reads it and sent by httpx: curl need not be on a machine that runs the tests.
     _, address, _, header, _, body = shlex.split(command)
     assert address == "localhost:3773"

@@ -80,6 +80,8 @@ def test_only_the_name_perdure_reaches_site_packages(dist: Path) -> None:
         "migrations/versions/20251207_0001_initial_schema.py",
     ):
         assert f"perdure/{needed}" in names
+    licences = {name.rpartition("/")[2] for name in names if "/licenses/" in name and ".dist-info/" in name}
+    assert licences == {"LICENSE", "NOTICE"}
     assert not [name for name in names if "__pycache__" in name or "/tests/" in name]
 
 
@@ -87,7 +89,15 @@ def test_the_sdist_has_what_a_reader_needs(dist: Path) -> None:
     (sdist,) = dist.glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    assert {"README.md", "LICENSE", "CHANGELOG.md", "alembic.ini", "examples/echo.py", "api/app.py"} <= names
+    assert {
+        "README.md",
+        "LICENSE",
+        "NOTICE",
+        "CHANGELOG.md",
+        "alembic.ini",
+        "examples/echo.py",
+        "api/app.py",
+    } <= names
     assert not [name for name in names if name.startswith((".env", ".venv", ".perdure", "dist/"))]
 
 
