@@ -25,6 +25,7 @@ from perdure.storage.postgres.database import Database
 from perdure.storage.row_security import lowered
 from perdure.storage.schema import OWNERLESS, metadata, policy
 from perdure.tasks import TaskState
+from tests.contract.test_webhooks import ends, taken
 from tests.support.stories import ME, SOMEONE_ELSE, artifact, claim, id_of, says, started, submit
 from tests.support.walls import FRONT, OWNER, WORKERS, Walled
 
@@ -42,15 +43,16 @@ async def planted(storage: Storage) -> Storage:
     """A row of somebody else's in every table that belongs to owners."""
     new = NewTask(task_id=new_task_id(), owner=SOMEONE_ELSE, context_id="talk", message=says("secret"))
     await storage.submit_task(new, key=IdempotencyKey("key", "fingerprint"))
+    await storage.save_webhook_config(
+        SOMEONE_ELSE, WebhookConfig(config_id="c", task_id=new.task_id, url="https://x")
+    )
     turn = await claim(storage)
+    await ends(storage, *await taken(storage))
     await storage.store_step(turn.claim, "step", 0, 1)
     await storage.update_task(turn.claim, 1, new_artifacts=[artifact("secret")])
     failure = Failure(task_id=id_of(turn), attempt=1, error_class="E", message="secret", fingerprint="f")
     await storage.record_failure(failure)
     await storage.store_feedback(SOMEONE_ELSE, id_of(turn), text="secret")
-    await storage.save_webhook_config(
-        SOMEONE_ELSE, WebhookConfig(config_id="c", task_id=id_of(turn), url="https://x")
-    )
     await storage.append_messages(SOMEONE_ELSE, "talk", [says("secret")])
     await storage.add_key(
         NewKey(key_id=str(new_task_id()), owner=SOMEONE_ELSE, name="secret", scopes=("read",), digest=b"d")
