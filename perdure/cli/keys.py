@@ -194,7 +194,7 @@ def _row(key: ApiKey) -> tuple[str, ...]:
         key.key_id,
         key.owner,
         ",".join(key.scopes),
-        key.state.value,
+        f"{key.state.value}, rotating" if key.overlap_until else key.state.value,
         _minute(key.expires_at) or "never",
         _minute(key.last_used_at) or "never",
         key.name,
