@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -194,11 +194,17 @@ def _row(key: ApiKey) -> tuple[str, ...]:
         key.key_id,
         key.owner,
         ",".join(key.scopes),
-        f"{key.state.value}, rotating" if key.overlap_until else key.state.value,
+        _state(key),
         _minute(key.expires_at) or "never",
         _minute(key.last_used_at) or "never",
         key.name,
     )
+
+
+def _state(key: ApiKey) -> str:
+    """`rotating` while an older secret is good beside the newest."""
+    rotating = key.overlap_until is not None and key.overlap_until > datetime.now(UTC)
+    return "rotating" if rotating and key.state.value == "active" else key.state.value
 
 
 def _time(time: datetime | None) -> str | None:
