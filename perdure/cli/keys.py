@@ -141,7 +141,9 @@ def on_storage(work: Callable[[Storage], Awaitable[Any]]) -> Any:
 
     with one_line_errors():
         settings = load_settings(storage_type="postgres")
-        logs.set_up(settings.log)
+        logs.set_up(
+            settings.log.model_copy(update={"level": "error"})
+        )  # it may migrate: that is not what was asked
         return asyncio.run(run())
 
 
