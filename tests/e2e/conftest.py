@@ -20,6 +20,7 @@ import redis
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from perdure.local import LocalServices
+from perdure.vault import new_key
 from tests.support.processes import PERDURE, ROOT, Server, heard, started, surroundings
 
 ARQ = str(Path(sys.executable).parent / "arq")
@@ -74,6 +75,7 @@ class Stack:
             "WORKER__BEAT_INTERVAL": "0.5",
             "SERVER__REFRESH": "0.5",
             "STORAGE__RETRY_TIMEOUT": "1",
+            "WEBHOOKS__KEYS": new_key(),
         }
 
     def _start(self, command: list[str], event: str, **settings: str) -> tuple[Process, dict[str, Any]]:

@@ -23,6 +23,10 @@ WITHOUT_OWNER = {
     "CLAIM", "RENEW", "WRITE", "SETTLE", "RELEASE", "DIAGNOSE", "STORE_STEP", "STEPS",
     "RESCUE", "EXPIRE", "FORGET_KEYS", "STRANDED", "REDISPATCH", "BEAT", "FORGET_WORKER",
     "DUE", "PIECES", "FOLD", "DONE",
+    # Of workers that deliver webhooks, under the claim of a line; and of those who change the keys that secrets are sealed with.
+    "HOLD", "RECORD", "END", "UNSEND", "LET_GO", "BLAME", "CLOSE", "EVENTS", "FORGET", "RESEAL_NEXT", "RESEAL",
+    # Of operators, who see which endpoints are in trouble.
+    "ENDPOINTS",
     # Of operators, who make keys for all owners.
     "ADD_KEY", "LIST_KEYS", "ROTATE_KEY", "REVOKE_KEY",
     # Of front doors, about no owner's rows; and who a caller is, is known only when the key has been found.
