@@ -6,13 +6,15 @@ import inspect
 import re
 from collections.abc import Iterator
 
+from api.auth.credentials import Refused
 from api.codes import INTERNAL, Code, code_of
 from docs_site.stage import ROOT
 from perdure.errors import CallerError, ConfigError, PerdureError, TurnOutcome
 
 PAGE = ROOT / "docs" / "errors.md"
 BEGIN, END = "<!-- errors: written by `python -m docs_site.errors` -->", "<!-- end of errors -->"
-NOT_OF_REQUESTS = (ConfigError, TurnOutcome)
+NOT_LISTED = (ConfigError, TurnOutcome, Refused)
+"""Not of requests, or told as what it descends from: whether another module has loaded it must not matter."""
 
 
 def with_tables(document: str) -> str:
@@ -52,7 +54,7 @@ def markdown() -> str:
 
 def told() -> list[type[PerdureError]]:
     """Every error that has a code of its own, each once: one that only refines another is told as that one."""
-    kinds = [kind for kind in _below(PerdureError) if not issubclass(kind, NOT_OF_REQUESTS)]
+    kinds = [kind for kind in _below(PerdureError) if not issubclass(kind, NOT_LISTED)]
     return [kind for kind in kinds if code_of(kind) is not INTERNAL and kind is not CallerError]
 
 

@@ -42,7 +42,8 @@ class _Config(BaseModel):
 
 
 class Deployment(_Config):
-    """Where callers reach the agent. `url` is its public address, as it stands in the card.
+    """Where callers reach the agent. `url` is its public address, as it stands in the card; where it is not given, the card
+    has the address that is listened on.
 
     `expose` is read for configs written for Bindu and opens nothing: HOST alone decides who can connect.
     """
@@ -325,6 +326,19 @@ class Agent:
             takes_turn=_takes_turn(handler),
             extended_skills=tuple(read_skill(skill, folder or Path.cwd()) for skill in more),
         )
+
+    def served_at(self, url: str) -> Agent:
+        """The agent with this address in its card, unless its config says one. `ConfigError` where it is none."""
+        deployment = self.config.deployment
+        if "url" in deployment.model_fields_set:
+            return self
+        try:
+            found = deployment.model_copy(update={"url": HttpUrl(url)})
+        except ValidationError:
+            raise ConfigError(
+                f"HOST makes {url}, which is no address for the card: set deployment.url"
+            ) from None
+        return replace(self, config=self.config.model_copy(update={"deployment": found}))
 
 
 declared: list[Agent] = []

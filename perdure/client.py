@@ -171,6 +171,8 @@ def _decoded(answer: httpx.Response) -> Json:
     if answer.status_code in _PASSING:
         after = answer.headers.get("Retry-After", "")
         raise _Passing(f"the server answers {answer.status_code}", float(after) if after.isdecimal() else 0.0)
+    if answer.status_code == 401:
+        raise ServerRefused("the server asks who you are: give an API key or a token (--key, PERDURE_KEY)")
     try:
         decoded: Json = answer.json()
     except ValueError:

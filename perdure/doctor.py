@@ -44,6 +44,13 @@ async def examine(settings: Settings, *, url: str = "") -> AsyncIterator[Finding
     """All checks, one after the other; those that need what is missing are left out."""
     yield _agent(settings)
     yield _callers(settings)
+    async for finding in _services(settings):
+        yield finding
+    if url:
+        yield await _card(url)
+
+
+async def _services(settings: Settings) -> AsyncIterator[Finding]:
     if settings.storage_type == "memory":
         remedy = "for anything but trying it out: STORAGE_TYPE=postgres and DATABASE_URL"
         yield Finding("database", Grade.WARNING, "tasks are kept in memory and end with the process", remedy)
@@ -59,8 +66,6 @@ async def examine(settings: Settings, *, url: str = "") -> AsyncIterator[Finding
                 yield finding
         finally:
             await queue.close()
-    if url:
-        yield await _card(url)
 
 
 def _impatient(settings: Settings) -> object:
@@ -156,7 +161,19 @@ async def _card(url: str) -> Finding:
         async with httpx.AsyncClient(timeout=10) as client:
             answer = await client.get(address)
             card = answer.raise_for_status().json()
-            interfaces = ", ".join(sorted({each["url"] for each in card["supportedInterfaces"]}))
-    except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
+            interfaces = sorted({each["url"] for each in card["supportedInterfaces"]})
+            elsewhere = {_origin(each) for each in interfaces} != {_origin(url)}
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError, KeyError, TypeError) as error:
         return Finding("card", Grade.FAILED, f"{address}: {error}", "start the front door, or correct --url")
-    return Finding("card", Grade.OK, f"{card.get('name')} tells callers to come to {interfaces}")
+    text = f"{card.get('name')} tells callers to come to {', '.join(interfaces)}"
+    if elsewhere:
+        remedy = "as it should be behind a proxy with a public address; otherwise correct deployment.url, or leave it out"
+        return Finding("card", Grade.WARNING, f"{text}, which is not {url}", remedy)
+    return Finding("card", Grade.OK, text)
+
+
+def _origin(url: str) -> tuple[str, str, int | None]:
+    """What has to be right to connect: scheme, host and port. This machine's names for itself are one."""
+    found = httpx.URL(url)
+    host = "localhost" if found.host in ("127.0.0.1", "::1") else found.host
+    return found.scheme, host, found.port

@@ -59,8 +59,10 @@ def asgi(agent: Agent, settings: Settings) -> Application:
 
     Its lifespan opens the storage and the queue and, with QUEUE_TYPE=inline, runs the turns in this process.
     Startup raises StorageUnavailable when the database does not answer in time. ConfigError where other machines could come in
-    without saying who they are: HOST is believed to be what the other server listens on.
+    without saying who they are: HOST is believed to be what the other server listens on, and so is PORT where it is set.
     """
+    if settings.port:
+        agent = agent.served_at(_address(settings.host, settings.port))
     require_authentication(settings)
     require_keys(agent, settings)
     _require_role_for_turns(settings)
@@ -176,6 +178,7 @@ async def _serve(
 ) -> int | None:
     """Serve until a signal comes; which one. The first listener is that of the front door."""
     _allow_many_files()
+    agent = agent.served_at(_address(settings.host, listeners[0].getsockname()[1]))
     app = asgi(agent, settings)
 
     def listening(url: str) -> None:
@@ -260,6 +263,17 @@ def _cannot_listen(host: str, port: int, error: OSError) -> str:
 
 def _url(listener: socket.socket) -> str:
     host, port = listener.getsockname()[:2]
+    return _joined(host, port)
+
+
+def _address(host: str, port: int) -> str:
+    """Where clients find a server that listens on HOST. `localhost` for every address: which one others come by is not known."""
+    if host.strip("[]") in ("", "0.0.0.0", "::"):  # noqa: S104 -- nothing is bound here
+        host = "localhost"
+    return _joined(host.strip("[]").partition("%")[0], port)  # URLs have no zones
+
+
+def _joined(host: str, port: int) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 

@@ -13,6 +13,8 @@ from typing import Any
 
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 _INT64 = range(-(2**63), 2**63)
+_LONGEST_PATH = 80
+"""Characters of the path to what is nested too deeply."""
 
 
 def unstorable(value: Any, *, path: str = "", depth: int = 100) -> tuple[str, str] | None:
@@ -21,7 +23,7 @@ def unstorable(value: Any, *, path: str = "", depth: int = 100) -> tuple[str, st
     `depth` is how deep objects and lists may nest.
     """
     if depth < 0:
-        return path, "is nested too deeply"
+        return path if len(path) <= _LONGEST_PATH else f"{path[:_LONGEST_PATH]}...", "is nested too deeply"
     if isinstance(value, str):
         return (path, "holds a NUL character or a lone surrogate") if _UNSTORABLE.search(value) else None
     if isinstance(value, bool) or value is None:

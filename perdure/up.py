@@ -33,8 +33,8 @@ PATIENCE = 5.0
 LONGEST_PAUSE = 10.0
 """Seconds between two starts of a process that keeps dying."""
 TRY_IT = (
-    """{"jsonrpc": "2.0", "id": 1, "method": "message/send", "params": {"message": """
-    """{"messageId": "1", "role": "user", "parts": [{"kind": "text", "text": "hello"}]}}}"""
+    """{"jsonrpc": "2.0", "id": 1, "method": "SendMessage", "params": {"message": """
+    """{"messageId": "1", "role": "ROLE_USER", "parts": [{"text": "hello"}]}}}"""
 )
 
 Say = Callable[[str], None]
@@ -60,7 +60,8 @@ def run_stack(
     say(f"starting PostgreSQL and Redis, data in {settings.data_dir.absolute()}")
     with local_services(settings.data_dir) as services:
         upgrade(services.database_url)
-        environ = _environment(settings, services)
+        ours = _stack_settings(settings, services)
+        environ = environment(**ours, **_of_children(settings))
         children = [
             Child(
                 "front door",
@@ -75,8 +76,17 @@ def run_stack(
             children.append(
                 Child(name, ["worker", spec], environ, lines.speaker(name), settings.worker.grace)
             )
-        children[0].on_ready = lambda url: _welcome(say, url, workers)
-        code = run(_until_stopped(children, say))
+        file = settings.data_dir.absolute() / "env"
+
+        def ready(url: str) -> None:
+            _write_env(file, {**ours, "PERDURE_URL": url})
+            _welcome(say, url, workers, settings, file)
+
+        children[0].on_ready = ready
+        try:
+            code = run(_until_stopped(children, say))
+        finally:
+            file.unlink(missing_ok=True)
         say("stopping PostgreSQL and Redis")
     return code
 
@@ -87,15 +97,22 @@ def _checked(spec: str | None) -> str:
     return spec or ""
 
 
-def _environment(settings: Settings, services: LocalServices) -> Mapping[str, str]:
-    changes = {
+def _stack_settings(settings: Settings, services: LocalServices) -> dict[str, str]:
+    """What makes a process part of this stack: the parts that `perdure up` runs, and commands in another shell."""
+    return {
         "STORAGE_TYPE": "postgres",
         "DATABASE_URL": services.database_url,
         "MIGRATIONS_DATABASE_URL": services.database_url,
         "STORAGE__RUN_MIGRATIONS_ON_STARTUP": "false",
         "QUEUE_TYPE": "arq",
         "REDIS_URL": services.redis_url,
-        "WEBHOOKS__KEYS": _webhook_keys(settings),
+        **({} if settings.webhooks.keys is not None else {"WEBHOOKS__KEYS": _webhook_key(settings)}),
+    }
+
+
+def _of_children(settings: Settings) -> dict[str, str]:
+    """The settings of the processes that are started here, and of no others."""
+    changes: dict[str, str] = {
         # They write into a pipe, where the default would be JSON without colours.
         "LOG__FORMAT": "console" if settings.log.format == "auto" else settings.log.format,
     }
@@ -105,13 +122,11 @@ def _environment(settings: Settings, services: LocalServices) -> Mapping[str, st
         changes["PORT"] = str(settings.port)
     if wants_colour(sys.stdout):
         changes["FORCE_COLOR"] = "1"
-    return environment(**changes)
+    return changes
 
 
-def _webhook_keys(settings: Settings) -> str:
-    """Those of the settings, else one that is made at the first start and kept beside the data."""
-    if settings.webhooks.keys is not None:
-        return settings.webhooks.keys.get_secret_value()
+def _webhook_key(settings: Settings) -> str:
+    """One that is made at the first start and kept beside the data, where the settings have none."""
     file = settings.data_dir / "webhooks.key"
     if not file.exists():
         file.touch(mode=0o600)
@@ -119,9 +134,25 @@ def _webhook_keys(settings: Settings) -> str:
     return file.read_text(encoding="utf-8")
 
 
-def _welcome(say: Say, url: str, workers: int) -> None:
-    say(f"serving on {url} with {workers} worker{'s' if workers > 1 else ''}; Ctrl-C stops everything. Try:")
-    say(f"curl {url} -H 'content-type: application/json' -d {shlex.quote(TRY_IT)}")
+def _write_env(file: Path, values: Mapping[str, str]) -> None:
+    """For `set -a; . FILE` in a shell. It has passwords: for this user alone, from its first moment."""
+    file.unlink(missing_ok=True)  # of a stack that was killed; whoever may read that one would read this
+    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with open(descriptor, "w", encoding="utf-8") as stream:
+        stream.writelines(f"{name}={shlex.quote(value)}\n" for name, value in values.items())
+
+
+def _welcome(say: Say, url: str, workers: int, settings: Settings, file: Path) -> None:
+    say(f"serving on {url} with {workers} worker{'s' if workers > 1 else ''}; Ctrl-C stops everything.")
+    say("for `perdure tasks list` and the other commands in another shell, there first:")
+    say(f"set -a; . {shlex.quote(str(file))}; set +a")
+    if settings.auth.api_keys:
+        say("callers need a key. Make one there: export PERDURE_KEY=$(perdure keys create --owner me)")
+    elif settings.auth.is_on:
+        say("callers have to say who they are: put a token of theirs into PERDURE_KEY")
+    header = '-H "authorization: Bearer $PERDURE_KEY" ' if settings.auth.is_on else ""
+    say("Try:")
+    say(f"curl {url} {header}-H 'content-type: application/json' -d {shlex.quote(TRY_IT)}")
 
 
 async def _until_stopped(children: Sequence[Child], say: Say) -> int:

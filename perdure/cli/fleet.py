@@ -28,6 +28,9 @@ contexts = typer.Typer(
     rich_markup_mode=None,
 )
 
+DEAD_AFTER = 30.0
+"""Seconds without a sign of life after which a worker is called gone: it did not end in order."""
+
 JsonOption = Annotated[bool, typer.Option("--json", help="For programs.")]
 WorkerArgument = Annotated[str, typer.Argument(help="The worker's id, see `perdure workers list`.")]
 
@@ -116,6 +119,8 @@ def show(
 def _worker_row(worker: WorkerStatus) -> tuple[str, ...]:
     beat = worker.beat
     mark = "draining" if beat.draining or worker.asked_to_drain else ""
+    if worker.silent > DEAD_AFTER:
+        mark = "gone"
     return (
         beat.worker_id,
         one_line(beat.name, 40),

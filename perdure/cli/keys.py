@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -141,7 +141,9 @@ def on_storage(work: Callable[[Storage], Awaitable[Any]]) -> Any:
 
     with one_line_errors():
         settings = load_settings(storage_type="postgres")
-        logs.set_up(settings.log)
+        logs.set_up(
+            settings.log.model_copy(update={"level": "error"})
+        )  # it may migrate: that is not what was asked
         return asyncio.run(run())
 
 
@@ -194,11 +196,17 @@ def _row(key: ApiKey) -> tuple[str, ...]:
         key.key_id,
         key.owner,
         ",".join(key.scopes),
-        key.state.value,
+        _state(key),
         _minute(key.expires_at) or "never",
         _minute(key.last_used_at) or "never",
         key.name,
     )
+
+
+def _state(key: ApiKey) -> str:
+    """`rotating` while an older secret is good beside the newest."""
+    rotating = key.overlap_until is not None and key.overlap_until > datetime.now(UTC)
+    return "rotating" if rotating and key.state.value == "active" else key.state.value
 
 
 def _time(time: datetime | None) -> str | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import redis
 
-from tests.support.processes import PERDURE, ROOT, finished, surroundings
+from tests.support.processes import PERDURE, ROOT, finished, serving, surroundings
 
 from .conftest import Stack
 
@@ -31,6 +31,24 @@ def test_all_is_well(stack: Stack) -> None:
         "redis": "ok",
         "card": "ok",
     }
+
+
+def test_a_card_that_sends_callers_elsewhere_is_warned_of(stack: Stack) -> None:
+    server, _ = stack.front_door(AGENT=str(ROOT / "examples" / "echo.py"))  # its config says port 3773
+    code, found = findings(stack, "--url", server.url)
+    assert (code, found["card"][0]) == (0, "warning")
+    assert f"http://localhost:3773/, which is not {server.url}" in found["card"][1]
+
+
+def test_the_card_is_looked_at_in_memory_too(tmp_path: Path) -> None:
+    (tmp_path / "agent.py").write_text("from perdure import bindufy\nbindufy({'name': 'a'}, str)\n")
+    with serving([PERDURE, "serve", "agent.py", "--port", "0"], cwd=tmp_path) as server:
+        url = server.url.replace("127.0.0.1", "localhost")  # another name of the same place
+        result = finished([PERDURE, "doctor", "--json", "--url", url], cwd=tmp_path)
+    card = json.loads(result.stdout.splitlines()[-1])
+    assert (card["check"], card["grade"]) == ("card", "ok")
+    wrong = finished([PERDURE, "doctor", "--json", "--url", "no where"], cwd=tmp_path)
+    assert (wrong.returncode, json.loads(wrong.stdout.splitlines()[-1])["grade"]) == (1, "failed")
 
 
 def test_what_is_wrong_is_named(stack: Stack) -> None:

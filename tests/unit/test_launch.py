@@ -8,9 +8,14 @@ import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
+from a2a.client.card_resolver import A2ACardResolver
+from a2a.client.client import ClientConfig
+from a2a.client.client_factory import ClientFactory
+from a2a.types import SendMessageRequest
 from pydantic import SecretStr
 
 from perdure import Agent
@@ -214,6 +219,69 @@ def test_stopping_lets_a_turn_finish(tmp_path: Path) -> None:
 def test_the_port_is_the_setting_or_that_of_a_local_address(url: str, setting: int | None, port: int) -> None:
     agent = Agent.of({"name": "a", "deployment": {"url": url}}, lambda messages: None)
     assert port_of(agent, Settings(port=setting)) == port
+
+
+@pytest.mark.parametrize(
+    ("host", "deployment", "card"),
+    [
+        ("127.0.0.1", {}, "http://127.0.0.1:4000/"),
+        ("::1", {}, "http://[::1]:4000/"),
+        ("fe80::1%eth0", {}, "http://[fe80::1]:4000/"),
+        ("agents.test", {}, "http://agents.test:4000/"),
+        ("", {}, "http://localhost:4000/"),
+        ("0.0.0.0", {}, "http://localhost:4000/"),  # noqa: S104 - in memory
+        ("::", {"expose": True}, "http://localhost:4000/"),
+        ("0.0.0.0", {"url": "https://agents.example.com"}, "https://agents.example.com/"),  # noqa: S104
+        ("127.0.0.1", {"url": "http://localhost:3773"}, "http://localhost:3773/"),
+    ],
+)
+async def test_the_card_has_the_address_that_is_served_unless_the_config_says_one(
+    host: str, deployment: dict[str, Any], card: str
+) -> None:
+    app = asgi(Agent.of({"name": "a", "deployment": deployment}, str), Settings(host=host, port=4000))
+    assert await addresses_in(app) == {card}
+
+
+async def test_an_unknown_port_is_the_usual_one_in_the_card() -> None:
+    assert await addresses_in(asgi(Agent.of({"name": "a"}, str), Settings())) == {"http://localhost:3773/"}
+
+
+def test_a_host_that_is_no_address_is_told() -> None:
+    with pytest.raises(ConfigError, match=r"set deployment\.url"):
+        asgi(Agent.of({"name": "a"}, str), Settings(host="a b", port=4000))
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+async def test_the_official_client_finds_its_way_to_whatever_port(
+    tmp_path: Path, workers: str, empty_database_url: str
+) -> None:
+    (tmp_path / "agent.py").write_text(
+        "from perdure import bindufy\nbindufy({'name': 'a'}, lambda messages: messages[-1]['content'])\n"
+    )
+    env = surroundings(
+        STORAGE_TYPE="postgres", DATABASE_URL=empty_database_url, SERVER__WORKERS=workers, LOG__FORMAT="json"
+    )
+    request = SendMessageRequest(
+        message={"message_id": "1", "role": "ROLE_USER", "parts": [{"text": "hello"}]}
+    )
+    with serving([PERDURE, "serve", "agent.py", "--port", "0"], cwd=tmp_path, env=env) as server:
+        async with httpx.AsyncClient(timeout=30) as http:
+            card = await A2ACardResolver(http, server.url).get_agent_card()
+            assert {each.url for each in card.supported_interfaces} == {f"{server.url}/"}
+            client = ClientFactory(ClientConfig(httpx_client=http, streaming=False)).create(card)
+            [answer] = [each async for each in client.send_message(request)]
+        assert answer.task.artifacts[0].parts[0].text == "hello"
+
+
+async def addresses_in(app: Any) -> set[str]:
+    """Of the card's interfaces."""
+    transport = httpx.ASGITransport(app=app)
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url="http://a") as client,
+    ):
+        card = (await client.get("/.well-known/agent-card.json")).json()
+    return {card["url"], *(each["url"] for each in card["supportedInterfaces"])}
 
 
 async def test_as_an_asgi_application() -> None:
