@@ -178,14 +178,14 @@ SPOKEN: Mapping[Any, Spoken] = {
     ),
     deliveries.replay: Spoken(
         "replayDeliveries",
-        "Tell webhooks again: one delivery, or those of a task",
+        "Tell webhooks now, or again: one delivery, or those of a task",
         asked.ReplayDeliveries,
         told.Replayed,
         (errors.TaskNotFound,),
     ),
     deliveries.enable: Spoken(
         "enableWebhook",
-        "Tell a webhook again that was disabled, beginning with what waits",
+        "Tell a webhook now, beginning with what waits, also one that was disabled",
         asked.NameCallback,
         told.Nothing,
         _PUSHING,

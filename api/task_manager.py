@@ -433,7 +433,7 @@ class TaskManager:
         return await self._storage.delivery_attempts(caller.owner, delivery_id)
 
     async def replay_deliveries(self, query: DeliveryQuery) -> int:
-        """Send again what has an end; how many."""
+        """Send now what the query chooses; how many."""
         number = await self._storage.replay_deliveries(query)
         await self._ring_deliveries()
         return number

@@ -16,6 +16,8 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
+MASKED = "/***"
+"""What an address is shown with in place of its path and its query."""
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<authority>[^/?#]*)(?P<target>[^#]*)(?:#.*)?")
 _PRINTABLE = re.compile(r"[\x21-\x7e]*")
@@ -101,6 +103,8 @@ class Egress:
     def check_url(self, url: str) -> Target:
         """What can be known from the text alone. `Refused`."""
         target = read_url(url)
+        if target.path == MASKED:
+            raise Refused(f"must be the whole address: {MASKED} is how this server shows it")
         literal = _literal(target.host)
         if target.host in self.hosts or (literal is not None and self._allowed(literal)):
             return target

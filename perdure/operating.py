@@ -169,14 +169,14 @@ class Operator:
     # ------------------------------------------------------------------ webhooks
 
     async def replay(self, delivery_id: UUID) -> str:
-        """Send a delivery that has an end again, under its id."""
+        """Send a delivery now, under its id: again if it has an end, without waiting for its time if it waits."""
 
         async def act() -> str:
             query = DeliveryQuery(owner=None, delivery_id=delivery_id)
             return (
                 "sent again"
                 if await self.storage.replay_deliveries(query)
-                else "it has no end yet, or is gone"
+                else "its webhook is disabled, or it is gone"
             )
 
         return await self._audited("replay", str(delivery_id), act)

@@ -25,6 +25,8 @@ log = structlog.get_logger(__name__)
 
 DEGRADED_REFRESH = 1.0
 """Seconds between two looks at the log while the queue is away."""
+_PAUSE_AFTER_SURPRISE = 1.0
+"""Seconds until it listens again after an error that nobody foresaw: it may come again at once, with a traceback each time."""
 
 
 class Watch:
@@ -103,6 +105,10 @@ class Watch:
                     every = min(self._refresh_every, DEGRADED_REFRESH)
                     log.warning("watch.degraded", error=str(error), refresh_seconds=every)
                 self._away.set()
+            except Exception:  # a listener that ended would be missed by nobody, and waiters would wait on
+                log.exception("watch.failed")
+                self._away.set()
+                pause = _PAUSE_AFTER_SURPRISE
             await asyncio.sleep(pause)
             pause = min(pause * 2, 2.0)
 
@@ -112,7 +118,10 @@ class Watch:
                 await self._pause_until_degraded()
             else:
                 await asyncio.sleep(min(self._refresh_every, DEGRADED_REFRESH))
-            await self.refresh()
+            try:
+                await self.refresh()
+            except Exception:  # as above
+                log.exception("watch.refresh_failed")
 
     async def _pause_until_degraded(self) -> None:
         with suppress(TimeoutError):

@@ -22,7 +22,9 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 
 from perdure.queue.arq import BELL_SECONDS, DELIVER_PUSH, bell_key, client_of, queue_key, ring_of
+from perdure.queue.notices import Strange
 from perdure.settings import Settings
+from perdure.tasks import Ring
 
 from .health import own_key
 from .slots import Slots
@@ -34,6 +36,7 @@ HEALTH_SECONDS = 10
 _UNASKED_SECONDS = 1
 """After so long without a token an idle worker looks into the set."""
 _MOST_AT_ONCE = 1000
+_DELIVERIES = DELIVER_PUSH.encode()
 _FIRST_PAUSE = 0.1
 _LONGEST_PAUSE = 2.0
 
@@ -95,6 +98,7 @@ class Bell:
         self._health = own_key(settings.queue_name)
         self._redis: Redis = client_of(settings.redis_url.get_secret_value())
         self._take_script = self._redis.register_script(_TAKE)
+        self._strange = Strange("bell.strange_jobs")
         self.rang = False
         """Whether it ever heard Redis."""
 
@@ -109,25 +113,33 @@ class Bell:
         while free := await self._slots.vacancy():
             taken = self._turns(await self._take(min(free, _MOST_AT_ONCE)))
             if self._slots.stopping:
-                await ring(self._slots.worker.queue, [ring_of(name) for name in taken])
+                await ring(self._slots.worker.queue, taken)
             elif taken:
                 self._slots.start(len(taken))
             else:
                 await self._token()
         await self._take(0)  # a token that was on its way here wakes somebody else
 
-    def _turns(self, taken: list[str]) -> list[str]:
-        """Those that are not for deliveries. Deliveries take no slot."""
-        turns = [name for name in taken if not name.startswith(DELIVER_PUSH)]
-        if len(turns) < len(taken):
+    def _turns(self, taken: list[bytes]) -> list[Ring]:
+        """Those that are not for deliveries, which take no slot. Ids that none of us has made are dropped."""
+        turns, strange = [], []
+        for name in taken:
+            if name.startswith(_DELIVERIES):
+                continue
+            try:
+                turns.append(ring_of(name.decode()))
+            except ValueError:  # UnicodeDecodeError is one
+                strange.append(name)
+        self._strange.skipped(strange)
+        if len(turns) + len(strange) < len(taken):
             self._slots.worker.deliver()
         return turns
 
-    async def _take(self, wanted: int) -> list[str]:
+    async def _take(self, wanted: int) -> list[bytes]:
         arguments: list[int | str] = [wanted, BELL_SECONDS, in_progress_key_prefix, job_key_prefix]
         taken: list[bytes] = await self._take_script([self._queue, self._bell], arguments)
         self.rang = True
-        return [name.decode() for name in taken]
+        return taken
 
     async def _token(self) -> None:
         """Wait until there may be something to take, or the process stops."""

@@ -19,6 +19,7 @@ from perdure.storage.webhooks import (
     DeliveryState,
 )
 from perdure.telling import Json, given, timestamp
+from perdure.telling.failures import failure_for_caller
 
 from .reading import GivenId, Id, Moment, PageSize, Shape, read_token
 from .writing import write_token
@@ -137,9 +138,10 @@ def attempts(found: list[DeliveryAttempt]) -> Json:
 
 
 def _attempt(found: DeliveryAttempt) -> Json:
+    """Without an answer neither why nor how long in detail: both say what stands inside of the network."""
     return {
         "attempt": found.attempt,
         "startedAt": timestamp(found.started_at),
-        "seconds": round(found.seconds, 3),
-        **given(status=found.status, error=found.error, answer=found.answer),
+        "seconds": round(found.seconds, 3 if found.status else 0),
+        **given(status=found.status, error=failure_for_caller(found.error), answer=found.answer),
     }

@@ -38,7 +38,7 @@ from .reading import (
     kind,
     read,
 )
-from .writing import without_query
+from .writing import only_origin
 
 VERSION = "0.3"
 NOTHING: Json | None = None
@@ -250,7 +250,7 @@ def callback(config: WebhookConfig, tenant: str = "") -> Json:
         "taskId": str(config.task_id),
         "pushNotificationConfig": {
             "id": config.config_id,
-            "url": without_query(config.url),
+            "url": only_origin(config.url),
             **given(authentication={"schemes": [config.scheme]} if config.scheme else None),
         },
     }

@@ -39,7 +39,7 @@ from .reading import (
     exactly_one_of,
     read,
 )
-from .writing import error_details, without_query
+from .writing import error_details, only_origin
 
 VERSION = "1.0"
 NOTHING: Json | None = {}
@@ -255,7 +255,7 @@ def callback(config: WebhookConfig, tenant: str = "") -> Json:
     return {
         "id": config.config_id,
         "taskId": str(config.task_id),
-        "url": without_query(config.url),
+        "url": only_origin(config.url),
         **given(tenant=tenant, authentication=given(scheme=config.scheme)),
     }
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from base64 import urlsafe_b64encode
 from collections.abc import Callable
 
+from perdure.egress import MASKED
 from perdure.storage import Context, ContextPage, Cursor, Feedback, TaskPage
 from perdure.tasks import Message, Task
 from perdure.telling import Json, given, timestamp
@@ -17,10 +19,11 @@ def write_token(cursor: Cursor | None) -> str:
     return urlsafe_b64encode(f"{cursor.time.isoformat()} {cursor.key}".encode()).decode().rstrip("=")
 
 
-def without_query(url: str) -> str:
-    """A webhook's address as it is shown: what its query says may be a key."""
-    address, query, _ = url.partition("?")
-    return f"{address}{query}{'***' if query else ''}"
+def only_origin(url: str) -> str:
+    """A webhook's address as it is shown: what stands behind its host may be a key."""
+    scheme, _, rest = url.partition("://")
+    host = re.split("[/?#]", rest, maxsplit=1)[0]
+    return url if rest.removeprefix(host) in ("", "/") else f"{scheme}://{host}{MASKED}"
 
 
 def task_page(page: TaskPage, write: Callable[[Task], Json]) -> Json:

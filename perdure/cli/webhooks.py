@@ -87,13 +87,13 @@ def replay(
     until: UntilOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Send deliveries again that have an end, under their ids: one, or all that are chosen (at most 1000 at once, the oldest
-    first)."""
+    """Send deliveries now, under their ids: again what has an end, without waiting for its next try what waits. One, or all that
+    are chosen (at most 1000 at once, the oldest first)."""
     query = _query(owner, task, config, state, since, until, delivery)
     if not any((delivery, task, owner, since, until)):
         raise typer.BadParameter("which? name a delivery, or choose with --task, --owner, --since, --until")
     number = on_storage(lambda storage: storage.replay_deliveries(query))
-    print(json.dumps({"deliveries": number}) if as_json else f"{number} deliveries are sent again")
+    print(json.dumps({"deliveries": number}) if as_json else f"{number} deliveries are sent now")
 
 
 @webhooks.command(epilog=EXIT_CODES)
@@ -101,7 +101,7 @@ def enable(
     task: Annotated[str, typer.Argument(help="The id of the task.")],
     config: Annotated[str, typer.Argument(help="The id of the push config.")],
 ) -> None:
-    """Send to a config again that was disabled, beginning with what waits."""
+    """Send to a config now, beginning with what waits; one that was disabled is so no more."""
     task_id = _uuid(task, "TASK")
     if not on_storage(lambda storage: storage.enable_webhook(None, task_id, config)):
         _fail(f"task {task} has no push config {config}")

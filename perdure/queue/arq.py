@@ -31,8 +31,9 @@ from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from perdure.errors import QueueUnavailable
+from perdure.queue.notices import Strange, spoken, understood
 from perdure.queue.together import Together
-from perdure.tasks import Notice, Ring, TaskState
+from perdure.tasks import Notice, Ring
 
 log = structlog.get_logger(__name__)
 
@@ -87,7 +88,7 @@ def job_id(ring: Ring) -> str:
 
 
 def ring_of(name: str) -> Ring:
-    """The inverse of `job_id`."""
+    """The inverse of `job_id`. ValueError when it is none."""
     task_id, _, dispatch = name.partition(":")
     return Ring(UUID(task_id), int(dispatch))
 
@@ -152,6 +153,7 @@ class ArqQueue:
         self._notices = Together(self._announce_all)
         self._impatient_until = 0.0
         self._policy = ""
+        self._strange = Strange("queue.strange_notices")
 
     async def open(self) -> None:
         pass
@@ -192,8 +194,7 @@ class ArqQueue:
         await self._notices.add(notices)
 
     async def _announce_all(self, notices: Sequence[Notice]) -> None:
-        text = orjson.dumps([[str(notice.task_id), notice.seq, notice.state] for notice in notices])
-        await self._asked(lambda: self._redis.publish(self._channel, text))
+        await self._asked(lambda: self._redis.publish(self._channel, spoken(notices)))
 
     @asynccontextmanager
     async def listen(self) -> AsyncIterator[AsyncIterator[Notice]]:
@@ -230,8 +231,10 @@ class ArqQueue:
             with _telling():
                 message = await _message_or_ping(pubsub)
             if message["type"] == "message":
-                for task_id, seq, state in orjson.loads(message["data"]):
-                    yield Notice(UUID(task_id), seq, TaskState(state) if state else None)
+                notices, strange = understood(message["data"])
+                self._strange.skipped(strange)
+                for notice in notices:
+                    yield notice
 
     async def missing(self, rings: Sequence[Ring]) -> Sequence[Ring]:
         if not rings:

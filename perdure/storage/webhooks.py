@@ -69,7 +69,7 @@ class ClaimedDelivery:
     attempt: int
     """1, 2, ... over the whole life of the delivery."""
     tries: int
-    """The same since it was last replayed."""
+    """The same since it was last replayed, or its config enabled."""
     failing_for: float
     """Seconds since the line's first failure after its last success."""
     config: WebhookConfig
@@ -262,10 +262,12 @@ class Webhooks(Protocol):
         """Oldest first; `owner` as in a `DeliveryQuery`."""
 
     async def replay_deliveries(self, query: DeliveryQuery, *, limit: int = 1000) -> int:
-        """Let those that have an end be sent again, the oldest first, under their ids; how many."""
+        """Let them be sent now, the oldest first, under their ids; how many. Those that have an end are sent again; of those that
+        wait the line is due at once, which keeps its order. Tries begin anew. What waits for a disabled config is left alone."""
 
     async def enable_webhook(self, owner: str | None, task_id: UUID, config_id: str) -> bool:
-        """Send again to a disabled config, beginning with what waits. False if there is no such config."""
+        """Send to a config now, beginning with what waits, whose tries begin anew; one that was disabled is so no more. False if
+        there is no such config."""
 
     async def list_endpoints(self, *, limit: int = 1000) -> Sequence[Endpoint]:
         """Those with something waiting, failing or disabled, for operators."""

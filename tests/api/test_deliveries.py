@@ -9,7 +9,7 @@ from uuid import UUID
 import pytest
 
 from perdure.ids import new_token
-from perdure.storage.webhooks import Breaker, Delivered, DeliveryAttempt, Disabled, Verdict
+from perdure.storage.webhooks import Breaker, Delivered, DeliveryAttempt, Disabled, Later, Verdict
 from tests.api.front import Front, Json, answer, at_once, message, message03
 
 HOOK = "https://hook.test/a"
@@ -89,13 +89,43 @@ async def test_an_address_that_may_not_be_asked_is_refused_at_once(pushing: Fron
     assert (await pushing.call("ListTaskPushNotificationConfigs", {"taskId": task_id}))["configs"] == []
 
 
-async def test_what_the_query_of_an_address_says_is_not_told_again(pushing: Front) -> None:
-    task_id = await hooked(pushing, url="https://hook.test/a?key=secret", token="secret")
-    found = await pushing.call("GetTaskPushNotificationConfig", {"taskId": task_id, "id": "mine"})
-    assert found == {"taskId": task_id, "id": "mine", "url": "https://hook.test/a?***"}
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("https://hook.test/services/T0/secret", "https://hook.test/***"),
+        ("https://hook.test/a?key=secret", "https://hook.test/***"),
+        ("https://hook.test:8443?key=secret", "https://hook.test:8443/***"),
+        ("https://hook.test/#secret", "https://hook.test/***"),
+        ("https://hook.test/", "https://hook.test/"),
+        ("https://hook.test", "https://hook.test"),
+    ],
+)
+async def test_of_an_address_only_its_origin_is_told_again(pushing: Front, url: str, shown: str) -> None:
+    """Services such as Slack's put the key into the path."""
+    task_id = await hooked(pushing, url=url, token="secret")
+    name = {"taskId": task_id, "id": "mine"}
+    found = await pushing.call("GetTaskPushNotificationConfig", name)
+    assert found == name | {"url": shown}
+    listed = await pushing.call("ListTaskPushNotificationConfigs", {"taskId": task_id})
+    made = await pushing.call("CreateTaskPushNotificationConfig", name | {"url": url})
+    assert [made] == listed["configs"] == [found]
+    old = await pushing.call("tasks/pushNotificationConfig/get", {"id": task_id})
+    assert old["pushNotificationConfig"] == {"id": "mine", "url": shown}
     stored = await pushing.storage.load_webhook_config("anonymous", UUID(task_id), "mine")
-    assert stored.url == "https://hook.test/a?key=secret"
+    assert stored.url == url
     assert "secret" not in repr(stored)
+
+
+async def test_an_address_as_it_was_shown_is_not_taken_for_one(pushing: Front) -> None:
+    """Else who reads a config to write it back would lose what stood there."""
+    task_id = await hooked(pushing)
+    name = {"taskId": task_id, "id": "mine"}
+    found = await pushing.call("GetTaskPushNotificationConfig", name)
+    error = await pushing.error("CreateTaskPushNotificationConfig", found)
+    assert error["code"] == -32602
+    assert "must be the whole address" in str(error["data"])
+    stored = await pushing.storage.load_webhook_config("anonymous", UUID(task_id), "mine")
+    assert stored.url == HOOK
 
 
 # ---------------------------------------------------------------------- the log
@@ -121,6 +151,45 @@ async def test_deliveries_are_listed_with_their_last_attempt(pushing: Front) -> 
     assert [each["deliveryId"] for each in done["deliveries"]] == [first]
     attempts = (await pushing.call("webhooks/attempts", {"deliveryId": first}))["attempts"]
     assert [(each["attempt"], each["status"], each["seconds"]) for each in attempts] == [(1, 200, 0.25)]
+
+
+@pytest.mark.parametrize(
+    ("logged", "told"),
+    [
+        ("[Errno -2] Name or service not known", "the receiver could not be reached"),
+        ("ledger.corp.example has no address", "the receiver could not be reached"),
+        ("the address must name a host with a public address", "the receiver could not be reached"),
+        ("ConnectError: All connection attempts failed", "the receiver could not be reached"),
+        ("something that nobody has thought of", "the receiver could not be reached"),
+        ("no answer within 15 s", "no answer in time"),
+        ("ReadError: ", "the answer broke off"),
+        ("RemoteProtocolError: Server disconnected", "the answer broke off"),
+        ("the address must begin with https://", "the address is not allowed"),
+    ],
+)
+async def test_a_caller_is_not_told_what_stands_inside_of_the_network(
+    pushing: Front, logged: str, told: str
+) -> None:
+    """Neither by what the log says, nor by how long it took; an operator reads both."""
+    task_id = await hooked(pushing)
+    await pushing.takes()
+    breaker = Breaker()
+    [one] = await pushing.storage.claim_deliveries(
+        new_token(), lease=60, limit=10, per_endpoint=10, breaker=breaker
+    )
+    attempt = DeliveryAttempt(attempt=1, started_at=datetime.now(UTC), seconds=0.25, error=logged)
+    await pushing.storage.settle_delivery(one, attempt, Later(60), breaker=breaker, blame=True)
+    [found] = (await pushing.call("webhooks/deliveries", {"taskId": task_id}))["deliveries"]
+    attempts = await pushing.call("webhooks/attempts", {"deliveryId": str(one.delivery_id)})
+    assert [found["lastAttempt"]] == attempts["attempts"]
+    assert found["lastAttempt"] == {
+        "attempt": 1,
+        "startedAt": found["lastAttempt"]["startedAt"],
+        "seconds": 0,
+        "error": told,
+    }
+    [kept] = await pushing.storage.delivery_attempts(None, one.delivery_id)
+    assert (kept.error, kept.seconds) == (logged, 0.25)
 
 
 async def test_deliveries_come_in_pages(pushing: Front) -> None:
@@ -151,6 +220,15 @@ async def test_one_delivery_or_a_range_is_sent_again(pushing: Front) -> None:
     later = {"taskId": task_id, "since": "2200-01-01T00:00:00Z"}
     assert await pushing.call("webhooks/replay", later) == {"deliveries": 0}
     assert len(rung) == 3
+
+
+async def test_what_waits_for_its_next_try_is_sent_now(pushing: Front) -> None:
+    await hooked(pushing)
+    await pushing.takes()
+    [first] = await delivered(pushing, Later(36_000), 503)
+    assert await delivered(pushing) == []
+    assert await pushing.call("webhooks/replay", {"deliveryId": first}) == {"deliveries": 1}
+    assert await delivered(pushing) == [first]
 
 
 async def test_a_disabled_config_is_enabled(pushing: Front) -> None:

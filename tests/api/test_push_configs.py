@@ -15,7 +15,8 @@ from tests.api.front import Front, Json, at_once, message, message03
 
 HOOK = "https://hook.test/a"
 FULL = {"url": HOOK, "token": "t", "authentication": {"scheme": "Bearer", "credentials": "c"}}
-SHOWN = {"url": HOOK, "authentication": {"scheme": "Bearer"}}
+SHOWN_HOOK = "https://hook.test/***"
+SHOWN = {"url": SHOWN_HOOK, "authentication": {"scheme": "Bearer"}}
 """What is told of it again: no secrets."""
 
 
@@ -56,7 +57,7 @@ async def test_the_shapes_of_0_3(pushing: Front) -> None:
         "tasks/pushNotificationConfig/set", {"taskId": task_id, "pushNotificationConfig": hook}
     )
     assert made["taskId"] == task_id
-    shown = {"url": HOOK, "authentication": {"schemes": ["Bearer"]}}
+    shown = {"url": SHOWN_HOOK, "authentication": {"schemes": ["Bearer"]}}
     assert made["pushNotificationConfig"] == shown | {"id": made["pushNotificationConfig"]["id"]}
     assert await pushing.call("tasks/pushNotificationConfig/get", {"id": task_id}) == made
     assert await pushing.call("tasks/pushNotificationConfig/list", {"id": task_id}) == [made]
@@ -68,11 +69,11 @@ async def test_the_shapes_of_0_3(pushing: Front) -> None:
 
 async def test_set_without_an_id_replaces_and_get_without_an_id_finds_any(pushing: Front) -> None:
     task_id = await a_task(pushing)
-    for url in (HOOK, "https://hook.test/b"):
+    for url in (HOOK, "https://other.test/b"):
         params = {"taskId": task_id, "pushNotificationConfig": {"url": url}}
         await pushing.call("tasks/pushNotificationConfig/set", params)
     (only,) = await pushing.call("tasks/pushNotificationConfig/list", {"id": task_id})
-    assert only["pushNotificationConfig"]["url"] == "https://hook.test/b"
+    assert only["pushNotificationConfig"]["url"] == "https://other.test/***"
     other = await a_task(pushing)
     made = await pushing.call("CreateTaskPushNotificationConfig", {"taskId": other, "id": "x", "url": HOOK})
     found = await pushing.call("tasks/pushNotificationConfig/get", {"id": other})
@@ -112,7 +113,7 @@ async def test_a_config_may_come_with_the_message(pushing: Front) -> None:
     other = await pushing.call("message/send", {"message": message03(), "configuration": old})
     for task_id in (task["id"], other["id"]):
         listed = await pushing.call("ListTaskPushNotificationConfigs", {"taskId": task_id})
-        assert [config["url"] for config in listed["configs"]] == [HOOK]
+        assert [config["url"] for config in listed["configs"]] == [SHOWN_HOOK]
 
 
 @pytest.mark.parametrize(
@@ -171,8 +172,8 @@ async def test_what_is_wrong_with_an_address_is_said_in_words(pushing: Front) ->
 
 async def test_a_tenant_is_told_to_whoever_names_it(pushing: Front) -> None:
     task_id = await a_task(pushing)
-    params = {"tenant": "acme", "taskId": task_id, "id": "a", "url": HOOK}
-    assert await pushing.call("CreateTaskPushNotificationConfig", params) == params
+    params = {"tenant": "acme", "taskId": task_id, "id": "a", "url": SHOWN_HOOK}
+    assert await pushing.call("CreateTaskPushNotificationConfig", params | {"url": HOOK}) == params
     name = {"taskId": task_id, "id": "a"}
     assert await pushing.call("GetTaskPushNotificationConfig", {"tenant": "acme", **name}) == params
     assert "tenant" not in await pushing.call("GetTaskPushNotificationConfig", name)

@@ -154,7 +154,6 @@ async def test_a_delivery_that_was_given_up_is_sent_again(storage: Storage, oper
     await hooked(storage)
     await operator.cancel_all(TaskFilter())
     [claimed] = await taken(storage)
-    assert await operator.replay(claimed.delivery_id) == "it has no end yet, or is gone"
     await ends(storage, claimed, GivenUp(), status=500)
     assert await operator.replay(claimed.delivery_id) == "sent again"
     assert [each.delivery_id for each in await taken(storage)] == [claimed.delivery_id]
@@ -166,6 +165,7 @@ async def test_a_disabled_webhook_is_enabled(storage: Storage, operator: Operato
     [claimed] = await taken(storage)
     await ends(storage, claimed, Disabled("it answered 410"), status=410)
     assert await taken(storage) == []
+    assert await operator.replay(claimed.delivery_id) == "its webhook is disabled, or it is gone"
     assert await operator.enable(claimed.delivery_id) == "enabled"
     assert [each.delivery_id for each in await taken(storage)] == [claimed.delivery_id]
     assert await operator.enable(new_task_id()) == "there is no such webhook"

@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 from uuid import UUID
 
+import orjson
 import pytest
 from redis import Redis as SyncRedis
 from redis.asyncio import Redis
@@ -165,6 +166,43 @@ async def test_two_names_do_not_hear_each_other(arq_queue: ArqQueue, redis_url: 
         await arq_queue.announce([mine := notice(2)])
         assert await anext(heard) == mine
     await other.close()
+
+
+NONE_OF_OURS: list[Any] = [
+    5, "x", None, [], {}, ["x", 1, "working"], [5, 1, "working"], [str(UUID(int=7))], [str(UUID(int=7)), "1", "working"],
+    [str(UUID(int=7)), None, None], [str(UUID(int=7)), 1, "asleep"], [str(UUID(int=7)), 1, ["working"]],
+    [str(UUID(int=7)), 1, ""], [str(UUID(int=7)), 1, "working", 2],
+]  # fmt: skip
+
+
+NO_MESSAGES = [
+    b"x",
+    b"\xff\xfe",
+    b"",
+    b"5",
+    b'"xyz"',
+    b'{"a": 1}',
+    b"null",
+    b"[" * 5000,
+    b"[" * 1000 + b"]" * 1000,
+    b"s" * 5000,
+]
+
+
+async def test_what_is_no_notice_is_skipped_and_warned_of_once(
+    arq_queue: ArqQueue, redis: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whoever may publish can say anything: the others in the same message are heard, and so is what comes later."""
+    first, second, last = notice(1), notice(2, None), notice(3)
+    good = [[str(first.task_id), 1, "working"], [str(second.task_id), 2, None]]
+    async with arq_queue.listen() as heard:
+        for nonsense in NO_MESSAGES:
+            await redis.publish("test:notices", nonsense)
+        await redis.publish("test:notices", orjson.dumps([good[0], *NONE_OF_OURS, good[1]]))
+        await arq_queue.announce([last])
+        assert [await anext(heard) for _ in range(3)] == [first, second, last]
+    said = capsys.readouterr().out
+    assert said.count("queue.strange_notices") == 1
 
 
 async def test_without_redis_everything_says_so() -> None:

@@ -499,6 +499,70 @@ async def test_replays_are_sent_again_under_their_ids_in_order(storage: Storage)
     assert (first.delivery_id, first.attempt, first.tries) == (ids[0], 2, 1)
 
 
+async def test_what_waits_for_its_next_try_is_sent_now(storage: Storage) -> None:
+    """Under its id, as a first try again, and never before what goes before it."""
+    task_id = await hooked(storage)
+    await settle(storage, await claim(storage))
+    for _ in range(2):
+        (first,) = await taken(storage)
+        await ends(storage, first, Later(0), status=500)
+    (first,) = await taken(storage)
+    await ends(storage, first, Later(36_000), status=500)
+    assert await taken(storage) == []
+    second = (await deliveries(storage, task_id))[1].delivery_id
+    assert await storage.replay_deliveries(DeliveryQuery(owner=SOMEONE_ELSE, delivery_id=second)) == 0
+    assert await taken(storage) == []
+    assert await storage.replay_deliveries(DeliveryQuery(owner=ME, delivery_id=second)) == 1
+    (again,) = await taken(storage)
+    assert (again.delivery_id, again.attempt) == (first.delivery_id, 4)
+    await ends(storage, again, Later(36_000), status=500)
+    assert await storage.replay_deliveries(DeliveryQuery(owner=ME, task_id=task_id)) == 2
+    (again,) = await taken(storage)
+    assert (again.delivery_id, again.attempt, again.tries) == (first.delivery_id, 5, 1)
+    await ends(storage, again)
+    assert [one.delivery_id for one in await taken(storage)] == [second]
+
+
+async def test_a_replay_of_what_is_being_sent_sends_it_once(storage: Storage) -> None:
+    task_id = await hooked(storage)
+    await claim(storage)
+    (one,) = await taken(storage)
+    assert await storage.replay_deliveries(DeliveryQuery(owner=ME, task_id=task_id)) == 1
+    assert await taken(storage) == []
+    await storage.release_deliveries([one])
+    (one,) = await taken(storage)
+    assert (one.attempt, one.tries) == (1, 1)
+    await ends(storage, one)
+    assert await taken(storage) == []
+
+
+async def test_what_waits_for_a_disabled_config_is_not_replayed(storage: Storage) -> None:
+    task_id = await hooked(storage)
+    await claim(storage)
+    (one,) = await taken(storage)
+    await ends(storage, one, Disabled("gone"), status=410)
+    assert await storage.replay_deliveries(DeliveryQuery(owner=None, task_id=task_id)) == 0
+    assert await taken(storage) == []
+
+
+@pytest.mark.parametrize("verdict", [Later(36_000), Disabled("gone")])
+async def test_an_enabled_config_is_sent_to_now_with_all_its_tries(
+    storage: Storage, verdict: Verdict
+) -> None:
+    task_id = await hooked(storage)
+    await claim(storage)
+    for _ in range(3):
+        (one,) = await taken(storage)
+        await ends(storage, one, Later(0), status=500)
+    (one,) = await taken(storage)
+    await ends(storage, one, verdict, status=500)
+    assert await taken(storage) == []
+    assert await storage.enable_webhook(ME, task_id, "c")
+    (again,) = await taken(storage)
+    assert (again.delivery_id, again.attempt, again.tries) == (one.delivery_id, 5, 1)
+    assert again.failing_for == 0
+
+
 async def test_a_range_of_time_is_replayed(storage: Storage) -> None:
     task_id = await hooked(storage)
     await settle(storage, await claim(storage))

@@ -140,6 +140,22 @@ def test_a_redis_that_is_full_takes_no_ring(stack: Stack) -> None:
     assert worker.popen.poll() is None
 
 
+def test_nonsense_in_redis_is_skipped(stack: Stack) -> None:
+    """On the notices' channel and among the jobs. Nobody looks at the log unasked: what is answered was announced and heard."""
+    server, door = stack.front_door(**BY_THE_BELL)
+    worker = stack.worker(**BY_THE_BELL)
+    until(lambda: status_of(server) == "ready")
+    with closing(redis.Redis.from_url(stack.services.redis_url)) as client:
+        assert client.publish("perdure:notices", "x") == 2
+        client.zadd("perdure:queue", {b"\xff\xfe": 1, b"nonsense": 2})
+        client.rpush("perdure:bell", "x")
+    for number in range(5):
+        assert text_of(server.send(f"message {number}")) == f"MESSAGE {number}"
+    until(lambda: both_said((door, worker), "queue.strange_notices"))
+    until(lambda: worker.said("bell.strange_jobs") == 1)
+    assert not any("Traceback" in line or "degraded" in line for line in door.log + worker.log)
+
+
 def test_both_warn_of_a_redis_that_throws_keys_away(stack: Stack) -> None:
     """When they start; and when it was changed, once they connect again."""
     with closing(redis.Redis.from_url(stack.services.redis_url)) as client:

@@ -204,7 +204,7 @@ def test_gone_is_the_end_until_it_is_enabled(pushing: Stack, aside: Aside) -> No
         assert "enabled" in command("enable", task_id, "mine")
         until(lambda: all_are_delivered(pushing))
         assert first_times(receiver.heard) == ["working", "artifact", "completed"]
-        assert command("replay", "--task", task_id) == "3 deliveries are sent again\n"
+        assert command("replay", "--task", task_id) == "3 deliveries are sent now\n"
         until(lambda: len(receiver.heard) == 7)
         again = [each.id for each in receiver.heard]
         assert again[1:4] == again[4:]

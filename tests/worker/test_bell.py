@@ -178,7 +178,7 @@ async def test_what_a_stock_worker_has_begun_with_is_left_to_it(ears: Ears) -> N
 class StoppedMeanwhile(Bell):
     """The process is asked to stop while the answer of Redis is on its way."""
 
-    async def _take(self, wanted: int) -> list[str]:
+    async def _take(self, wanted: int) -> list[bytes]:
         taken = await super()._take(wanted)
         self._slots.stop()
         return taken
@@ -194,6 +194,35 @@ async def test_rings_that_were_taken_while_the_process_stopped_are_given_back(ea
     assert not await ears.queue.missing([Ring(task_id, 1) for task_id in tasks])
     async with ears.worker(done):
         await ears.all_done(tasks)
+
+
+STRANGE: list[bytes | str] = [b"\xff\xfe", "", "x", "x:1", f"{UUID(int=7)}", f"{UUID(int=7)}:one"]
+
+
+async def test_jobs_that_are_none_of_ours_are_dropped_and_logged_once(
+    ears: Ears, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """More of them than it has slots; what is rung for together with them is heard."""
+    for name in STRANGE:
+        await ears.redis.zadd(QUEUE, {name: 1})
+    tasks = await ears.rung(2)
+    async with ears.worker(done, slots=3):
+        await ears.all_done(tasks)
+        await ears.blocked()
+        assert await ears.left() == (0, 0)
+    said = capsys.readouterr().out
+    assert (said.count("bell.strange_jobs"), said.count("bell.failed")) == (1, 0)
+
+
+async def test_those_that_were_taken_while_the_process_stopped_are_not_given_back(ears: Ears) -> None:
+    await ears.redis.zadd(QUEUE, dict.fromkeys(STRANGE, 1))
+    tasks = await ears.rung(2)
+    slots, settings = ears.slots(done, 20)
+    late = StoppedMeanwhile(slots, settings)
+    await late.start_turns()
+    await late.leave()
+    rings = [Ring(task_id, 1) for task_id in tasks]
+    assert set(await ears.redis.zrange(QUEUE, 0, -1)) == {job_id(ring).encode() for ring in rings}
 
 
 @pytest.mark.usefixtures("only_by_token")

@@ -262,6 +262,8 @@ async def test_an_address_inside_is_not_asked_and_that_is_told_in_the_log(
         task_id = await post.task(hook(receiver))
         await claim(post.storage)
         delivery = await post.failed_once(task_id)
+        (endpoint,) = await post.storage.list_endpoints()
+    assert endpoint.failures == 1  # as for a name that does not exist
     assert delivery.last is not None
     assert delivery.last.error == "the address must name a host with a public address"
     assert receiver.heard == []

@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from perdure.egress import Address, Egress, Refused
+from perdure.telling.failures import BROKE_OFF, LATE, NOT_ALLOWED, UNREACHED, failure_for_caller
 from tests.support.receiver import Heard, break_off, hang_up, receiving, status
 from worker.push.client import Client, NoAnswer
 
@@ -83,6 +84,40 @@ async def test_one_inner_address_among_public_ones_is_enough_to_refuse() -> None
     with pytest.raises(Refused):
         await client.post("https://hook.example/", {}, b"")
     client.close()
+
+
+async def said(client: Client, url: str) -> str:
+    """What its caller is told of an attempt that fails."""
+    try:
+        await client.post(url, {}, b"")
+    except Refused as refused:
+        return failure_for_caller(f"the address {refused}")
+    except NoAnswer as failure:
+        return failure_for_caller(str(failure))
+    raise AssertionError("there was an answer")
+
+
+async def test_a_name_that_does_not_exist_is_told_as_one_that_is_inside() -> None:
+    async def unknown(host: str, port: int) -> Sequence[Address]:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    for resolve in (unknown, Names([]), Names(["10.0.0.1"]), Names(["8.8.8.8", "10.0.0.1"]), Names(["::1"])):
+        client = Client(Egress(), timeout=5, max_answer_bytes=100, resolve=resolve)
+        assert await said(client, "https://hook.example/") == UNREACHED
+        client.close()
+
+
+async def test_what_a_caller_is_told_of_real_failures(client: Client) -> None:
+    async def nothing(_: Heard, writer: asyncio.StreamWriter) -> None:
+        await writer.wait_closed()
+
+    async with receiving(hang_up, nothing) as receiver:
+        assert await said(client, receiver.url) == BROKE_OFF
+        hasty = Client(HERE, timeout=0.3, max_answer_bytes=100)
+        assert await said(hasty, receiver.url) == LATE
+        hasty.close()
+    assert await said(client, receiver.url) == UNREACHED  # nobody listens there any more
+    assert await said(client, "ftp://hook.example/") == NOT_ALLOWED
 
 
 async def test_an_address_that_is_refused_is_not_even_resolved() -> None:

@@ -162,7 +162,8 @@ class Deliveries:
                 answer = await self._client.post(to.url, named, content)
                 blame = blamed(answer)
             except Refused as refused:
-                error = f"the address {refused}"
+                # blamed as a name without an address is: else its owner could tell them apart by when its breaker opens
+                error, blame = f"the address {refused}", True
             except NoAnswer as failure:
                 error, blame = str(failure), True
         attempt = DeliveryAttempt(

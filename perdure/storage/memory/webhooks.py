@@ -133,7 +133,7 @@ class Webhooks(Locked):
                     continue
                 line, parcel = found
                 parcel.attempts -= 1
-                parcel.tries -= 1
+                parcel.tries = max(parcel.tries - 1, 0)  # they may have begun anew meanwhile
                 line.let_go(self._ledger.now())
 
     def _sent(self, claimed: ClaimedDelivery) -> tuple[Line, Parcel] | None:
@@ -164,12 +164,16 @@ class Webhooks(Locked):
     async def replay_deliveries(self, query: DeliveryQuery, *, limit: int = 1000) -> int:
         with self._lock:
             now = self._ledger.now()
-            ended = [found for found in self._found(query) if found[1].state is not DeliveryState.WAITING]
-            ended.sort(key=lambda found: (found[1].created_at, found[1].delivery_id))
-            for line, parcel in ended[:limit]:
+            chosen = [
+                (line, parcel)
+                for line, parcel in self._found(query)
+                if parcel.state is not DeliveryState.WAITING or line.disabled is None
+            ]
+            chosen.sort(key=lambda found: (found[1].created_at, found[1].delivery_id))
+            for line, parcel in chosen[:limit]:
                 parcel.state, parcel.ended_at, parcel.tries = DeliveryState.WAITING, None, 0
                 line.due_at = now if line.disabled is None else None
-            return len(ended[:limit])
+            return len(chosen[:limit])
 
     async def enable_webhook(self, owner: str | None, task_id: UUID, config_id: str) -> bool:
         with self._lock:
@@ -178,6 +182,9 @@ class Webhooks(Locked):
                 return False
             line.disabled = line.failing_since = None
             line.due_at = self._ledger.now()
+            for parcel in line.parcels:
+                if parcel.state is DeliveryState.WAITING:
+                    parcel.tries = 0
             return True
 
     async def list_endpoints(self, *, limit: int = 1000) -> Sequence[Endpoint]:

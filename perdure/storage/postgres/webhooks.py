@@ -123,7 +123,9 @@ ON CONFLICT DO NOTHING
 """
 # $1 delivery_id, $2 state
 END = "UPDATE webhook_deliveries SET state = $2, ended_at = clock_timestamp() WHERE delivery_id = $1"
-UNSEND = "UPDATE webhook_deliveries SET attempts = attempts - 1, tries = tries - 1 WHERE delivery_id = $1"
+UNSEND = """
+UPDATE webhook_deliveries SET attempts = attempts - 1, tries = greatest(tries - 1, 0) WHERE delivery_id = $1
+"""  # its tries may have begun anew meanwhile
 # $1 task_id, $2 config_id, $3 why it is disabled or null, $4 seconds until the next attempt, $5 the delivery failed, or null
 # where nothing was sent
 LET_GO = """
@@ -182,11 +184,12 @@ ATTEMPTS = """
 SELECT a.* FROM webhook_attempts a JOIN webhook_deliveries d ON d.delivery_id = a.delivery_id
  WHERE d.delivery_id = $2 AND ($1::text IS NULL OR (d.owner = $1 AND d.config_id <> '')) ORDER BY a.attempt
 """
-# $8 limit
+# $8 limit. One whose state is another by the time that its line is held was settled or replayed meanwhile: it is left alone.
 REPLAY = f"""
 WITH chosen AS (
-        SELECT d.delivery_id, d.task_id, d.config_id FROM webhook_deliveries d
-         WHERE {_WANTED} AND d.state <> 'waiting' ORDER BY d.created_at, d.delivery_id LIMIT $8),
+        SELECT d.delivery_id, d.task_id, d.config_id, d.state
+          FROM webhook_deliveries d JOIN webhook_configs w ON w.task_id = d.task_id AND w.config_id = d.config_id
+         WHERE {_WANTED} AND (d.state <> 'waiting' OR w.disabled IS NULL) ORDER BY d.created_at, d.delivery_id LIMIT $8),
     lines AS (
         SELECT c.task_id, c.config_id FROM webhook_configs c
          WHERE (c.task_id, c.config_id) IN (SELECT task_id, config_id FROM chosen)
@@ -194,7 +197,7 @@ WITH chosen AS (
     again AS (
         UPDATE webhook_deliveries d SET state = 'waiting', ended_at = NULL, tries = 0
           FROM chosen JOIN lines USING (task_id, config_id)
-         WHERE d.delivery_id = chosen.delivery_id AND d.state <> 'waiting'
+         WHERE d.delivery_id = chosen.delivery_id AND d.state = chosen.state
         RETURNING d.task_id, d.config_id),
     due AS (
         UPDATE webhook_configs c SET due_at = CASE WHEN c.disabled IS NULL THEN clock_timestamp() END
@@ -204,11 +207,16 @@ SELECT count(*) FROM again
 """
 # $1 owner or null, $2 task_id, $3 config_id
 ENABLE = """
-UPDATE webhook_configs c SET disabled = NULL, failing_since = NULL, due_at = clock_timestamp()
-  FROM tasks t
- WHERE c.task_id = $2 AND c.config_id = $3 AND t.task_id = c.task_id
-   AND ($1::text IS NULL OR (t.owner = $1 AND c.config_id <> ''))
-RETURNING true
+WITH enabled AS (
+        UPDATE webhook_configs c SET disabled = NULL, failing_since = NULL, due_at = clock_timestamp()
+          FROM tasks t
+         WHERE c.task_id = $2 AND c.config_id = $3 AND t.task_id = c.task_id
+           AND ($1::text IS NULL OR (t.owner = $1 AND c.config_id <> ''))
+        RETURNING c.task_id, c.config_id),
+    anew AS (
+        UPDATE webhook_deliveries d SET tries = 0 FROM enabled
+         WHERE d.task_id = enabled.task_id AND d.config_id = enabled.config_id AND d.state = 'waiting' AND d.tries > 0)
+SELECT true FROM enabled
 """
 # $1 limit
 ENDPOINTS = """
