@@ -41,5 +41,11 @@ def _note(gate: str, line: str) -> None:
 
 
 bindufy(
-    {"name": "talking", "capabilities": {"push_notifications": True}, "default_input_modes": ["*/*"]}, handler
+    {
+        "name": "talking",
+        "deployment": {"url": "https://talking.test"},  # of all front doors: each would name itself
+        "capabilities": {"push_notifications": True},
+        "default_input_modes": ["*/*"],
+    },
+    handler,
 )
