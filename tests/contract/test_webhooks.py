@@ -127,7 +127,7 @@ async def test_whatever_changes_a_task_is_told(storage: Storage, clock: Clock) -
     await storage.release_task(turn.claim, reason="deploy")
     await claim(storage)
     await clock.expire_lease(task_id)
-    await storage.rescue_tasks(grace=1, max_crashes=3)
+    await storage.rescue_tasks(grace=0, max_crashes=3)
     await settle(storage, await claim(storage), TaskState.INPUT_REQUIRED)
     await storage.continue_task(ME, task_id, says("more"))
     await storage.cancel_task(ME, task_id)
