@@ -46,6 +46,7 @@ def markdown() -> str:
     lines += [
         f"| `perdure.{kind.__name__}` | {_after(kind)} | {meaning(kind)} |"
         for kind in TurnOutcome.__subclasses__()
+        if kind.__module__ == TurnOutcome.__module__  # an adapter's own are nobody's to raise
     ]
     lines += ["", "## In Python programs", "", "| in `perdure.errors` | meaning |", "| --- | --- |"]
     lines += [f"| `{kind.__name__}` | {meaning(kind)} |" for kind in _program()]
