@@ -110,7 +110,8 @@ async def test_a_ring_calls_whoever_is_attached() -> None:
 
 
 async def test_a_ring_calls_those_who_serve_its_agent() -> None:
-    queue, calls = InlineQueue(), []
+    queue = InlineQueue()
+    calls: list[str] = []
     for agent in ("", "a", "b"):
         queue.attach(partial(calls.append, agent), agent)
     await queue.ring([Ring(new_task_id(), 1, "b"), Ring(new_task_id(), 1, "b")])
