@@ -122,6 +122,8 @@ class AgentConfig(_Config):
     turn_timeout: float | None = Field(default=None, gt=0)
     """Seconds that a turn may take, where its message does not say; at most TURNS__TIMEOUT, which None stands for."""
     limits: Sequence[Limit] = ()
+    slots: int | None = Field(default=None, ge=1)
+    """Turns that one worker runs at once; at most WORKER__SLOTS, which None stands for."""
     direct_replies: bool = False
     """The handler may answer with `turn.reply`: streams begin once it is known whether it does."""
     retry_on: Sequence[type[Exception]] = ()

@@ -74,6 +74,7 @@ async def claim_turn(worker: Worker) -> Taken | None:
         new_token(),
         lease=worker.settings.worker.lease,
         history=worker.settings.turns.history,
+        agent=worker.name,
     )
     metrics.CLAIMS.labels("task" if claimed else "nothing").inc()
     if claimed and claimed.claim.attempt == 1:
@@ -87,7 +88,9 @@ async def work_on(worker: Worker, taken: Taken, reins: Reins) -> None:
     claim = taken.claimed.claim
     with (
         metrics.SLOTS_USED.track_inprogress(),
-        bound_contextvars(task_id=str(claim.task_id), attempt=claim.attempt, worker=worker.worker_id),
+        bound_contextvars(
+            task_id=str(claim.task_id), attempt=claim.attempt, worker=worker.worker_id, **_named(worker)
+        ),
     ):
         if reins.why or _too_late(worker, taken):
             await _release(worker, claim, reins, Stop.DEPLOY.value if reins.why else "late")
@@ -106,6 +109,11 @@ async def work_on(worker: Worker, taken: Taken, reins: Reins) -> None:
             ended = await _recorded(worker, taken.claimed, outbox, reins, outcome)
             metrics.ATTEMPTS.labels(ended).inc()
             metrics.RUN.labels(ended).observe(time.monotonic() - taken.sent)
+
+
+def _named(worker: Worker) -> dict[str, str]:
+    """Among several agents it is said whose turn it is."""
+    return {"agent": worker.name} if worker.name else {}
 
 
 # ---------------------------------------------------------------------- before
