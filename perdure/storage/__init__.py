@@ -269,13 +269,13 @@ class Storage(Folding, Keys, Operators, Webhooks, Protocol):
 
     async def open(self) -> None:
         """Connect. Waits for the database as long as the settings say; then `StorageUnavailable`.
-        `SchemaOutdated` when the schema is older than the code."""
+        `SchemaMismatch` when the schema is older than the code, or too new for it."""
 
     async def close(self) -> None:
         """Let go of every connection. Waits for nothing that runs."""
 
     async def check(self) -> datetime:
-        """One round trip: what time it is for the storage. `StorageUnavailable`, `SchemaOutdated`."""
+        """One round trip: what time it is for the storage. `StorageUnavailable`, `SchemaMismatch`."""
 
     # ------------------------------------------------------------------ callers
 

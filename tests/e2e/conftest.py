@@ -80,7 +80,7 @@ class Stack:
 
     def start(self, command: list[str], event: str, **settings: str) -> tuple[Process, dict[str, Any]]:
         """A process, and the line of its log with this event."""
-        env = surroundings(PYTHONPATH=str(ROOT), **{**self.settings, **settings})
+        env = surroundings(**{"PYTHONPATH": str(ROOT), **self.settings, **settings})
         popen = self._stack.enter_context(started(command, cwd=self.folder, env=env))
         first = heard(popen, event)
         self.processes.append(process := Process(popen))

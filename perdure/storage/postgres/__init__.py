@@ -75,7 +75,11 @@ class PostgresStorage(
         while True:
             try:
                 if self._settings.run_migrations_on_startup:
-                    await asyncio.to_thread(migrate.upgrade, self._migrations_url)
+                    await asyncio.to_thread(
+                        migrate.upgrade,
+                        self._migrations_url,
+                        lock_timeout=self._settings.migration_lock_timeout,
+                    )
                 await self.check()
                 await require_roles(self._database, self._of_workers)
                 return
@@ -93,17 +97,18 @@ class PostgresStorage(
         return [self._database] if self._of_workers is None else [self._database, self._of_workers]
 
     async def check(self) -> datetime:
-        async def look(connection: Any, again: bool) -> tuple[str | None, datetime]:
+        async def look(connection: Any, again: bool) -> tuple[datetime, str | None, str | None]:
             try:
                 row = await connection.fetchrow(
-                    f"SELECT clock_timestamp(), (SELECT version_num FROM {VERSION_TABLE})"
+                    f"SELECT clock_timestamp(), (SELECT version_num FROM {VERSION_TABLE}), "
+                    f"obj_description('{VERSION_TABLE}'::regclass, 'pg_class')"
                 )
             except asyncpg.UndefinedTableError:
-                return None, datetime.min.replace(tzinfo=UTC)  # of no use: it raises
-            return row[1], row[0]
+                return datetime.min.replace(tzinfo=UTC), None, None  # of no use: it raises
+            return row[0], row[1], row[2]
 
-        version, now = await self._database.run(look)
-        migrate.require_current(version)
+        now, revision, comment = await self._database.run(look)
+        migrate.require_current(revision, comment)
         return now
 
     # ------------------------------------------------------------------ sweeps
