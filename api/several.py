@@ -7,11 +7,9 @@ and who is let in, which are the same for all of them. At the root is the first 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import replace
 from functools import partial
 
 import orjson
-from pydantic import HttpUrl
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -35,15 +33,11 @@ _ANY_METHOD = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 def placed(name: str, agent: Agent) -> tuple[Agent, AsTenant | None]:
     """An agent with the address that it has among others, below the server's, and where it is reached as a tenant. What its
     config says is the server's address; one with a path of its own is the agent's already, whoever leads it here."""
-    deployment = agent.config.deployment
-    server = str(deployment.url).rstrip("/")
-    if name == ONLY or (deployment.url.path or "/") != "/":
+    url = agent.config.deployment.url
+    if name == ONLY or (url.path or "/") != "/":
         return agent, None
-    there = deployment.model_copy(update={"url": HttpUrl(f"{server}{PREFIX}/{name}")})
-    return (
-        replace(agent, config=agent.config.model_copy(update={"deployment": there})),
-        AsTenant(f"{server}/", name),
-    )
+    server = str(url).rstrip("/")
+    return agent.moved_to(f"{server}{PREFIX}/{name}"), AsTenant(f"{server}/", name)
 
 
 def routes(agents: Mapping[str, Agent]) -> list[Route]:

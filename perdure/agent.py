@@ -331,15 +331,18 @@ class Agent:
 
     def served_at(self, url: str) -> Agent:
         """The agent with this address in its card, unless its config says one. `ConfigError` where it is none."""
-        deployment = self.config.deployment
-        if "url" in deployment.model_fields_set:
+        if "url" in self.config.deployment.model_fields_set:
             return self
         try:
-            found = deployment.model_copy(update={"url": HttpUrl(url)})
+            return self.moved_to(url)
         except ValidationError:
             raise ConfigError(
                 f"HOST makes {url}, which is no address for the card: set deployment.url"
             ) from None
+
+    def moved_to(self, url: str) -> Agent:
+        """The agent with this address in its card. `ValidationError` where it is none."""
+        found = self.config.deployment.model_copy(update={"url": HttpUrl(url)})
         return replace(self, config=self.config.model_copy(update={"deployment": found}))
 
 

@@ -136,16 +136,16 @@ async def test_by_a_tenants_name_the_root_is_each_of_them(front: Front) -> None:
 
 
 async def test_a_tenant_that_is_no_agent_is_told_which_there_are(front: Front) -> None:
-    error = (await rpc(front, "/", "SendMessage", sending(tenant="wether")))["error"]
+    error = (await rpc(front, "/", "SendMessage", sending(tenant="rain")))["error"]
     assert error["code"] == -32602
     assert "weather, travel" in str(error)
-    refused = await front.http.post("/wether/message:send", json=sending())
+    refused = await front.http.post("/rain/message:send", json=sending())
     assert refused.status_code == 400
     assert "weather, travel" in refused.text
 
 
 @pytest.mark.parametrize(
-    "path", ["/agents/wether", "/agents/wether/", "/agents/wether/tasks", "/agents/weather2/tasks"]
+    "path", ["/agents/rain", "/agents/rain/", "/agents/rain/tasks", "/agents/weather2/tasks"]
 )
 async def test_an_agent_that_is_not_there(front: Front, path: str) -> None:
     async with stranger(front) as http:
