@@ -292,7 +292,9 @@ async def _pieces(live: Live) -> Any:
 
 
 def leveled(text: str, ids: Ids) -> str:
-    """Without what is bound to differ: the ids that were asked for, others that were made for the answer, times."""
+    """Without what is bound to differ: the ids that were asked for, others that were made for the answer, times; and whose card
+    it is."""
+    text = re.sub(r"\bagent-\d+\b", "<agent>", text)
     for field in fields(ids):
         text = text.replace(getattr(ids, field.name), f"<{field.name}>")
     text = re.sub(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", "<made>", text)
