@@ -23,36 +23,45 @@ from perdure.tasks import DataPart, Message, Role, TextPart
 def call_for(agent: Agent, turn: Turn, messages: Sequence[dict[str, str]]) -> tuple[Callable[[], Any], Kind]:
     """What to call for a turn, and what kind of function it is. Raises the end of the turn where the message is for no skill, or
     is not what its skill takes: `InputRequired`, `Rejected`."""
-    named = _named(turn)
+    named, message = _asked(agent, turn)
     if not named and agent.handler is None and len(agent.functions) == 1:
         [named] = agent.functions
     try:
         if named in agent.functions:
             function = agent.functions[named]
-            return _skill_call(function, turn, messages), kind_of(function.func)
+            return _skill_call(function, turn, message, messages), kind_of(function.func)
         if agent.handler is None or (named and agent.functions and named not in _skills(agent)):
             raise _unknown(agent, named)
-        _check_data(agent, named, turn.message)
+        _check_data(agent, named, message)
     except BadInput as error:
         raise Rejected(_told(named, error.misfits)) from None
     given = (messages, turn) if agent.takes_turn else (messages,)
     return partial(agent.handler, *given), agent.kind
 
 
-def _skill_call(function: SkillFunction, turn: Turn, messages: Sequence[dict[str, str]]) -> Callable[[], Any]:
+def _skill_call(
+    function: SkillFunction, turn: Turn, message: Message, messages: Sequence[dict[str, str]]
+) -> Callable[[], Any]:
     ours = {"messages": messages, "turn": turn}
     given = {name: value for name, value in ours.items() if name in function.given}
-    return partial(function.func, **function.arguments(turn.message), **given)
+    return partial(function.func, **function.arguments(message), **given)
 
 
-def _named(turn: Turn) -> str:
-    """The skill that the newest message of this task names, if one does."""
-    for message in reversed(turn.messages):
-        named = message.metadata.get(SKILL_ID)
-        ours = message.task_id in ("", turn.task_id)
-        if named is not None and message.role is Role.USER and ours:
-            return str(named)
-    return ""
+def _asked(agent: Agent, turn: Turn) -> tuple[str, Message]:
+    """The skill that the newest message of this task to name one names, empty for none; and the message with what it takes.
+
+    Whoever was asked which skill may answer with its id alone: then what he said before is meant for it.
+    """
+    said = [each for each in turn.messages if each.role is Role.USER and each.task_id in ("", turn.task_id)]
+    named, meant = "", turn.message
+    may_be_asked = agent.handler is None and len(agent.functions) > 1
+    for before, message in zip([None, *said], said, strict=False):
+        meant = message
+        if SKILL_ID in message.metadata:
+            named = str(message.metadata[SKILL_ID])
+        elif may_be_asked and not named and before and message.text.strip() in agent.functions:
+            named, meant = message.text.strip(), before
+    return named, meant
 
 
 def _skills(agent: Agent) -> Mapping[str, Skill]:
@@ -64,7 +73,7 @@ def _unknown(agent: Agent, named: str) -> TurnOutcome:
     known = ", ".join(skill.id for skill in agent.skills)
     if named:
         return Rejected(f"there is no skill {named[:LONGEST]}; there are {known}")
-    return InputRequired(f"Which skill? Name one in the message's metadata, as {SKILL_ID}: {known}.")
+    return InputRequired(f"Which skill: {known}? A message names it in its metadata, as {SKILL_ID}.")
 
 
 def _check_data(agent: Agent, named: str, message: Message) -> None:

@@ -123,12 +123,17 @@ async def test_wrong_data_is_rejected_and_says_what_is_wrong() -> None:
 
 async def test_who_is_asked_which_skill_names_it_in_the_same_task() -> None:
     async with opened_front(handler=BOTH) as front, at_work(front):
-        task = (await front.call("SendMessage", {"message": message("hello")}))["task"]
-        assert task["status"]["state"] == "TASK_STATE_INPUT_REQUIRED"
-        named = message("hello", taskId=task["id"], metadata={"skillId": "shout"})
-        task = (await front.call("SendMessage", {"message": named}))["task"]
-        assert task["status"]["state"] == "TASK_STATE_COMPLETED"
-        assert task["artifacts"][0]["parts"] == [{"text": "HELLO"}]
+        for answer in (("hello", {"skillId": "shout"}), ("shout", {})):
+            await asked_and_answered(front, *answer)
+
+
+async def asked_and_answered(front: Front, words: str, metadata: Json) -> None:
+    task = (await front.call("SendMessage", {"message": message("hello")}))["task"]
+    assert task["status"]["state"] == "TASK_STATE_INPUT_REQUIRED"
+    named = message(words, taskId=task["id"], metadata=metadata)
+    task = (await front.call("SendMessage", {"message": named}))["task"]
+    assert task["status"]["state"] == "TASK_STATE_COMPLETED"
+    assert task["artifacts"][0]["parts"] == [{"text": "HELLO"}]
 
 
 async def test_a_follow_up_stays_with_the_skill_and_another_task_does_not() -> None:
@@ -150,4 +155,4 @@ async def test_a_follow_up_stays_with_the_skill_and_another_task_does_not() -> N
         assert task["artifacts"][0]["parts"] == [{"text": "Oslo."}]
         other = (await front.call("SendMessage", {"message": message("x", contextId="c")}))["task"]
         assert other["status"]["state"] == "TASK_STATE_INPUT_REQUIRED"
-        assert "Which skill?" in other["status"]["message"]["parts"][0]["text"]
+        assert "Which skill: ask, shout?" in other["status"]["message"]["parts"][0]["text"]

@@ -137,7 +137,7 @@ def test_a_message_names_its_skill() -> None:
 def test_who_names_none_is_asked_where_there_are_several() -> None:
     result = run_sync(agent(shout, forecast), "hello")
     assert result.state is TaskState.INPUT_REQUIRED
-    assert "skillId: shout, forecast" in result.status
+    assert result.status == "Which skill: shout, forecast? A message names it in its metadata, as skillId."
 
 
 def test_a_skill_that_is_not_there_is_refused() -> None:
@@ -167,6 +167,23 @@ def test_a_task_stays_with_its_skill() -> None:
         role=Role.USER, parts=(TextPart("x"),), task_id="another", metadata={"skillId": "shout"}
     )
     assert run_sync(agent(shout, forecast), [other_task, said(TextPart("y"))]).state == "input-required"
+
+
+def test_who_is_asked_which_skill_may_answer_with_its_id_alone() -> None:
+    both = agent(shout, forecast)
+    assert run_sync(both, ["hello", " shout\n"]).text == "HELLO"
+    assert run_sync(both, [said(data(city="Oslo")), "forecast"]).state is TaskState.COMPLETED
+    assert run_sync(both, ["hello", "shout", "again"]).text == "AGAIN"
+    for unclear in (["shout"], ["hello", "what?"], ["hello", "rain"]):
+        assert run_sync(both, unclear).state is TaskState.INPUT_REQUIRED
+
+
+def test_who_was_not_asked_which_skill_is_taken_at_his_word() -> None:
+    plain = agent(shout, lambda messages: "plain")
+    assert run_sync(plain, ["hello", "shout"]).text == "plain"
+    assert run_sync(agent(shout), ["hello", "shout"]).text == "SHOUT"
+    named = said(TextPart("hello"), skillId="shout")
+    assert run_sync(agent(shout, forecast), [named, "forecast"]).text == "FORECAST"
 
 
 # ---------------------------------------------------------------------- its arguments

@@ -79,7 +79,7 @@ def test_a_file_may_say_what_the_skill_takes(tmp_path: Path, file: str) -> None:
     ("schema", "why"),
     [
         ("text", "must be a JSON schema"),
-        ({"type": "objekt"}, r"input_schema\.type: 'objekt' is not valid"),
+        ({"type": "thing"}, r"input_schema\.type: 'thing' is not valid"),
         (
             {"properties": {"a": {"minimum": "1"}}},
             r"input_schema\.properties\.a\.minimum: '1' is not of type",
