@@ -23,7 +23,7 @@ from perdure.tasks import DataPart, Message, Role, TextPart
 def call_for(agent: Agent, turn: Turn, messages: Sequence[dict[str, str]]) -> tuple[Callable[[], Any], Kind]:
     """What to call for a turn, and what kind of function it is. Raises the end of the turn where the message is for no skill, or
     is not what its skill takes: `InputRequired`, `Rejected`."""
-    named, message = _asked(agent, turn)
+    named, message = _asked(agent, turn) if _has_choice(agent) else ("", turn.message)
     if not named and agent.handler is None and len(agent.functions) == 1:
         [named] = agent.functions
     try:
@@ -45,6 +45,11 @@ def _skill_call(
     ours = {"messages": messages, "turn": turn}
     given = {name: value for name, value in ours.items() if name in function.given}
     return partial(function.func, **function.arguments(message), **given)
+
+
+def _has_choice(agent: Agent) -> bool:
+    """Whether it matters what a message names."""
+    return bool(agent.functions) or any(skill.input_schema for skill in _skills(agent).values())
 
 
 def _asked(agent: Agent, turn: Turn) -> tuple[str, Message]:
