@@ -148,6 +148,19 @@ def test_a_skill_that_is_not_there_is_refused() -> None:
     assert run_sync(agent(shout), said(TextPart("x"), skillId=7)).state is TaskState.REJECTED
 
 
+def test_skills_of_the_extended_card_are_not_told_to_strangers() -> None:
+    @skill(extended=True)
+    def launch(text: str) -> str:
+        return "launched"
+
+    card = {"capabilities": {"extended_agent_card": True}, "extended_card": {}}
+    both = agent(shout, launch, **card)
+    for message in (said(TextPart("hello")), said(TextPart("hello"), skillId="rain")):
+        assert "shout" in run_sync(both, message).status
+        assert "launch" not in run_sync(both, message).status
+    assert run_sync(both, said(TextPart("hello"), skillId="launch")).text == "launched"
+
+
 def test_a_handler_takes_what_names_no_skill() -> None:
     both = agent(shout, lambda messages: "plain", skills=[{"id": "talk", "name": "talk"}])
     assert run_sync(both, "hello").text == "plain"
@@ -277,6 +290,16 @@ def test_fields_within_fields_have_a_path() -> None:
     part = data(items=[{"name": "tea", "count": 0}, {}], day="2026-01-02")
     _, errors = refusal(run_sync(agent(place_order), said(part)))
     assert [error["field"] for error in errors] == ["items.0.count", "items.1.name"]
+
+
+def test_one_parameter_that_is_no_text_takes_data() -> None:
+    @skill
+    def double(number: int) -> str:
+        return str(number * 2)
+
+    assert run_sync(agent(double), '{"number": 21}').text == "42"
+    told, _ = refusal(run_sync(agent(double), "21"))
+    assert "takes data, not text: number" in told
 
 
 def test_text_for_what_takes_data_is_told_what_to_send() -> None:
