@@ -28,6 +28,7 @@ NAMES = [
     "UrlPart",
     "__version__",
     "bindufy",
+    "skill",
 ]
 
 OF_TESTS = [
