@@ -21,6 +21,7 @@ from perdure.telling import given
 from .auth import Caller
 from .cached import cached
 from .codes import ExtendedCardNotConfigured, Unauthenticated
+from .extensions import skill_inputs
 from .wire import v03, v1
 
 Json = dict[str, Any]
@@ -35,9 +36,16 @@ class AsTenant:
     tenant: str
 
 
-def card_json(agent: Agent, extensions: Sequence[Extension], also: AsTenant | None = None) -> Json:
-    """An AgentCard (1.0, section 4.4.1) with the members that 0.3 wants (section 5.5 there)."""
-    config = agent.config
+def card_json(
+    agent: Agent,
+    extensions: Sequence[Extension],
+    more: Sequence[Skill] = (),
+    *,
+    also: AsTenant | None = None,
+) -> Json:
+    """An AgentCard (1.0, section 4.4.1) with the members that 0.3 wants (section 5.5 there); with `more` skills than the public
+    one, and where else the agent is reached."""
+    config, skills = agent.config, [*agent.skills, *more]
     url = str(config.deployment.url)
     return {
         "name": config.name,
@@ -63,11 +71,11 @@ def card_json(agent: Agent, extensions: Sequence[Extension], also: AsTenant | No
             "streaming": config.capabilities.streaming,
             "pushNotifications": config.capabilities.push_notifications,
             "extendedAgentCard": config.capabilities.extended_agent_card,
-            **given(extensions=[_extension(extension) for extension in extensions]),
+            **given(extensions=[_extension(each) for each in (*extensions, *skill_inputs(skills))]),
         },
         "defaultInputModes": list(config.default_input_modes),
         "defaultOutputModes": list(config.default_output_modes),
-        "skills": [_skill(skill) for skill in agent.skills],
+        "skills": [_skill(skill) for skill in skills],
         **given(
             provider=config.provider.model_dump() if config.provider else None,
             documentationUrl=config.documentation_url,
@@ -180,8 +188,7 @@ def extended_card(
 def _extended(
     agent: Agent, more: ExtendedCardConfig, extensions: Sequence[Extension], also: AsTenant | None
 ) -> Json:
-    document = card_json(agent, [*extensions, *more.extensions], also)
-    document["skills"] += [_skill(skill) for skill in agent.extended_skills]
+    document = card_json(agent, [*extensions, *more.extensions], agent.extended_skills, also=also)
     return document | given(description=more.description, documentationUrl=more.documentation_url)
 
 

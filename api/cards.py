@@ -32,7 +32,7 @@ def cards_of(agent: Agent, key: CardKey | None, also: card.AsTenant | None = Non
     if extended.document is not None:
         extended = extended.with_document(_finished(extended.document, key))
     return Cards(
-        public=_finished(card.card_json(agent, declared, also), key),
+        public=_finished(card.card_json(agent, declared, also=also), key),
         extended=extended,
         extensions=extensions.negotiated(agent, own),
     )
