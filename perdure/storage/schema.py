@@ -126,6 +126,8 @@ tasks = sa.Table(
     sa.Column("limit_keys", ARRAY(sa.Text), nullable=False, server_default=sa.text("'{}'::text[]")),
     # Pieces of an artifact were written one by one, and have not been folded.
     sa.Column("streamed", sa.Boolean, nullable=False, server_default=sa.text("false")),
+    # W3C trace contexts of the requests that brought its messages, the newest last; null where nothing is traced.
+    sa.Column("trace_contexts", ARRAY(sa.Text)),
     sa.PrimaryKeyConstraint("task_id"),
     sa.ForeignKeyConstraint(
         ["owner", "context_id"], ["contexts.owner", "contexts.context_id"], ondelete="CASCADE"
