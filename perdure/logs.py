@@ -13,6 +13,7 @@ from typing import Any
 import structlog
 from structlog.typing import Processor
 
+from perdure import tracing
 from perdure.settings import LogSettings, wants_colour
 
 _QUIET = ("uvicorn.error", "arq", "arq.worker", "asyncio", "alembic.runtime.plugins")
@@ -25,6 +26,7 @@ def set_up(settings: LogSettings) -> None:
     json = settings.format == "json" or (settings.format == "auto" and not sys.stderr.isatty())
     ours: list[Processor] = [
         structlog.contextvars.merge_contextvars,
+        _with_trace,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso" if json else "%H:%M:%S", utc=json),
         structlog.processors.StackInfoRenderer(),
@@ -70,6 +72,12 @@ def _json() -> list[Processor]:
 def _console() -> list[Processor]:
     plain = structlog.dev.plain_traceback  # rich ones are pages long and print the values of local variables
     return [structlog.dev.ConsoleRenderer(colors=wants_colour(sys.stderr), exception_formatter=plain)]
+
+
+def _with_trace(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Which trace the line belongs to, and where in it."""
+    event.update(tracing.ids())
+    return event
 
 
 def _without_marks(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

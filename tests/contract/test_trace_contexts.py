@@ -85,9 +85,7 @@ async def test_a_delivery_has_them(storage: Storage) -> None:
     for trace in (NEW, ""):
         task_id = new_task_id()
         config = WebhookConfig(config_id="c", task_id=task_id, url="https://hook.test/a")
-        await submit(
-            storage, task_id=task_id, context=str(task_id), webhooks=[config], trace_context=trace
-        )
+        await submit(storage, task_id=task_id, context=str(task_id), webhooks=[config], trace_context=trace)
         await storage.cancel_task(ME, task_id)
         (delivery,) = await storage.claim_deliveries(
             new_token(), lease=60, limit=10, per_endpoint=10, breaker=Breaker()

@@ -26,8 +26,8 @@ from perdure.vault import Vault
 
 # As SUBMIT, for several. $1 task_ids, $2 owners, $3 context_ids, $4 metadata, $5 messages, $6 policies, $7 priorities, $8 delays,
 # $9 expiries or null, $10 deadlines or null, $11 idempotency keys or null, $12 their fingerprints, $13 trace contexts or null.
-# Left out, for SUBMIT to say why: what is there already, whose key is taken, and whose policy is to reject where the context is busy.
-# Keys are locked before contexts, as a single send does it. One that rejects is alone with its context in a batch.
+# Left out, for SUBMIT to say why: what is there already, whose key is taken, and whose policy is to reject where the context is
+# busy. Keys are locked before contexts, as a single send does it. One that rejects is alone with its context in a batch.
 SUBMIT_ALL = f"""
 WITH asked AS (
         SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::jsonb[], $5::jsonb[], $6::text[], $7::int[], $8::float8[],
@@ -139,16 +139,19 @@ class Callers(Reads):
         if _goes_with_others(new, key):
             row = await self._submits.ask(
                 New(
-                    *(
-                        new.task_id,
-                        new.owner,
-                        new.context_id,
-                        dumps(dict(new.metadata)),
-                        message_json(message),
-                    ),
-                    *(new.policy.value, new.priority, new.delay, new.expires, new.deadline),
-                    *((key.key, key.fingerprint) if key else (None, None)),
-                    new.trace_context or None,
+                    task_id=new.task_id,
+                    owner=new.owner,
+                    context_id=new.context_id,
+                    metadata=dumps(dict(new.metadata)),
+                    message=message_json(message),
+                    policy=new.policy.value,
+                    priority=new.priority,
+                    delay=new.delay,
+                    expires=new.expires,
+                    deadline=new.deadline,
+                    key=key.key if key else None,
+                    fingerprint=key.fingerprint if key else None,
+                    trace_context=new.trace_context or None,
                 )
             )
             if row is not None:

@@ -271,7 +271,7 @@ _INDEXED = {
 
 
 _COLUMNS = """task_id, context_id, owner, state, created_at, status_timestamp, due_at, attempt, failures, crashes, priority,
-       parallel, lease_holder, lease_until, limit_keys"""
+       parallel, lease_holder, lease_until, limit_keys, trace_contexts"""
 
 
 def _scan(wanted: TaskFilter, before: UUID | None) -> tuple[str, list[Any]]:
