@@ -24,7 +24,6 @@ from tests.support.storages import opened_memory, opened_postgres
 from tests.support.traces import OTHER_PARENT, OTHER_TRACE, PARENT, TRACE, Traces, tracing_here
 
 SECRET = "do-not-tell"
-FAILED_ONCE = DeliveryQuery(owner=None, state=DeliveryState.WAITING)
 
 
 @pytest.fixture
@@ -262,6 +261,15 @@ async def test_the_authors_own_spans_are_inside_of_the_turn(traces: Traces, kind
     assert (own.trace, own.parent) == (TRACE, traces.one("invoke_agent").span)
 
 
+async def recorded(front: Front) -> None:
+    """Wait until an attempt that failed stands in the log."""
+    query = DeliveryQuery(owner=None, state=DeliveryState.WAITING)
+    while True:
+        if any(delivery.last for delivery in (await front.storage.list_deliveries(query)).deliveries):
+            return
+        await asyncio.sleep(0.01)  # nothing tells when a delivery was recorded
+
+
 def fails(messages: list[dict[str, str]]) -> str:
     raise ValueError(SECRET)
 
@@ -275,8 +283,7 @@ async def test_nothing_that_was_said_is_in_a_trace(storage: Storage, traces: Tra
             **hook(receiver),
         }
         reply = await front.call("SendMessage", asked)
-        while not (await front.storage.list_deliveries(FAILED_ONCE)).deliveries[-1].last:
-            await asyncio.sleep(0.01)  # nothing tells when a delivery was recorded
+        await recorded(front)
         await front.http.get("/tasks", params={"contextId": SECRET})
     assert reply["task"]["status"]["state"] == "TASK_STATE_FAILED"
     agent, turn = traces.one("invoke_agent"), traces.one("process")
