@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -24,7 +25,7 @@ def context(number: int) -> str:
 @pytest.mark.parametrize(
     "members", [{}, {"limits": {"k": 1}}, {"policy": Policy.INTERRUPT}, {"policy": Policy.REJECT}], ids=str
 )
-async def test_a_turn_has_the_context_of_its_message(storage: Storage, members: dict[str, object]) -> None:
+async def test_a_turn_has_the_context_of_its_message(storage: Storage, members: dict[str, Any]) -> None:
     accepted = await submit(storage, trace_context=NEW, **members)
     assert list((await claim(storage)).trace_contexts) == [NEW]
     assert list((await storage.task_line(id_of(accepted))).trace_contexts) == [NEW]
