@@ -44,6 +44,8 @@ async def examine(settings: Settings, *, url: str = "") -> AsyncIterator[Finding
     """All checks, one after the other; those that need what is missing are left out."""
     yield _agent(settings)
     yield _callers(settings)
+    if settings.card.signing_key is not None:
+        yield _card_key(settings)
     async for finding in _services(settings):
         yield finding
     if url:
@@ -110,6 +112,18 @@ def _callers(settings: Settings) -> Finding:
         return Finding("callers", Grade.OK, f"identified by {', '.join(asked)}")
     remedy = "set AUTH__API_KEYS=true and make a key: perdure keys create"
     return Finding("callers", Grade.WARNING, "anybody may call, and all callers are one", remedy)
+
+
+def _card_key(settings: Settings) -> Finding:
+    from perdure.card_signatures import read_key
+
+    try:
+        key = read_key(settings.card)
+    except ConfigError as error:
+        return Finding("card key", Grade.FAILED, str(error), "docs/cards.md; the front door does not start")
+    return Finding(
+        "card key", Grade.OK, f"cards are signed with {key.algorithm}, key {key.key_id}" if key else ""
+    )
 
 
 # ---------------------------------------------------------------------- the services

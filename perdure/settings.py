@@ -341,14 +341,7 @@ class AuthSettings(_Group):
     @field_validator("jwks_url", "oidc_issuer")
     @classmethod
     def _is_web_address(cls, url: str) -> str:
-        try:
-            split = urlsplit(url)
-        except ValueError:
-            raise ValueError("is no address") from None
-        local = split.scheme == "http" and split.hostname in ("127.0.0.1", "::1", "localhost")
-        if url and not local and (split.scheme != "https" or not split.hostname):
-            raise ValueError("must start with https:// (http:// is for 127.0.0.1, ::1 and localhost)")
-        return url
+        return _web_address(url)
 
     @field_validator("jwt_default_scopes", "proxy_scopes")
     @classmethod
@@ -374,6 +367,18 @@ class AuthSettings(_Group):
         )
 
 
+def _web_address(url: str) -> str:
+    """The address, or an empty text. ValueError for one that others could tamper with on its way."""
+    try:
+        split = urlsplit(url)
+    except ValueError:
+        raise ValueError("is no address") from None
+    local = split.scheme == "http" and split.hostname in ("127.0.0.1", "::1", "localhost")
+    if url and not local and (split.scheme != "https" or not split.hostname):
+        raise ValueError("must start with https:// (http:// is for 127.0.0.1, ::1 and localhost)")
+    return url
+
+
 def scopes_in(text: str) -> list[str]:
     """`read,write` as a list. ValueError for what is no scope."""
     scopes = listed(text)
@@ -390,6 +395,25 @@ def networks_in(text: str) -> list[IPv4Network | IPv6Network]:
 def listed(text: str) -> list[str]:
     """What stands between commas."""
     return [each.strip() for each in text.split(",") if each.strip()]
+
+
+class CardSettings(_Group):
+    """`CARD__...`: how the agent card is signed (A2A 1.0, section 8.4)."""
+
+    signing_key: SecretStr | None = Field(
+        None,
+        description="Sign the card with this private key: a PEM file or PEM, of P-256, Ed25519 or RSA",
+    )
+    key_id: str = Field(
+        "", max_length=200, description="The key's id (`kid`); default: its thumbprint by RFC 7638"
+    )
+    jwks_url: str = Field("", description="Where its public key is told to be (`jku`)")
+    serve_jwks: bool = Field(True, description="Serve the public key at `/.well-known/jwks.json`")
+
+    @field_validator("jwks_url")
+    @classmethod
+    def _is_web_address(cls, url: str) -> str:
+        return _web_address(url)
 
 
 class OpsSettings(_Group):
@@ -495,6 +519,7 @@ class Settings(BaseSettings):
     server: ServerSettings = ServerSettings()
     webhooks: WebhookSettings = WebhookSettings()
     auth: AuthSettings = AuthSettings()
+    card: CardSettings = CardSettings()
     ops: OpsSettings = OpsSettings()
     log: LogSettings = LogSettings()
 

@@ -16,6 +16,7 @@ import typer
 import perdure
 from perdure.cli import day2, fleet
 from perdure.cli import send as talking
+from perdure.cli.card import card
 from perdure.cli.keys import EXIT_CODES, keys
 from perdure.cli.tasks import tasks
 from perdure.cli.webhooks import webhooks
@@ -53,7 +54,7 @@ app.add_typer(webhooks)
 app.command(epilog=talking.EXIT_CODES)(talking.send)
 app.add_typer(fleet.workers)
 app.add_typer(fleet.contexts)
-for command in (fleet.top, day2.doctor, day2.backup, day2.restore):
+for command in (card, fleet.top, day2.doctor, day2.backup, day2.restore):
     app.command(epilog=EXIT_CODES)(command)
 
 AgentArgument = Annotated[

@@ -19,7 +19,14 @@ from api.task_manager import TaskManager
 from perdure.agent import Agent, Handler
 from perdure.ids import new_token
 from perdure.queue.inline import InlineQueue
-from perdure.settings import AuthSettings, ServerSettings, Settings, WebhookSettings, WorkerSettings
+from perdure.settings import (
+    AuthSettings,
+    CardSettings,
+    ServerSettings,
+    Settings,
+    WebhookSettings,
+    WorkerSettings,
+)
 from perdure.storage import ClaimedTurn, Storage, TaskQuery
 from perdure.storage.memory import MemoryStorage
 from perdure.storage.operators import TaskLine
@@ -203,12 +210,16 @@ async def opened_front(
     handler: Handler = lambda messages: messages,
     auth: AuthSettings | None = None,
     webhooks: WebhookSettings | None = None,
+    card: CardSettings | None = None,
     **server: Any,
 ) -> AsyncIterator[Front]:
     """A front door for an agent with the given config and server settings. The handler runs only inside of `at_work`."""
     storage, queue = storage or MemoryStorage(), InlineQueue()
     settings = Settings(
-        server=ServerSettings(**server), auth=auth or AuthSettings(), webhooks=webhooks or WebhookSettings()
+        server=ServerSettings(**server),
+        auth=auth or AuthSettings(),
+        webhooks=webhooks or WebhookSettings(),
+        card=card or CardSettings(),
     )
     watch = Watch(storage, queue, refresh=settings.server.refresh)
     agent = Agent.of({"name": "echo", "deployment": {"url": URL}} | (config or {}), handler)
