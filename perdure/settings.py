@@ -451,7 +451,12 @@ class LogSettings(_Group):
         "auto", description="auto: console on a terminal, else json"
     )
 
-    _lower = field_validator("level", "format", mode="before")(_lower_case)
+    contents: Literal["auto", "shown", "redacted"] = Field(
+        "auto",
+        description="The texts of errors, which may repeat what an agent was told: auto shows them on a terminal alone",
+    )
+
+    _lower = field_validator("level", "format", "contents", mode="before")(_lower_case)
 
 
 class Settings(BaseSettings):

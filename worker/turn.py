@@ -291,7 +291,7 @@ async def _settle_or_retry(
         delay = passing.delay(failures, base=turns.retry_base, cap=turns.retry_cap)
         note = {"note": cleaned(passing.reason)} if passing.reason else {}
         retry = {"number": failures + 1, "of": turns.max_failures, "after": round(delay, 3), **note}
-        log.info("turn.retry", **retry)
+        log.info("turn.retry", number=failures + 1, of=turns.max_failures, after=round(delay, 3))
         reason = Stop.TIMEOUT.value if reins.why is Stop.TIMEOUT else "retry"
         told = {"retry": retry}
         return await _release(worker, claimed.claim, reins, reason, failed=True, delay=delay, metadata=told)

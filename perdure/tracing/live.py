@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from uuid import uuid4
@@ -21,6 +22,10 @@ from perdure.tracing import LONGEST_STATE, Attributes, Kind, Span, headers
 
 _W3C = TraceContextTextMapPropagator()
 """Not what OTEL_PROPAGATORS names: in a task's row is the one form that any version of ours can read."""
+_TALKATIVE = ("opentelemetry.exporter.otlp.proto.http.trace_exporter", "opentelemetry.sdk._shared_internal")
+"""They log each of their tries, and what is dropped meanwhile."""
+_EVERY = 60.0
+"""Seconds between two lines of theirs that say the same."""
 
 
 def begin(settings: Settings, service: str, version: str) -> Live:
@@ -30,6 +35,8 @@ def begin(settings: Settings, service: str, version: str) -> Live:
     if isinstance(provider, trace.ProxyTracerProvider):  # nobody has set one
         provider = _provider(settings, service, version)
         trace.set_tracer_provider(provider)
+        for name in _TALKATIVE:
+            logging.getLogger(name).addFilter(Rarely())
     return Live(provider)
 
 
@@ -55,6 +62,21 @@ def _processor(settings: Settings, exporter: str) -> SpanProcessor:
                 f"OTEL_EXPORTER_OTLP_PROTOCOL is {other}: set http/protobuf, and the port that goes with it"
             )
     raise ValueError(f"OTEL_TRACES_EXPORTER is {exporter}: there are otlp, console and none")
+
+
+class Rarely(logging.Filter):
+    """Lets a line pass once a minute, whatever its details."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._next: dict[object, float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether it is said."""
+        said = record.created < self._next.get(record.msg, 0.0)
+        if not said:
+            self._next[record.msg] = record.created + _EVERY
+        return not said
 
 
 class Live:

@@ -149,7 +149,7 @@ def test_a_collector_that_does_not_answer_holds_nothing_up(stack: Stack) -> None
         assert stack.rows("SELECT FROM tasks WHERE attempt > 1 OR failures > 0") == []
         for process in (worker, front):
             process.signal(signal.SIGTERM)
-            assert process.ended() == 0
+        assert [process.ended() for process in (worker, front)] == [0, 0]
 
 
 def test_without_the_extra_a_line_says_so_and_all_else_works(stack: Stack) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pytest
 from perdure import tracing
 from perdure.settings import OpsSettings, Settings, hand_on_opentelemetry, load_settings
 from perdure.tracing import live as live_tracing
-from perdure.tracing.live import Live
+from perdure.tracing.live import Live, Rarely
 from tests.support.processes import ROOT, finished, surroundings
 from tests.support.traces import OTHER_PARENT, OTHER_TRACE, PARENT, TRACE, tracing_here
 
@@ -216,6 +217,20 @@ def test_a_link_to_traces_names_the_trace(url: str) -> None:
         OpsSettings(trace_url=url)
     link = OpsSettings(trace_url="https://grafana.example.com/trace/{trace_id}?a={b}").trace_link(TRACE)
     assert link == f"https://grafana.example.com/trace/{TRACE}?a={{b}}"
+
+
+def test_an_exporter_complains_once_a_minute() -> None:
+    rarely = Rarely()
+
+    def said(text: str, time: float) -> bool:
+        record = logging.LogRecord("exporter", logging.WARNING, "", 1, text, (), None)
+        record.created = time
+        return rarely.filter(record)
+
+    assert [said("away", time) for time in (1000.0, 1001.0, 1059.0, 1060.0, 1061.0)] == [
+        *(True, False, False, True, False)
+    ]
+    assert said("full", 1061.0)
 
 
 def test_an_exception_is_told_by_its_class() -> None:
