@@ -12,7 +12,14 @@ from enum import StrEnum
 import httpx
 
 from perdure.backends import make_queue, make_storage
-from perdure.errors import ConfigError, PerdureError, QueueUnavailable, SchemaOutdated, StorageUnavailable
+from perdure.errors import (
+    CodeOutdated,
+    ConfigError,
+    PerdureError,
+    QueueUnavailable,
+    SchemaOutdated,
+    StorageUnavailable,
+)
 from perdure.queue import Queue
 from perdure.settings import Settings
 from perdure.storage import Storage
@@ -136,6 +143,9 @@ async def _database(storage: Storage) -> AsyncIterator[Finding]:
         now = await storage.check()
     except SchemaOutdated as error:
         yield Finding("database", Grade.FAILED, str(error), "perdure migrate upgrade")
+        return
+    except CodeOutdated as error:
+        yield Finding("database", Grade.FAILED, str(error), "install the newer version here too")
         return
     except StorageUnavailable as error:
         remedy = "start it, or correct DATABASE_URL; nothing is lost meanwhile, and nothing is accepted"

@@ -51,6 +51,13 @@ class StorageSettings(_Group):
     startup_timeout: float = Field(30.0, ge=0, description="How long a start waits for the database")
     statement_timeout: float = Field(10.0, gt=0, description="After this the server ends a statement")
     lock_timeout: float = Field(5.0, gt=0, description="After this a statement stops waiting for a lock")
+    migration_lock_timeout: float = Field(
+        3.0,
+        gt=0,
+        le=600,
+        description="How long a migration waits for a table, with everybody behind it waiting too; then it lets them through "
+        "and tries again, five times in all",
+    )
     retry_timeout: float = Field(
         5.0, ge=0, description="How long a lost connection, deadlock or serialization failure is retried"
     )
