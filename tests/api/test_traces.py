@@ -13,7 +13,8 @@ import pytest
 import structlog
 
 from perdure import logs
-from perdure.agent import Handler, Turn
+from perdure.agent import Turn
+from perdure.callables import Handler
 from perdure.errors import InputRequired, Retry
 from perdure.settings import LogSettings, WebhookSettings
 from perdure.storage import Storage
