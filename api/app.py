@@ -38,6 +38,7 @@ from .rates import Rates
 from .several import PREFIX, ByPath, ToAgent, placed
 from .several import routes as routes_of_several
 from .task_manager import TaskManager
+from .traced import Traced
 
 PUBLIC = (
     "/.well-known/agent-card.json",
@@ -98,8 +99,9 @@ def create_app(
             *root.routes(settings),
         ],
         middleware=[
-            Middleware(OwnPort, port=settings.ops.port),
             *((Middleware(ByPath, names=sides.keys()),) if several else ()),
+            Middleware(Traced),
+            Middleware(OwnPort, port=settings.ops.port),
             Middleware(SlowReaders, seconds=settings.server.slow_reader),
             Middleware(SlowSenders, seconds=settings.server.slow_sender, refuse=refuse_late),
             Middleware(BodyLimit, max_bytes=settings.server.max_body_bytes),

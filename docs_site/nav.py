@@ -16,6 +16,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     ),
     "Operate": (
         "operating.md",
+        "tracing.md",
         "cli.md",
         "configuration.md",
         "security.md",

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from perdure import __version__
 from perdure.agent import Agent
 from perdure.errors import ConfigError
 from perdure.loader import load_agent
@@ -40,6 +41,14 @@ class Named(NamedTuple):
 def by_name(agents: Agents | Agent) -> Agents:
     """One agent as the only one."""
     return {ONLY: agents} if isinstance(agents, Agent) else agents
+
+
+def known_as(agents: Agents) -> tuple[str, str]:
+    """The name and the version of what a process is: of its agent, or of Perdure where it serves several."""
+    if len(agents) > 1:
+        return "perdure", __version__
+    (agent,) = agents.values()
+    return agent.config.name, agent.config.version
 
 
 def load_agents(settings: Settings) -> Agents:

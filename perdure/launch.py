@@ -23,9 +23,9 @@ from typing import Any, Protocol, TypeVar
 
 import structlog
 
-from perdure import logs, processes
+from perdure import logs, processes, tracing
 from perdure.agent import Agent
-from perdure.agents import Agents, by_name, load_agents
+from perdure.agents import Agents, by_name, known_as, load_agents
 from perdure.backends import make_queue, make_storage, opened, require_keys
 from perdure.errors import ConfigError, QueueUnavailable, StorageUnavailable
 from perdure.settings import Settings, load_settings
@@ -75,6 +75,8 @@ def asgi(agents: Agents | Agent, settings: Settings) -> Application:
     @asynccontextmanager
     async def lifespan(_: Any) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
+            service, version = known_as(served)
+            await stack.enter_async_context(tracing.exporting(settings, service=service, version=version))
             await stack.enter_async_context(opened(storage, queue, watch))
             if not (settings.auth.is_on or is_loopback(settings.host)):
                 log.warning("auth.off", host=settings.host, remedy="see docs/security.md")

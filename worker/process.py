@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
-from perdure.agents import Agents
+from perdure import tracing
+from perdure.agents import Agents, known_as
 from perdure.backends import make_queue, make_storage, opened, require_keys
 from perdure.memory import keep_what_is_loaded
 from perdure.settings import Settings
@@ -24,6 +25,8 @@ async def working(agents: Agents, settings: Settings) -> AsyncIterator[AllSlots]
     storage, queue = make_storage(settings, worker=True), make_queue(settings)
     watch = Watch(storage, queue, refresh=settings.server.refresh)
     async with AsyncExitStack() as stack:
+        service, version = known_as(agents)
+        await stack.enter_async_context(tracing.exporting(settings, service=service, version=version))
         await stack.enter_async_context(opened(storage, queue, watch))
         stack.enter_context(marked(settings.queue_name))
         keep_what_is_loaded()
