@@ -8,10 +8,10 @@ is looked at before the first change, so that nothing is half-written.
 from __future__ import annotations
 
 import threading
-from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 from perdure.errors import (
@@ -66,11 +66,17 @@ from perdure.tasks import (
 
 
 class MemoryStorage(Contexts, Belongings, Counts, Folding, Keys, Operators, Webhooks):
-    """See `Storage`. Beyond `finished_tasks` ended tasks the oldest are dropped, with contexts that hold nothing else."""
+    """See `Storage`. Beyond `finished_tasks` ended tasks the oldest are dropped, with contexts that hold nothing else.
+    `clock` tells the time, in UTC."""
 
-    def __init__(self, *, finished_tasks: int = 10_000) -> None:
+    def __init__(
+        self,
+        *,
+        finished_tasks: int = 10_000,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
         self._lock = threading.Lock()
-        self._ledger = Ledger(finished_tasks)
+        self._ledger = Ledger(finished_tasks, clock)
         self._keys = {}
         self._workers: dict[str, Sign] = {}
         self._actions: list[OperatorAction] = []
