@@ -11,6 +11,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "deploy.md",
         "operating.md",
         "runbook.md",
+        "tracing.md",
         "cli.md",
         "configuration.md",
         "security.md",

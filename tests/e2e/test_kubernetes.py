@@ -98,7 +98,7 @@ def test_a_manifest_fits_kubernetes_own_schema(file: Path, manifest: Manifest) -
 
 def test_the_schema_refuses_what_kubernetes_does() -> None:
     manifest = json.loads(json.dumps(the("Deployment", "perdure-worker")))
-    manifest["spec"]["template"]["spec"]["terminationGracePeriod"] = 45
+    manifest["spec"]["template"]["spec"]["terminationGracePeriod"] = 60
     schema = schema_of(manifest)
     assert schema is not None
     assert "terminationGracePeriod" in str(list(Draft202012Validator(schema).iter_errors(manifest)))
