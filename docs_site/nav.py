@@ -9,6 +9,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "Write an agent": ("agents.md", "testing.md", "cards.md", "adapters.md", "webhooks.md"),
     "Operate": (
         "operating.md",
+        "tracing.md",
         "cli.md",
         "configuration.md",
         "security.md",

@@ -127,6 +127,7 @@ class MemoryStorage(Contexts, Belongings, Counts, Folding, Keys, Operators, Webh
         *,
         key: IdempotencyKey | None = None,
         webhooks: Sequence[WebhookConfig] = (),
+        trace_context: str = "",
     ) -> Accepted:
         with self._lock:
             if taken := self._ledger.taken(owner, key):
@@ -138,6 +139,7 @@ class MemoryStorage(Contexts, Belongings, Counts, Folding, Keys, Operators, Webh
                 raise UnsupportedOperation(f"the task is {row.state} and takes no more messages")
             now = self._ledger.now()
             row.append(draft(complete(message, row.context_id, row.task_id)), 0, now)
+            row.trace(trace_context)
             self._ledger.take_key(row, key)
             self._ledger.touch(owner, row.context_id, now)
             heard = row.events(row.last_seq - 1, 1)
@@ -229,6 +231,7 @@ class MemoryStorage(Contexts, Belongings, Counts, Folding, Keys, Operators, Webh
                 conversation=said,
                 steps=row.stored_steps(),
                 deadline=deadline,
+                trace_contexts=row.trace_contexts,
             )
 
     def _held_with(self, token: UUID) -> TaskRow | None:
