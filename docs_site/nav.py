@@ -15,7 +15,9 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "several-agents.md",
     ),
     "Operate": (
+        "deploy.md",
         "operating.md",
+        "runbook.md",
         "tracing.md",
         "cli.md",
         "configuration.md",
