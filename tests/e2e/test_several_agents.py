@@ -89,7 +89,10 @@ def test_operators_and_callers_at_a_terminal(both: Stack) -> None:
     assert perdure("tasks", "list", *owned, "--json") == ""
     assert "anonymous at gated" in perdure("tasks", "show", line["taskId"])
     assert line["taskId"] in perdure("contexts", "show", "anonymous", line["contextId"], "--agent", "gated")
-    assert {each["agent"] for each in json.loads(perdure("contexts", "list", "--json"))} == {"talking", "gated"}
+    assert {each["agent"] for each in json.loads(perdure("contexts", "list", "--json"))} == {
+        "talking",
+        "gated",
+    }
     [worker] = json.loads(perdure("workers", "list", "--json"))
     assert worker["agents"] == ["talking", "gated"]
     assert "talking, gated" in perdure("workers", "list")
