@@ -48,6 +48,7 @@ class Metrics:
             counts, oldest = await self._storage.waiting()
             workers = await self._storage.list_workers()
             endpoints = await self._storage.list_endpoints()
+            pruned = await self._storage.retention_age()
             now = await self._storage.check()
         except StorageUnavailable:
             metrics.STORAGE_UP.set(0)
@@ -56,6 +57,7 @@ class Metrics:
         for state in metrics.OPEN_STATES:
             metrics.TASKS.labels(state.value).set(counts.get(state, 0))
         metrics.OLDEST_WAITING.set(oldest or 0.0)
+        metrics.RETENTION_AGE.set(pruned or 0.0)
         metrics.WEBHOOKS_WAITING.set(sum(each.waiting for each in endpoints))
         waiting = [each.oldest for each in endpoints if each.oldest]
         metrics.OLDEST_DELIVERY.set((now - min(waiting)).total_seconds() if waiting else 0.0)

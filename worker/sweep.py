@@ -16,6 +16,7 @@ from perdure import __version__, metrics
 from perdure.errors import QueueUnavailable, StorageUnavailable
 from perdure.storage.operators import WorkerBeat
 
+from .retention import pruned
 from .slots import Slots
 from .worker import Worker, announce, ring
 
@@ -65,7 +66,7 @@ class Contact:
 
 async def sweep(worker: Worker, slots: Slots) -> None:
     """For ever: look after leases and claim unasked; and, apart from that, since a Redis that hangs and a long log must hold up
-    nothing else, after what the bell forgot, and fold what was streamed."""
+    nothing else, after what the bell forgot, fold what was streamed, and delete what is old."""
     lease = worker.settings.worker.lease
     contact = Contact(steady_after=lease, gap=lease * _LONGEST_GAP)
 
@@ -81,6 +82,7 @@ async def sweep(worker: Worker, slots: Slots) -> None:
         _for_ever(look_after_leases, lambda: min(_interval(worker), lease / _TICKS_PER_LEASE)),
         _for_ever(lambda: rung_again(worker, slots), lambda: worker.settings.worker.sweep_interval),
         _for_ever(lambda: folded(worker), lambda: worker.settings.worker.sweep_interval),
+        _for_ever(lambda: pruned(worker), lambda: worker.settings.retention.interval),
     )
 
 

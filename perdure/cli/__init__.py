@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import perdure
-from perdure.cli import day2, fleet
+from perdure.cli import day2, fleet, retention
 from perdure.cli import send as talking
 from perdure.cli.keys import EXIT_CODES, keys
 from perdure.cli.tasks import tasks
@@ -55,6 +55,8 @@ app.add_typer(fleet.workers)
 app.add_typer(fleet.contexts)
 for command in (fleet.top, day2.doctor, day2.backup, day2.restore):
     app.command(epilog=EXIT_CODES)(command)
+app.command(epilog=EXIT_CODES)(retention.prune)
+app.command("import", epilog=EXIT_CODES)(retention.put_back)
 
 AgentArgument = Annotated[
     str | None,

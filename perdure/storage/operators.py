@@ -33,7 +33,7 @@ HEAD = 300
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerBeat:
     """A sign of life. `worker_id` is random for each start of a process, `name` says where it runs. `loop_lag` is in seconds.
-    `counters` count since the start: `sweeps`, `rescued`, `expired`, `rung_again`."""
+    `counters` count since the start: `sweeps`, `rescued`, `expired`, `rung_again`, `pruned`."""
 
     worker_id: str
     slots: int

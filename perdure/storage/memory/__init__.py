@@ -47,6 +47,7 @@ from perdure.storage.memory.folding import Folding
 from perdure.storage.memory.keys import Keys
 from perdure.storage.memory.ledger import Ledger
 from perdure.storage.memory.operators import Operators, Sign
+from perdure.storage.memory.retention import Retention, Run
 from perdure.storage.memory.rows import TaskRow, draft, merged, to_json
 from perdure.storage.memory.webhooks import Webhooks
 from perdure.storage.operators import OperatorAction, WorkerBeat
@@ -64,7 +65,7 @@ from perdure.tasks import (
 )
 
 
-class MemoryStorage(Contexts, Belongings, Counts, Folding, Keys, Operators, Webhooks):
+class MemoryStorage(Contexts, Belongings, Counts, Folding, Keys, Operators, Retention, Webhooks):
     """See `Storage`. Beyond `finished_tasks` ended tasks the oldest are dropped, with contexts that hold nothing else."""
 
     def __init__(self, *, finished_tasks: int = 10_000) -> None:
@@ -73,6 +74,7 @@ class MemoryStorage(Contexts, Belongings, Counts, Folding, Keys, Operators, Webh
         self._keys = {}
         self._workers: dict[str, Sign] = {}
         self._actions: list[OperatorAction] = []
+        self._run = Run()
 
     async def open(self) -> None:
         pass
