@@ -6,12 +6,13 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from perdure.cli.forms import seconds, table
+from perdure.cli.forms import in_bytes, seconds, table
 from perdure.cli.operator import as_operator, said_in_one_line
 
 if TYPE_CHECKING:
@@ -154,10 +155,10 @@ def _told(rules: Rules) -> str:
 
 def _survey_text(found: Survey) -> str:
     rows = [
-        (state.value, age, str(count), _size(found.sizes[state, age]))
+        (state.value, age, str(count), in_bytes(found.sizes[state, age]))
         for (state, age), count in sorted(found.tasks.items())
     ]
-    rows.append(("all", "", str(found.total), _size(found.sizes.total())))
+    rows.append(("all", "", str(found.total), in_bytes(found.sizes.total())))
     told = table(("STATE", "ENDED", "TASKS", "ABOUT"), rows)
     if found.kept:
         told += f"\n{found.kept} more are old enough, and something needs them"
@@ -182,10 +183,6 @@ def _tally_json(tally: Tally) -> dict[str, Any]:
         "actions": tally.actions,
         "kept": tally.kept,
     }
-
-
-def _size(size: int) -> str:
-    return f"{size / 1e6:.1f} MB" if size >= 1_000_000 else f"{size / 1e3:.1f} kB"
 
 
 # ---------------------------------------------------------------------- import
@@ -244,9 +241,7 @@ async def _imported(
     async def act() -> str:
         before = 0
         for file in files:
-            await _read(
-                operator.storage, file, dry_run, found, lambda read, before=before: tell(before + read)
-            )  # type: ignore[misc]
+            await _read(operator.storage, file, dry_run, found, partial(_further, tell, before))
             before += file.stat().st_size
         return f"{found.restored} put back, {found.skipped} were there, {len(found.refused)} refused"
 
@@ -254,6 +249,10 @@ async def _imported(
         await act()
     else:
         await operator.audited("import", ", ".join(str(file) for file in files), act)
+
+
+def _further(tell: Callable[[int], None], before: int, read: int) -> None:
+    tell(before + read)
 
 
 async def _read(
