@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -18,16 +19,12 @@ from perdure.skills import Skill
 from perdure.telling import given
 
 from .auth import Caller
-from .cached import Cached, cached
+from .cached import cached
 from .codes import ExtendedCardNotConfigured, Unauthenticated
 from .wire import v03, v1
 
 Json = dict[str, Any]
-
-
-def build_card(agent: Agent, extensions: Sequence[Extension]) -> Cached:
-    """The card of an agent that speaks `extensions`, as of now."""
-    return cached(orjson.dumps(card_json(agent, extensions)), "application/json")
+Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 def card_json(agent: Agent, extensions: Sequence[Extension]) -> Json:
@@ -143,6 +140,10 @@ class ExtendedCard:
             raise Unauthenticated("the extended card is for authenticated callers", self.challenge)
         return self.document
 
+    def with_document(self, document: Json) -> ExtendedCard:
+        """The same, showing this."""
+        return replace(self, document=document)
+
 
 def extended_card(agent: Agent, extensions: Sequence[Extension]) -> ExtendedCard:
     """The extended card of an agent, as of now."""
@@ -173,6 +174,13 @@ def _challenges(schemes: Iterable[SecurityScheme]) -> Iterator[str]:
 # ------------------------------------------------------------------ over HTTP
 
 
-async def endpoint(card: Cached, request: Request) -> Response:
-    """The card, public and cacheable."""
-    return card.answer(request)
+def endpoint(document: Json | None) -> Endpoint:
+    """The card, or another document that anybody may have and keep; None for one that there is not."""
+    shown = None if document is None else cached(orjson.dumps(document), "application/json")
+
+    async def answer(request: Request) -> Response:
+        if shown is None:
+            raise HTTPException(404)
+        return shown.answer(request)
+
+    return answer

@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from perdure import metrics
-from perdure.errors import QueueUnavailable, StorageUnavailable
+from perdure.errors import QueueUnavailable, SchemaMismatch, StorageUnavailable
 from perdure.queue import Queue
 from perdure.settings import Settings
 from perdure.storage import Storage
@@ -50,7 +50,7 @@ class Metrics:
             endpoints = await self._storage.list_endpoints()
             pruned = await self._storage.retention_age()
             now = await self._storage.check()
-        except StorageUnavailable:
+        except (StorageUnavailable, SchemaMismatch):
             metrics.STORAGE_UP.set(0)
             return
         metrics.STORAGE_UP.set(1)

@@ -28,6 +28,7 @@ _GROUPS = {
     "WEBHOOKS": "Push notifications (times in seconds)",
     "RETENTION": "How long what has ended is kept (times in seconds)",
     "AUTH": "Who may call",
+    "CARD": "The signed agent card",
     "OPS": "The operators' page",
     "LOG": "What is said on stderr",
 }

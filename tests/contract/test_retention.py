@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from uuid import UUID
 
@@ -13,7 +14,7 @@ from perdure.errors import ArchiveFailed, ContextNotFound, TaskNotFound
 from perdure.ids import new_task_id, new_token
 from perdure.storage import IdempotencyKey, NewTask, Storage, TaskQuery
 from perdure.storage.operators import Failure, OperatorAction
-from perdure.storage.retention import FIRST, Pruned, TaskRecord
+from perdure.storage.retention import FIRST, EndedTask, Pruned, TaskRecord
 from perdure.storage.webhooks import DeliveryQuery, Disabled
 from perdure.tasks import Message, Role, StatusChange, TaskState, TextPart
 from tests.contract.test_webhooks import ends, hooked, taken, told
@@ -102,7 +103,8 @@ async def test_what_has_ended_and_is_let_go_is_found_in_pages(storage: Storage, 
     assert (page.next, page.looked_at) == (None, 7)
     assert all(DAY < task.ago < 3 * DAY and task.state is TaskState.COMPLETED for task in page.tasks)
     assert {task.task_id for task in (await storage.ended_tasks(older_than=0)).tasks} == {*done, young}
-    seen, after = [], FIRST
+    seen: list[EndedTask] = []
+    after = FIRST
     while (page := await storage.ended_tasks(older_than=0, after=after, window=2)).next:
         seen, after = [*seen, *page.tasks], page.next
     assert [task.task_id for task in [*seen, *page.tasks]] == sorted([*done, young])
@@ -196,21 +198,17 @@ async def test_an_open_task_keeps_what_it_refers_to(storage: Storage, clock: Clo
 
 
 async def test_a_key_keeps_its_task(storage: Storage, clock: Clock) -> None:
-    key, turn = IdempotencyKey("once", "f"), None
+    key = IdempotencyKey("once", "f")
     new = NewTask(task_id=new_task_id(), owner=ME, context_id="talk", message=says("hello"))
     await storage.submit_task(new, key=key)
     turn = await claim(storage)
     await settle(storage, turn)
     await age(storage, clock, id_of(turn))
     assert (await prune(storage, id_of(turn))).tasks == {}
-    again = await storage.submit_task(NewTask(**{**_members(new), "task_id": new_task_id()}), key=key)
+    again = await storage.submit_task(replace(new, task_id=new_task_id()), key=key)
     assert (again.repeated, again.task.task_id) == (True, id_of(turn))
     assert await storage.forget_keys(older_than=0) == 1
     assert list((await prune(storage, id_of(turn))).tasks) == [id_of(turn)]
-
-
-def _members(new: NewTask) -> dict[str, object]:
-    return {"owner": new.owner, "context_id": new.context_id, "message": new.message}
 
 
 async def test_a_conversation_with_more_in_it_stays(storage: Storage, clock: Clock) -> None:

@@ -151,6 +151,32 @@ async def test_what_somebody_holds_is_left_for_the_next_time(
     assert (await storage.prune_tasks([held], ALL)).tasks == {held: TaskState.COMPLETED}
 
 
+async def test_a_crash_between_archive_and_deletion_loses_nothing(
+    storage: Storage, clock: Clock, module_database_url: str
+) -> None:
+    """The connection dies when the archive is on the disk: the deletion is undone, and done again with the archiving."""
+    task_id = await old(storage, clock)
+    archived: list[bool] = []
+
+    async def crash() -> None:
+        archived.append((await load(storage, task_id)).state is TaskState.COMPLETED)
+        if len(archived) > 1:
+            return
+        connection = await asyncpg.connect(module_database_url)
+        try:
+            ended = await connection.fetchval(
+                "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity "
+                "WHERE datname = current_database() AND state = 'idle in transaction'"
+            )
+        finally:
+            await connection.close()
+        assert ended == 1
+
+    pruned = await storage.prune_tasks([task_id], ALL, archive=Slow(crash))
+    assert archived == [True, True]
+    assert list(pruned.tasks) == [task_id]
+
+
 async def test_two_prune_at_once(storage: Storage, hasty: Storage, clock: Clock) -> None:
     tasks = [await old(storage, clock, context=f"talk {number}") for number in range(4)]
     second: list[Pruned] = []

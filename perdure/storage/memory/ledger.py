@@ -53,11 +53,11 @@ class Ledger:
         self.waiting = Waiting()
         self.outbox = Outbox()
         self._limits: dict[str, Limit] = {}
-        # What may be claimed: by due time until that has come, then best first. An entry is believed only after a look at its
-        # row: one that no longer holds is dropped when it comes up, and `offer` makes a new one as soon as the task can be
-        # claimed again.
+        # What may be claimed: by due time until that has come, then best first, for each agent. An entry is believed only after
+        # a look at its row: one that no longer holds is dropped when it comes up, and `offer` makes a new one as soon as the
+        # task can be claimed again.
         self._later: list[tuple[datetime, UUID]] = []
-        self._ready: list[tuple[int, int, datetime, UUID]] = []
+        self._ready: dict[str, list[tuple[int, int, datetime, UUID]]] = {}
         self._finished_tasks = finished_tasks
         self._newest = datetime.min.replace(tzinfo=UTC)
 
@@ -205,24 +205,25 @@ class Ledger:
         limits = (self._limits[key] for key in row.limit_keys)
         return any(limit.running >= limit.most for limit in limits)
 
-    def claimable_rows(self, now: datetime) -> list[TaskRow]:
-        """All of them, the best first."""
-        offered = {entry[-1] for entry in self._later} | {entry[-1] for entry in self._ready}
+    def claimable_rows(self, now: datetime, agent: str) -> list[TaskRow]:
+        """All of an agent, the best first."""
+        offered = {entry[-1] for entry in self._later} | {entry[-1] for entry in self._ready.get(agent, ())}
         rows = [self.tasks[task_id] for task_id in offered if task_id in self.tasks]
-        claimable = (row for row in rows if self.claimable(row, now))
+        claimable = (row for row in rows if row.agent == agent and self.claimable(row, now))
         return sorted(claimable, key=TaskRow.order)
 
-    def best(self, now: datetime) -> TaskRow | None:
-        """The task to claim; it is no longer offered."""
+    def best(self, now: datetime, agent: str) -> TaskRow | None:
+        """The task of an agent to claim; it is no longer offered."""
         while self._later and self._later[0][0] <= now:
             due_at, task_id = heappop(self._later)
             row = self.tasks.get(task_id)
             if row and row.due_at == due_at:
-                heappush(self._ready, row.order())
+                heappush(self._ready.setdefault(row.agent, []), row.order())
+        ready = self._ready.get(agent, [])
         limited = set()
         best = None
-        while self._ready and best is None:
-            entry = heappop(self._ready)
+        while ready and best is None:
+            entry = heappop(ready)
             row = self.tasks.get(entry[-1])
             if row is None or row.order() != entry or not self._may_run(row, now):
                 continue
@@ -231,7 +232,7 @@ class Ledger:
             else:
                 best = row
         for entry in limited:
-            heappush(self._ready, entry)
+            heappush(ready, entry)
         return best
 
     def hold(self, row: TaskRow) -> None:
@@ -274,11 +275,11 @@ class Ledger:
         """A new ring for it."""
         row.dispatch += 1
         row.dispatched_at = now
-        return Ring(row.task_id, row.dispatch)
+        return Ring(row.task_id, row.dispatch, row.agent)
 
     def ring(self, row: TaskRow | None) -> Ring | None:
         """The ring that was given for it, given again while it may run."""
-        return Ring(row.task_id, row.dispatch) if row and self._may_run(row, self.now()) else None
+        return Ring(row.task_id, row.dispatch, row.agent) if row and self._may_run(row, self.now()) else None
 
     # ------------------------------------------------------------------ the end of a turn, and of a task
 
@@ -311,7 +312,7 @@ class Ledger:
         now = self.now()
         waiting = self.waiting.sharing(ended.limit_keys)
         due = any(row is not ended and row.due_at <= now for row in waiting)
-        return (Ring(ended.task_id, ended.dispatch + 1),) if due else ()
+        return (Ring(ended.task_id, ended.dispatch + 1, ended.agent),) if due else ()
 
     def fail_late(self, row: TaskRow) -> Notice:
         """It was not begun or not done in time. Whoever comes next in its context is offered, not rung for."""

@@ -16,6 +16,7 @@ from uuid import UUID
 
 import orjson
 
+from perdure.owners import agent_of
 from perdure.payload import dump_body, load_body
 from perdure.storable import unstorable
 from perdure.storage import MOST_BACKOFF, Claim, Context, Feedback, Held
@@ -195,6 +196,11 @@ class TaskRow:
     def size(self) -> int:
         """Bytes, about."""
         return len(self.metadata) + sum(len(entry.payload) for entry in self.log)
+
+    @property
+    def agent(self) -> str:
+        """Whose task it is."""
+        return agent_of(self.owner)
 
     # ------------------------------------------------------------------ the lease
 

@@ -9,6 +9,7 @@ from uuid import UUID
 
 import orjson
 
+from perdure.owners import agent_of
 from perdure.payload import dump_body
 from perdure.storage.operators import Failure
 from perdure.storage.postgres.belongings import LOAD_FEEDBACK
@@ -61,8 +62,8 @@ ON CONFLICT DO NOTHING
 _RESTORE = """
 INSERT INTO tasks (task_id, owner, context_id, position, state, status_message, status_timestamp, status_seq, metadata, attempt,
                    lost_attempts, failures, crashes, last_seq, priority, parallel, limit_keys, streamed, trimmed,
-                   due_at, dispatched_at, created_at, updated_at)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $20, $20, $21)
+                   agent, due_at, dispatched_at, created_at, updated_at)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $21, $21, $22)
 """
 _RESTORE_EVENT = """
 INSERT INTO task_events (task_id, seq, first_seq, kind, attempt, payload, created_at, worker)
@@ -137,7 +138,7 @@ async def restore(connection: Any, record: TaskRecord) -> bool:
         *(message_json(task.status_message), task.status_timestamp, record.status_seq),
         *(dumps(dict(task.metadata)), task.attempt, list(record.lost_attempts), task.failures, task.crashes),
         *(task.last_seq, record.priority, record.parallel, list(limits), record.streamed, record.trimmed),
-        *(task.created_at, task.updated_at),
+        *(agent_of(task.owner), task.created_at, task.updated_at),
     )
     await connection.executemany(_RESTORE_EVENT, _events(record.events, dict(record.workers)))
     for said in record.feedback:

@@ -18,6 +18,7 @@ import asyncpg
 
 from perdure.errors import ContextBusy, InvalidParams, KeyReused, TaskNotFound, UnsupportedOperation
 from perdure.ids import parse_task_id
+from perdure.owners import agent_of
 from perdure.payload import dump_body
 from perdure.storage import IdempotencyKey, NewTask, Policy
 from perdure.storage.postgres import statements as sql
@@ -82,6 +83,7 @@ async def _insert(connection: Any, new: NewTask, message: Message) -> Submitted 
         new.deadline,
         [name for name, _ in limits],
         [limit for _, limit in limits],
+        agent_of(new.owner),
     )
     if row is None:  # busy, maybe with this very task
         if await connection.fetchrow(OWNS, new.task_id, new.owner) is not None:
