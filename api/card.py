@@ -21,15 +21,17 @@ from perdure.telling import given
 from .auth import Caller
 from .cached import cached
 from .codes import ExtendedCardNotConfigured, Unauthenticated
+from .extensions import skill_inputs
 from .wire import v03, v1
 
 Json = dict[str, Any]
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
-def card_json(agent: Agent, extensions: Sequence[Extension]) -> Json:
-    """An AgentCard (1.0, section 4.4.1) with the members that 0.3 wants (section 5.5 there)."""
-    config = agent.config
+def card_json(agent: Agent, extensions: Sequence[Extension], more: Sequence[Skill] = ()) -> Json:
+    """An AgentCard (1.0, section 4.4.1) with the members that 0.3 wants (section 5.5 there); with `more` skills than the public
+    one."""
+    config, skills = agent.config, [*agent.skills, *more]
     url = str(config.deployment.url)
     return {
         "name": config.name,
@@ -43,11 +45,11 @@ def card_json(agent: Agent, extensions: Sequence[Extension]) -> Json:
             "streaming": config.capabilities.streaming,
             "pushNotifications": config.capabilities.push_notifications,
             "extendedAgentCard": config.capabilities.extended_agent_card,
-            **given(extensions=[_extension(extension) for extension in extensions]),
+            **given(extensions=[_extension(each) for each in (*extensions, *skill_inputs(skills))]),
         },
         "defaultInputModes": list(config.default_input_modes),
         "defaultOutputModes": list(config.default_output_modes),
-        "skills": [_skill(skill) for skill in agent.skills],
+        "skills": [_skill(skill) for skill in skills],
         **given(
             provider=config.provider.model_dump() if config.provider else None,
             documentationUrl=config.documentation_url,
@@ -156,8 +158,7 @@ def extended_card(agent: Agent, extensions: Sequence[Extension]) -> ExtendedCard
 
 
 def _extended(agent: Agent, more: ExtendedCardConfig, extensions: Sequence[Extension]) -> Json:
-    document = card_json(agent, [*extensions, *more.extensions])
-    document["skills"] += [_skill(skill) for skill in agent.extended_skills]
+    document = card_json(agent, [*extensions, *more.extensions], agent.extended_skills)
     return document | given(description=more.description, documentationUrl=more.documentation_url)
 
 

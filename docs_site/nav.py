@@ -19,7 +19,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "performance.md",
     ),
     "What holds": ("guarantees.md", "chaos.md", "conformance.md"),
-    "Reference": ("api.md", "errors.md", "extension.md"),
+    "Reference": ("api.md", "errors.md", "extension.md", "skill-inputs.md"),
     "How it is made": ("architecture.md", "contributing.md", "changelog.md", "reporting.md"),
 }
 DECISIONS, SOURCES = "decisions/", "source/"

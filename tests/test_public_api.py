@@ -27,6 +27,7 @@ NAMES = [
     "UrlPart",
     "__version__",
     "bindufy",
+    "skill",
 ]
 
 

@@ -16,7 +16,8 @@ from starlette.applications import Starlette
 
 from api.app import create_app
 from api.task_manager import TaskManager
-from perdure.agent import Agent, Handler
+from perdure.agent import Agent
+from perdure.callables import Handler
 from perdure.ids import new_token
 from perdure.queue.inline import InlineQueue
 from perdure.settings import AuthSettings, CardSettings, ServerSettings, Settings, WorkerSettings
@@ -185,7 +186,7 @@ async def opened_front(
     config: Json | None = None,
     *,
     storage: Storage | None = None,
-    handler: Handler = lambda messages: messages,
+    handler: Handler | Sequence[Handler] = lambda messages: messages,
     auth: AuthSettings | None = None,
     card: CardSettings | None = None,
     **server: Any,
