@@ -31,6 +31,7 @@ from .operations import Door
 from .own_port import OwnPort
 from .rates import Rates
 from .task_manager import TaskManager
+from .traced import Traced
 
 PUBLIC = (
     "/.well-known/agent-card.json",
@@ -103,6 +104,7 @@ def create_app(
             *rest.routes(door),
         ],
         middleware=[
+            Middleware(Traced),
             Middleware(OwnPort, port=settings.ops.port),
             Middleware(SlowReaders, seconds=settings.server.slow_reader),
             Middleware(SlowSenders, seconds=settings.server.slow_sender, refuse=refuse_late),

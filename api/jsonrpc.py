@@ -12,6 +12,7 @@ import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
+from perdure import tracing
 from perdure.errors import CallerError
 from perdure.storable import unstorable
 from perdure.telling import Json
@@ -109,7 +110,11 @@ async def endpoint(door: Door, request: Request) -> Response:
     try:
         return await _answer(door, request, body, reply)
     except Exception as error:
-        return refused(refusal(error), reply)
+        told = refusal(error)
+        tracing.note({"rpc.response.status_code": str(told.code.rpc)})
+        if told.code.http >= 500:
+            tracing.fail(told.code.reason)
+        return refused(told, reply)
 
 
 async def _answer(door: Door, request: Request, body: bytes, reply: Reply) -> Response:
@@ -151,6 +156,7 @@ def _understand(request: Request, body: bytes, reply: Reply) -> tuple[Mapping[st
     envelope = _envelope(decode(body))
     reply.id = _reply_id(envelope)
     method = _method(envelope)
+    tracing.note({"rpc.system.name": "jsonrpc", "rpc.method": envelope["method"]})
     reply.named = named = named_version(request)
     reply.dialect = DIALECTS.get(named or "") or method.dialect or reply.dialect
     reply.as_stream = method.stream is not None and not (named or "").startswith("1.")

@@ -45,6 +45,7 @@ from perdure.storage import (
 from perdure.storage.webhooks import GLOBAL, DeliveryAttempt, DeliveryCursor, DeliveryPage, DeliveryQuery
 from perdure.tasks import ArtifactChunk, Event, Message, Notice, Role, StatusChange, Task, TaskState
 from perdure.telling import Update
+from perdure.tracing import spans
 from perdure.watch import Waiter, Watch
 
 from .auth import Caller
@@ -188,24 +189,32 @@ class TaskManager:
 
     async def _accept(self, caller: Caller, task_id: UUID, send: Send) -> Accepted:
         """From here on the message is safe. The bell is a courtesy: the sweep rings again for what it missed."""
-        now = datetime.now(UTC)
-        webhooks = [_config(task_id, send.callback, send.key)] if send.callback else []
         if send.message.task_id:
-            if send.callback is not None:  # before the message is stored, not after
-                await self._need_room(caller, _config(task_id, send.callback, send.key))
-            accepted = await self._storage.continue_task(
-                caller.owner, task_id, follow_up(send, now), key=send.key, webhooks=webhooks
-            )
+            accepted = await self._continued(caller, task_id, send)
         else:
-            if self._own_webhook:
-                webhooks.append(
-                    WebhookConfig(config_id=GLOBAL, task_id=task_id, url="", endpoint="WEBHOOK_URL")
-                )
-            new = new_task(self._config, caller.owner, task_id, send, now)
-            accepted = await self._submitted(replace(new, webhooks=webhooks), send.key)
+            accepted = await self._begun(caller, task_id, send)
         if not accepted.repeated:
             await self._spread(accepted, heard=bool(send.message.task_id))
         return accepted
+
+    async def _begun(self, caller: Caller, task_id: UUID, send: Send) -> Accepted:
+        new = new_task(self._config, caller.owner, task_id, send, datetime.now(UTC))
+        webhooks = [_config(task_id, send.callback, send.key)] if send.callback else []
+        if self._own_webhook:
+            webhooks.append(WebhookConfig(config_id=GLOBAL, task_id=task_id, url="", endpoint="WEBHOOK_URL"))
+        with spans.sending(self._config.name, task_id, new.context_id) as span:
+            traced = replace(new, webhooks=webhooks, trace_context=span.context)
+            return await self._submitted(traced, send.key)
+
+    async def _continued(self, caller: Caller, task_id: UUID, send: Send) -> Accepted:
+        webhooks = [_config(task_id, send.callback, send.key)] if send.callback else []
+        if webhooks:  # before the message is stored, not after
+            await self._need_room(caller, webhooks[0])
+        message = follow_up(send, datetime.now(UTC))
+        with spans.sending(self._config.name, task_id, message.context_id) as span:
+            return await self._storage.continue_task(
+                caller.owner, task_id, message, key=send.key, webhooks=webhooks, trace_context=span.context
+            )
 
     async def _submitted(self, new: NewTask, key: IdempotencyKey | None) -> Accepted:
         """A new task where the caller's quota has a place for it. One that was taken before has its place: its caller asks for

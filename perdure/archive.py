@@ -73,6 +73,7 @@ def line_of(record: TaskRecord) -> bytes:
         "limits": dict(record.limits),
         "streamed": record.streamed,
         "trimmed": record.trimmed,
+        "traceContexts": list(record.trace_contexts),
         "events": [_event_json(event) for event in record.events],
         "feedback": [_feedback_json(feedback) for feedback in record.feedback],
         "errors": [_failure_json(failure) for failure in record.failures],
@@ -203,6 +204,7 @@ def _record(json: Json, ours: Json) -> TaskRecord:
         limits={name: int(most) for name, most in _members(ours, "limits").items()},
         streamed=bool(ours["streamed"]),
         trimmed=bool(ours["trimmed"]),
+        trace_contexts=tuple(str(each) for each in ours["traceContexts"]),
         feedback=[_feedback(task_id, each) for each in ours["feedback"]],
         failures=[_failure(task_id, each) for each in ours["errors"]],
     )

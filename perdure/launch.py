@@ -23,7 +23,7 @@ from typing import Any, Protocol, TypeVar
 
 import structlog
 
-from perdure import logs, processes
+from perdure import logs, processes, tracing
 from perdure.agent import Agent
 from perdure.backends import make_queue, make_storage, opened, require_keys
 from perdure.errors import ConfigError, QueueUnavailable, StorageUnavailable
@@ -72,6 +72,9 @@ def asgi(agent: Agent, settings: Settings) -> Application:
     @asynccontextmanager
     async def lifespan(_: Any) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
+            await stack.enter_async_context(
+                tracing.exporting(settings, service=agent.config.name, version=agent.config.version)
+            )
             await stack.enter_async_context(opened(storage, queue, watch))
             if not (settings.auth.is_on or is_loopback(settings.host)):
                 log.warning("auth.off", host=settings.host, remedy="see docs/security.md")

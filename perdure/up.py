@@ -116,6 +116,8 @@ def _of_children(settings: Settings) -> dict[str, str]:
         # They write into a pipe, where the default would be JSON without colours.
         "LOG__FORMAT": "console" if settings.log.format == "auto" else settings.log.format,
     }
+    if settings.log.contents == "auto" and sys.stdout.isatty():
+        changes["LOG__CONTENTS"] = "shown"
     if settings.auth.insecure:
         changes["AUTH__INSECURE"] = "true"
     if settings.port is not None:

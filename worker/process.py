@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
+from perdure import tracing
 from perdure.agent import Agent
 from perdure.backends import make_queue, make_storage, opened, require_keys
 from perdure.memory import keep_what_is_loaded
@@ -24,6 +25,9 @@ async def working(agent: Agent, settings: Settings) -> AsyncIterator[Slots]:
     storage, queue = make_storage(settings, worker=True), make_queue(settings)
     watch = Watch(storage, queue, refresh=settings.server.refresh)
     async with AsyncExitStack() as stack:
+        await stack.enter_async_context(
+            tracing.exporting(settings, service=agent.config.name, version=agent.config.version)
+        )
         await stack.enter_async_context(opened(storage, queue, watch))
         stack.enter_context(marked(settings.queue_name))
         keep_what_is_loaded()

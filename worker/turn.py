@@ -27,6 +27,7 @@ from perdure.steps import Steps, Store
 from perdure.storable import cleaned
 from perdure.storage import Claim, ClaimedTurn, Written
 from perdure.tasks import Message, Notice, Ring, TaskState, TextPart
+from perdure.tracing import spans
 
 from .failures import record_failure
 from .lease import Reins, Stop, kept
@@ -87,10 +88,18 @@ async def work_on(worker: Worker, taken: Taken, reins: Reins) -> None:
     claim = taken.claimed.claim
     with (
         metrics.SLOTS_USED.track_inprogress(),
-        bound_contextvars(task_id=str(claim.task_id), attempt=claim.attempt, worker=worker.worker_id),
+        spans.turn(worker.agent.config.name, taken.claimed, worker.worker_id) as span,
+        bound_contextvars(
+            task_id=str(claim.task_id),
+            context_id=claim.context_id,
+            attempt=claim.attempt,
+            caller=claim.owner,
+            worker=worker.worker_id,
+        ),
     ):
         if reins.why or _too_late(worker, taken):
-            await _release(worker, claim, reins, Stop.DEPLOY.value if reins.why else "late")
+            reason = Stop.DEPLOY.value if reins.why else "late"
+            spans.ended(span, await _release(worker, claim, reins, reason))
             return
         limit = limit_of(worker, taken.claimed)
         hung = limit.seconds + hung_after(worker.settings)
@@ -104,6 +113,7 @@ async def work_on(worker: Worker, taken: Taken, reins: Reins) -> None:
                 worker.keeper.settling(claim)
                 await outbox.close()
             ended = await _recorded(worker, taken.claimed, outbox, reins, outcome)
+            spans.ended(span, ended)
             metrics.ATTEMPTS.labels(ended).inc()
             metrics.RUN.labels(ended).observe(time.monotonic() - taken.sent)
 
@@ -131,7 +141,7 @@ async def _performed(
     """How the handler ended; None when it was stopped before."""
     turn, answer = _stage(worker, claimed, outbox, reins)
     started = time.monotonic()
-    log.info("turn.started", context_id=claimed.claim.context_id)
+    log.info("turn.started")
     handler = asyncio.create_task(
         _handled(worker, claimed, turn, answer), name=name_of(turn.task_id, turn.attempt)
     )
@@ -174,7 +184,11 @@ def _stage(worker: Worker, claimed: ClaimedTurn, outbox: Outbox, reins: Reins) -
 async def _handled(worker: Worker, claimed: ClaimedTurn, turn: Turn, answer: Answer) -> Outcome:
     """What is loaded for a handler takes of its time, and is stopped with it."""
     turn.referenced_tasks = await referenced_tasks(worker.storage, claimed)
-    return await perform(worker.agent, turn, answer)
+    with spans.invocation(worker.agent.config, claimed.claim) as span:
+        outcome = await perform(worker.agent, turn, answer)
+        if outcome.state is TaskState.FAILED:
+            span.fail(type(outcome.error).__qualname__ if outcome.error else "failed")
+        return outcome
 
 
 def _keeping_steps(worker: Worker, claim: Claim, reins: Reins, answer: Answer) -> Store:
@@ -277,7 +291,7 @@ async def _settle_or_retry(
         delay = passing.delay(failures, base=turns.retry_base, cap=turns.retry_cap)
         note = {"note": cleaned(passing.reason)} if passing.reason else {}
         retry = {"number": failures + 1, "of": turns.max_failures, "after": round(delay, 3), **note}
-        log.info("turn.retry", **retry)
+        log.info("turn.retry", number=failures + 1, of=turns.max_failures, after=round(delay, 3))
         reason = Stop.TIMEOUT.value if reins.why is Stop.TIMEOUT else "retry"
         told = {"retry": retry}
         return await _release(worker, claimed.claim, reins, reason, failed=True, delay=delay, metadata=told)

@@ -12,6 +12,7 @@ from contextlib import suppress
 import structlog
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Receive, Scope, Send
+from structlog.contextvars import bound_contextvars
 
 from perdure.settings import AuthSettings
 from perdure.storage.keys import Keys
@@ -94,7 +95,9 @@ class Guard:
                 return
         elif scope["type"] != "lifespan":
             return  # there are no websockets here
-        await self._app(scope, receive, send)
+        caller = scope.get(CALLER)
+        with bound_contextvars(**({"caller": caller.owner} if caller else {})):
+            await self._app(scope, receive, send)
 
     async def _let_in(self, request: Request) -> None:
         browsed = self._is_browsed(request.scope)

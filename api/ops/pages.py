@@ -18,6 +18,7 @@ from perdure.payload import dump_body
 from perdure.storage.operators import COUNTED, SCANNED, SEARCHED, TaskLine
 from perdure.storage.webhooks import DeliveryQuery
 from perdure.tasks import Event, StatusChange, Task, TaskState
+from perdure.tracing import trace_ids
 
 from ..auth import Caller
 from ..health import MISSED_BEATS
@@ -154,6 +155,7 @@ async def task(desk: Desk, request: Request, caller: Caller) -> Response:
         first_text=_first_text(whole, line),
         retry_of=retry_of,
         curl=_curl(desk, request, line),
+        traces=[(found, desk.settings.ops.trace_link(found)) for found in trace_ids(line.trace_contexts)],
         live=f"/ops/live?task={task_id}",
     )
 

@@ -78,12 +78,16 @@ def show(
     events: Annotated[bool, typer.Option("--events", help="Every event of its log as well.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Print a task: where it stands, its attempts and why they ended, what was said."""
+    """Print a task: where it stands, its attempts and why they ended, its traces, what was said."""
     line, attempts, whole, log = as_operator(lambda operator: _one(operator.storage, task, events))
     if as_json:
         from perdure.archive import task_json
 
-        told = {**_line_as_json(line), "attempts": [_attempt_as_json(each) for each in attempts]}
+        told = {
+            **_line_as_json(line),
+            "traces": [{"traceId": trace, "url": link or None} for trace, link in _traces(line)],
+            "attempts": [_attempt_as_json(each) for each in attempts],
+        }
         print(json.dumps({**told, "task": task_json(whole), "events": log}, indent=2))
         return
     print(_told(line, attempts, whole))
@@ -302,6 +306,7 @@ def _told(line: TaskLine, attempts: Sequence[Attempt], task: Task) -> str:
         ("sent", f"{line.created_at:%Y-%m-%d %H:%M:%S %Z}, {ago(line.created_at)} ago"),
         ("attempts", f"{line.attempt}, of which {line.failures} failed and {line.crashes} crashed"),
         ("held by", line.holder or "nobody"),
+        *(("trace", link or trace) for trace, link in _traces(line)),
     ]
     told = [f"{name:9} {value}" for name, value in facts]
     if progress := task.metadata.get("progress"):
@@ -316,6 +321,15 @@ def _told(line: TaskLine, attempts: Sequence[Attempt], task: Task) -> str:
         told.append(f"{task.state}: {one_line(task.status_message.text, 2000)}")
     told += [f"artifact {each.artifact_id}: {one_line(each.text, 2000)}" for each in task.artifacts]
     return "\n".join(told)
+
+
+def _traces(line: TaskLine) -> list[tuple[str, str]]:
+    """The ids of its traces, the newest first, and where to look at them if OPS__TRACE_URL says so."""
+    from perdure.settings import load_settings
+    from perdure.tracing import trace_ids
+
+    ops = load_settings(storage_type="postgres").ops
+    return [(found, ops.trace_link(found)) for found in trace_ids(line.trace_contexts)]
 
 
 def _attempt_row(attempt: Attempt) -> tuple[str, ...]:

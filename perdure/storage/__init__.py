@@ -83,6 +83,8 @@ class NewTask:
     """What it counts against while it runs: a key, and how many may run with it."""
     webhooks: Sequence[WebhookConfig] = ()
     """Who is told of its changes, from the first one on."""
+    trace_context: str = ""
+    """Of the request that brings it, as `perdure.tracing` writes it; empty: it is not traced."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +139,8 @@ class ClaimedTurn:
     """Results of checkpoints that earlier attempts of this turn stored, by name and occurrence (1, 2, ...)."""
     deadline: float | None = None
     """Seconds until the task's deadline."""
+    trace_contexts: Sequence[str] = ()
+    """Of the requests that brought its messages, the newest last; the last `TRACED`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +211,9 @@ class TaskCounts:
 MOST_BACKOFF = 5
 """A task that waits is rung for again at the latest after 2^5 = 32 times the idle time. Nothing waits for that: a worker with a
 free slot and a silent bell claims unasked."""
+
+TRACED = 8
+"""How many trace contexts a task keeps: those of its newest messages."""
 
 TOTAL_CAP = 10_000
 """Counting stops here: an exact count of a million rows takes a quarter of a second and nobody pages through them."""
@@ -299,8 +306,10 @@ class Storage(Folding, Keys, Operators, Retention, Webhooks, Protocol):
         *,
         key: IdempotencyKey | None = None,
         webhooks: Sequence[WebhookConfig] = (),
+        trace_context: str = "",
     ) -> Accepted:
-        """Append a message to a task. `webhooks` are added to it, and told of what comes after the message.
+        """Append a message to a task. `webhooks` are added to it, and told of what comes after the message; `trace_context` is
+        kept beside those of earlier messages.
 
         An interrupted task becomes `submitted` (two events: the message, the status) and a turn is due. At `submitted` and
         `working` the message is kept (one event) and seen by the next turn. Two messages with the same id are two messages.

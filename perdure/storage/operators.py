@@ -96,6 +96,8 @@ class TaskLine:
     lease_until: datetime | None
     text: str
     error: str
+    trace_contexts: Sequence[str] = ()
+    """As in `ClaimedTurn`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,6 +81,7 @@ class TaskRecord:
     limits: Mapping[str, int] = field(default_factory=dict)
     streamed: bool = False
     trimmed: bool = False
+    trace_contexts: Sequence[str] = ()
     feedback: Sequence[Feedback] = ()
     failures: Sequence[Failure] = ()
     deliveries: Sequence[tuple[Delivery, Sequence[DeliveryAttempt]]] = ()

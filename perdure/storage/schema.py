@@ -128,6 +128,8 @@ tasks = sa.Table(
     sa.Column("streamed", sa.Boolean, nullable=False, server_default=sa.text("false")),
     # Whose task it is; empty for an agent that is alone. The owner says it too: this is for who claims.
     sa.Column("agent", sa.Text, nullable=False, server_default=sa.text("''::text")),
+    # W3C trace contexts of the requests that brought its messages, the newest last; null where nothing is traced.
+    sa.Column("trace_contexts", ARRAY(sa.Text)),
     # Its log has been shortened to what says where it stands.
     sa.Column("trimmed", sa.Boolean, nullable=False, server_default=sa.text("false")),
     sa.PrimaryKeyConstraint("task_id"),

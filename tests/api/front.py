@@ -20,9 +20,17 @@ from perdure.agent import Agent
 from perdure.callables import Handler
 from perdure.ids import new_token
 from perdure.queue.inline import InlineQueue
-from perdure.settings import AuthSettings, CardSettings, ServerSettings, Settings, WorkerSettings
+from perdure.settings import (
+    AuthSettings,
+    CardSettings,
+    ServerSettings,
+    Settings,
+    WebhookSettings,
+    WorkerSettings,
+)
 from perdure.storage import ClaimedTurn, Storage, TaskQuery
 from perdure.storage.memory import MemoryStorage
+from perdure.storage.operators import TaskLine
 from perdure.tasks import (
     ANONYMOUS,
     Artifact,
@@ -31,6 +39,7 @@ from perdure.tasks import (
     Message,
     Notice,
     Role,
+    Task,
     TaskState,
     TextPart,
 )
@@ -171,6 +180,19 @@ class Front:
         """How many tasks there are."""
         return (await self.storage.list_tasks(TaskQuery(owner=ANONYMOUS))).total
 
+    async def line(self, task_id: str) -> TaskLine:
+        """A task as operators see it."""
+        return await self.storage.task_line(UUID(task_id))
+
+    async def rests(self, task_id: str) -> Task:
+        """A task, once it rests."""
+        with self.watch.waiter(UUID(task_id)) as waiter:
+            task = await self.storage.load_task(ANONYMOUS, UUID(task_id))
+            while not task.state.rests:
+                await waiter.beyond(task.last_seq)
+                task = await self.storage.load_task(ANONYMOUS, UUID(task_id))
+            return task
+
     async def log(self, task_id: str) -> Sequence[Event]:
         """A task's events."""
         return await self.storage.events_since(ANONYMOUS, UUID(task_id), 0)
@@ -188,13 +210,17 @@ async def opened_front(
     storage: Storage | None = None,
     handler: Handler | Sequence[Handler] = lambda messages: messages,
     auth: AuthSettings | None = None,
+    webhooks: WebhookSettings | None = None,
     card: CardSettings | None = None,
     **server: Any,
 ) -> AsyncIterator[Front]:
     """A front door for an agent with the given config and server settings. The handler runs only inside of `at_work`."""
     storage, queue = storage or MemoryStorage(), InlineQueue()
     settings = Settings(
-        server=ServerSettings(**server), auth=auth or AuthSettings(), card=card or CardSettings()
+        server=ServerSettings(**server),
+        auth=auth or AuthSettings(),
+        webhooks=webhooks or WebhookSettings(),
+        card=card or CardSettings(),
     )
     watch = Watch(storage, queue, refresh=settings.server.refresh)
     agent = Agent.of({"name": "echo", "deployment": {"url": URL}} | (config or {}), handler)

@@ -332,9 +332,15 @@ async def rich(storage: Storage, context: str = "talk") -> UUID:
         extensions=("https://x.test",),
     )
     await submit(
-        storage, task_id=task_id, message=said, context=context, priority=3, limits={"gpu": 2},
+        storage,
+        trace_context="00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+        task_id=task_id,
+        message=said,
+        context=context,
+        priority=3,
+        limits={"gpu": 2},
         metadata={"who": "me"},
-    )  # fmt: skip
+    )
     lost = await claim(storage)
     await storage.update_task(lost.claim, 1, new_artifacts=[artifact("lost")])
     await storage.record_failure(

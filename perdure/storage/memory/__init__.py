@@ -8,10 +8,10 @@ is looked at before the first change, so that nothing is half-written.
 from __future__ import annotations
 
 import threading
-from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 from perdure.errors import (
@@ -67,11 +67,17 @@ from perdure.tasks import (
 
 
 class MemoryStorage(Contexts, Belongings, Counts, Folding, Keys, Operators, Retention, Webhooks):
-    """See `Storage`. Beyond `finished_tasks` ended tasks the oldest are dropped, with contexts that hold nothing else."""
+    """See `Storage`. Beyond `finished_tasks` ended tasks the oldest are dropped, with contexts that hold nothing else.
+    `clock` tells the time, in UTC."""
 
-    def __init__(self, *, finished_tasks: int = 10_000) -> None:
+    def __init__(
+        self,
+        *,
+        finished_tasks: int = 10_000,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
         self._lock = threading.Lock()
-        self._ledger = Ledger(finished_tasks)
+        self._ledger = Ledger(finished_tasks, clock)
         self._keys = {}
         self._workers: dict[str, Sign] = {}
         self._actions: list[OperatorAction] = []
@@ -123,6 +129,7 @@ class MemoryStorage(Contexts, Belongings, Counts, Folding, Keys, Operators, Rete
         *,
         key: IdempotencyKey | None = None,
         webhooks: Sequence[WebhookConfig] = (),
+        trace_context: str = "",
     ) -> Accepted:
         with self._lock:
             if taken := self._ledger.taken(owner, key):
@@ -134,6 +141,7 @@ class MemoryStorage(Contexts, Belongings, Counts, Folding, Keys, Operators, Rete
                 raise UnsupportedOperation(f"the task is {row.state} and takes no more messages")
             now = self._ledger.now()
             row.append(draft(complete(message, row.context_id, row.task_id)), 0, now)
+            row.trace(trace_context)
             self._ledger.take_key(row, key)
             self._ledger.touch(owner, row.context_id, now)
             heard = row.events(row.last_seq - 1, 1)
@@ -225,6 +233,7 @@ class MemoryStorage(Contexts, Belongings, Counts, Folding, Keys, Operators, Rete
                 conversation=said,
                 steps=row.stored_steps(),
                 deadline=deadline,
+                trace_contexts=row.trace_contexts,
             )
 
     def _held_with(self, token: UUID) -> TaskRow | None:

@@ -6,7 +6,7 @@ Nothing here locks: `MemoryStorage` does, around each of its methods.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from heapq import heappop, heappush
@@ -44,7 +44,8 @@ class UsedKey:
 class Ledger:
     """Everything that is stored about contexts and tasks."""
 
-    def __init__(self, finished_tasks: int) -> None:
+    def __init__(self, finished_tasks: int, clock: Callable[[], datetime]) -> None:
+        self._clock = clock
         self.contexts: dict[str, dict[str, ContextRow]] = {}  # by owner, then by context id
         self.tasks: dict[UUID, TaskRow] = {}
         self.held: dict[UUID, TaskRow] = {}
@@ -63,7 +64,7 @@ class Ledger:
 
     def now(self) -> datetime:
         """The storage's clock. No two readings are equal, so that whatever is sorted by time has one order."""
-        self._newest = max(datetime.now(UTC), self._newest + timedelta(microseconds=1))
+        self._newest = max(self._clock(), self._newest + timedelta(microseconds=1))
         return self._newest
 
     # ------------------------------------------------------------------ rows
@@ -122,6 +123,7 @@ class Ledger:
         for key, most in new.limits.items():
             self._limits.setdefault(key, Limit(most)).most = most
         row.append(message, 0, now)
+        row.trace(new.trace_context)
         self.tasks[row.task_id] = row
         context.entries.append(row)
         self.waiting.add(row)
@@ -211,6 +213,12 @@ class Ledger:
         rows = [self.tasks[task_id] for task_id in offered if task_id in self.tasks]
         claimable = (row for row in rows if row.agent == agent and self.claimable(row, now))
         return sorted(claimable, key=TaskRow.order)
+
+    def next_time(self) -> datetime | None:
+        """When, at the earliest, time alone makes a task due or puts one over its time; None: it does not."""
+        now = self.now()
+        times = [*(due_at for due_at, _ in self._later), *self.waiting.ends()]
+        return min((time for time in times if time > now), default=None)
 
     def best(self, now: datetime, agent: str) -> TaskRow | None:
         """The task of an agent to claim; it is no longer offered."""

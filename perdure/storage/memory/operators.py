@@ -282,6 +282,7 @@ def _line(limits: Mapping[str, int], row: TaskRow) -> TaskLine:
         lease_until=row.lease_until,
         text=words[:HEAD],
         error=_told(last)[:HEAD] if last else "",
+        trace_contexts=row.trace_contexts,
     )
 
 

@@ -131,6 +131,7 @@ class Retention(Locked):
             limits=self._ledger.limits_of(row),
             streamed=row.streamed,
             trimmed=row.trimmed,
+            trace_contexts=row.trace_contexts,
             feedback=[feedback_of(*kept) for kept in row.feedback],
             failures=[row.troubles[attempt] for attempt in sorted(row.troubles)],
             deliveries=[
@@ -221,6 +222,7 @@ def _row_of(record: TaskRecord) -> TaskRow:
         lost_attempts=set(record.lost_attempts),
         streamed=record.streamed,
         trimmed=record.trimmed,
+        trace_contexts=tuple(record.trace_contexts),
         attempt=task.attempt,
         failures=task.failures,
         crashes=task.crashes,

@@ -19,7 +19,7 @@ import orjson
 from perdure.owners import agent_of
 from perdure.payload import dump_body, load_body
 from perdure.storable import unstorable
-from perdure.storage import MOST_BACKOFF, Claim, Context, Feedback, Held
+from perdure.storage import MOST_BACKOFF, TRACED, Claim, Context, Feedback, Held
 from perdure.storage.folding import folded
 from perdure.storage.memory.outbox import Line
 from perdure.storage.operators import Failure
@@ -113,6 +113,12 @@ class TaskRow:
     keys: list[str] = field(default_factory=list)  # the idempotency keys that stand for it
     feedback: list[tuple[Feedback, bytes]] = field(default_factory=list)
     webhooks: dict[str, Line] = field(default_factory=dict)  # by the ids of their configs
+    trace_contexts: tuple[str, ...] = ()
+
+    def trace(self, context: str) -> None:
+        """A message came with this trace context."""
+        if context:
+            self.trace_contexts = (*self.trace_contexts, context)[-TRACED:]
 
     # ------------------------------------------------------------------ the log
 

@@ -64,6 +64,11 @@ class Waiting:
         rows = [row for row in self._timed.values() if row.late(now)]
         return sorted(rows, key=TaskRow.ends_by)
 
+    def ends(self) -> Iterator[datetime]:
+        """The times at which one of them may be over its time."""
+        times = (time for row in self._timed.values() for time in (row.expires_at, row.deadline_at))
+        return (time for time in times if time is not None)
+
 
 def _take_out(lists: dict[Key, list[int]], key: Key, rank: int) -> None:
     ranks = lists[key]

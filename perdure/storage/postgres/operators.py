@@ -83,7 +83,7 @@ SELECT percentile_cont(ARRAY[0.5, 0.95]) WITHIN GROUP (ORDER BY extract(epoch FR
 
 _LINE = f"""
 SELECT t.task_id, t.context_id, t.owner, t.state, t.created_at, t.status_timestamp, t.due_at, t.attempt, t.failures, t.crashes,
-       t.priority, t.parallel, t.lease_holder, t.lease_until,
+       t.priority, t.parallel, t.lease_holder, t.lease_until, t.trace_contexts,
        (SELECT jsonb_object_agg(l.limit_key, l.max_running) FROM concurrency_limits l
          WHERE l.limit_key = ANY (t.limit_keys)) AS limits,
        (SELECT left(string_agg(p ->> 'text', ' '), {HEAD}) FROM task_events e, jsonb_array_elements(e.payload -> 'parts') p
@@ -271,7 +271,7 @@ _INDEXED = {
 
 
 _COLUMNS = """task_id, context_id, owner, state, created_at, status_timestamp, due_at, attempt, failures, crashes, priority,
-       parallel, lease_holder, lease_until, limit_keys"""
+       parallel, lease_holder, lease_until, limit_keys, trace_contexts"""
 
 
 def _scan(wanted: TaskFilter, before: UUID | None) -> tuple[str, list[Any]]:
@@ -355,6 +355,7 @@ def _line(row: Row) -> TaskLine:
         lease_until=row["lease_until"],
         text=row["text"] or "",
         error=row["error"] or "",
+        trace_contexts=row["trace_contexts"] or (),
     )
 
 

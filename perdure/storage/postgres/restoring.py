@@ -22,7 +22,7 @@ from perdure.tasks import Event, StatusChange, TaskState
 
 # $1 task_id
 _TASK = f"""
-SELECT {TASK}, t.position, t.status_seq, t.lost_attempts, t.priority, t.parallel, t.streamed, t.trimmed,
+SELECT {TASK}, t.position, t.status_seq, t.lost_attempts, t.priority, t.parallel, t.streamed, t.trimmed, t.trace_contexts,
        NULL::text[] AS kinds, NULL::jsonb[] AS payloads,
        (SELECT coalesce(jsonb_object_agg(l.limit_key, l.max_running), '{{}}') FROM concurrency_limits l
          WHERE l.limit_key = ANY (t.limit_keys)) AS limits
@@ -62,8 +62,8 @@ ON CONFLICT DO NOTHING
 _RESTORE = """
 INSERT INTO tasks (task_id, owner, context_id, position, state, status_message, status_timestamp, status_seq, metadata, attempt,
                    lost_attempts, failures, crashes, last_seq, priority, parallel, limit_keys, streamed, trimmed,
-                   agent, due_at, dispatched_at, created_at, updated_at)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $21, $21, $22)
+                   trace_contexts, agent, due_at, dispatched_at, created_at, updated_at)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $22, $22, $23)
 """
 _RESTORE_EVENT = """
 INSERT INTO task_events (task_id, seq, first_seq, kind, attempt, payload, created_at, worker)
@@ -106,6 +106,7 @@ async def record_of(connection: Any, task_id: UUID) -> TaskRecord | None:
         limits=orjson.loads(row["limits"]),
         streamed=row["streamed"],
         trimmed=row["trimmed"],
+        trace_contexts=tuple(row["trace_contexts"] or ()),
         feedback=[feedback_of(each) for each in await connection.fetch(LOAD_FEEDBACK, task_id, row["owner"])],
         failures=[Failure(**each) for each in await connection.fetch(_FAILURES, task_id)],
         deliveries=[
@@ -138,7 +139,7 @@ async def restore(connection: Any, record: TaskRecord) -> bool:
         *(message_json(task.status_message), task.status_timestamp, record.status_seq),
         *(dumps(dict(task.metadata)), task.attempt, list(record.lost_attempts), task.failures, task.crashes),
         *(task.last_seq, record.priority, record.parallel, list(limits), record.streamed, record.trimmed),
-        *(agent_of(task.owner), task.created_at, task.updated_at),
+        *(list(record.trace_contexts) or None, agent_of(task.owner), task.created_at, task.updated_at),
     )
     await connection.executemany(_RESTORE_EVENT, _events(record.events, dict(record.workers)))
     for said in record.feedback:

@@ -16,7 +16,7 @@ Parameters are listed above each statement.
 
 from __future__ import annotations
 
-from perdure.storage import MOST_BACKOFF
+from perdure.storage import MOST_BACKOFF, TRACED
 from perdure.storage.postgres.wall import across
 
 TERMINAL = "('completed', 'failed', 'canceled', 'rejected')"
@@ -94,8 +94,8 @@ def rank(owner: str, priority: str, agent: str) -> str:
 
 
 # $1 task_id, $2 owner, $3 context_id, $4 metadata, $5 message, $6 policy, $7 priority, $8 delay in seconds, $9 expires in
-# seconds or null, $10 deadline in seconds or null, $11 limit keys, $12 their limits, $13 agent. No row: the policy is to reject,
-# and the context is busy.
+# seconds or null, $10 deadline in seconds or null, $11 limit keys, $12 their limits, $13 agent, $14 trace contexts or null.
+# No row: the policy is to reject, and the context is busy.
 SUBMIT = f"""
 WITH place AS (
         INSERT INTO contexts AS c (owner, context_id, last_position, waiting) VALUES ($2, $3, 1, ($6 <> 'parallel')::int)
@@ -113,10 +113,10 @@ WITH place AS (
     task AS (
         INSERT INTO tasks (task_id, owner, context_id, position, metadata, last_seq, message_seq, dispatch,
                            due_at, dispatched_at, status_timestamp, created_at, updated_at,
-                           priority, rank, parallel, limit_keys, expires_at, deadline_at, agent)
+                           priority, rank, parallel, limit_keys, expires_at, deadline_at, agent, trace_contexts)
         SELECT $1, $2, $3, place.last_position, $4, 1, 1, 1, now + make_interval(secs => $8), now, now, now, now,
                $7, {rank("$2", "$7", "$13::text")}, $6 = 'parallel', $11,
-               now + make_interval(secs => $9), now + make_interval(secs => $10), $13
+               now + make_interval(secs => $9), now + make_interval(secs => $10), $13, $14
           FROM place
         RETURNING task_id, created_at),
     event AS (
@@ -164,7 +164,7 @@ DELETE FROM idempotency_keys WHERE (owner, key) IN (
 RETURNING true
 """
 
-# $1 task_id, $2 owner, $3 context_id or '', $4 message (its context is put in here)
+# $1 task_id, $2 owner, $3 context_id or '', $4 message (its context is put in here), $5 trace context or null
 CONTINUE = f"""
 WITH line AS (
         SELECT c.owner, c.context_id, c.running_task, c.waiting FROM contexts c
@@ -189,6 +189,8 @@ WITH line AS (
                due_at = CASE WHEN task.wakes THEN task.now ELSE t.due_at END,
                dispatch = t.dispatch + task.wakes::int,
                dispatched_at = CASE WHEN task.wakes THEN task.now ELSE t.dispatched_at END,
+               trace_contexts = CASE WHEN $5::text IS NULL THEN t.trace_contexts
+                   ELSE array_append(t.trace_contexts[greatest(cardinality(t.trace_contexts) - {TRACED - 2}, 1):], $5) END,
                updated_at = task.now
           FROM task
          WHERE t.task_id = task.task_id AND task.state NOT IN {TERMINAL} AND $3 IN ('', t.context_id)
