@@ -8,7 +8,9 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "Start": ("index.md", "quickstart.md", "from-a2a-sdk.md", "from-bindu.md", "from-celery.md"),
     "Write an agent": ("agents.md", "testing.md", "cards.md", "adapters.md", "webhooks.md"),
     "Operate": (
+        "deploy.md",
         "operating.md",
+        "runbook.md",
         "tracing.md",
         "cli.md",
         "configuration.md",

@@ -119,7 +119,7 @@ WORKERS = Gauge("perdure_workers", "Workers alive", ["draining"], registry=REGIS
 WORKER_SLOTS = Gauge("perdure_worker_slots", "Slots of all workers alive", ["used"], registry=REGISTRY)
 RETENTION_AGE = Gauge(
     "perdure_retention_last_run_seconds",
-    "How long ago the workers last had looked through all tasks for old ones; 0 where they never had",
+    "How long ago the workers last had looked through all tasks for old ones; 0 where they need not",
     registry=REGISTRY,
 )
 STORAGE_UP = Gauge("perdure_storage_up", "1 while the storage answers this front door", registry=REGISTRY)

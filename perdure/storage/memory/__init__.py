@@ -376,6 +376,7 @@ class MemoryStorage(Contexts, Belongings, Counts, Folding, Keys, Operators, Rete
         if row.state is TaskState.WORKING:
             row.crashes += 1
             row.lost_attempts.add(row.attempt)
+            row.lost_worker(now)
             status = crashed(again=row.crashes < max_crashes)
             if status.message is not None:
                 status = replace(status, message=complete(status.message, row.context_id, row.task_id))
