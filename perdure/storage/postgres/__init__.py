@@ -188,8 +188,8 @@ class PostgresStorage(
     async def forget_worker(self, worker_id: str) -> None:
         await self._rows(sql.FORGET_WORKER, worker_id)
 
-    async def workers_alive(self, within: float) -> int:
-        row = await self._row(sql.WORKERS_ALIVE, within, owner=NOBODY)
+    async def workers_alive(self, within: float, *, agent: str | None = None) -> int:
+        row = await self._row(sql.WORKERS_ALIVE, within, agent, owner=NOBODY)
         return row["count"] if row else 0
 
     def keeper(self, *, lease: float) -> Keeper:

@@ -461,7 +461,8 @@ ON CONFLICT (worker_id) DO UPDATE
 RETURNING asked_to_drain
 """
 FORGET_WORKER = "DELETE FROM workers WHERE worker_id = $1"
-# $1 seconds; workers that died long ago go with it
+# $1 seconds, $2 agent or null
 WORKERS_ALIVE = """
 SELECT count(*) FROM workers WHERE beat_at > clock_timestamp() - make_interval(secs => $1) AND NOT draining
+   AND ($2::text IS NULL OR $2 = ANY (agents))
 """
