@@ -66,7 +66,7 @@ class Contact:
 
 async def sweep(worker: Worker, slots: AnySlots) -> None:
     """For ever: look after leases and claim unasked; and, apart from that, since a Redis that hangs and a long log must hold up
-    nothing else, after what the bell forgot, and fold what was streamed."""
+    nothing else, after what the bell forgot; fold what was streamed, and forget limits that nobody counts against."""
     lease = worker.settings.worker.lease
     contact = Contact(steady_after=lease, gap=lease * _LONGEST_GAP)
 
