@@ -66,7 +66,7 @@ docs: .venv  ## Build the documentation as a site, and check every link on it (b
 dist: .venv  ## Build the wheel and the sdist into dist/ and try them out
 	@rm -f dist/*.whl dist/*.tar.gz
 	@$(BIN)/python -m build --no-isolation --outdir dist > .venv/build.log 2>&1 || { cat .venv/build.log; exit 1; }
-	@DIST=$(CURDIR)/dist $(BIN)/pytest -q -n 0 tests/smoke
+	@DIST=$(CURDIR)/dist $(BIN)/pytest -q -n 0 $(if $(CLEAN),--timeout 600) tests/smoke
 	@ls dist
 
 # What `pip install perdure` brings, at the pinned versions. Both environments are apart from .venv, which has tools.
