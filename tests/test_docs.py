@@ -5,10 +5,12 @@ from __future__ import annotations
 import ast
 import json
 import re
+import shlex
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import httpx
 import pytest
@@ -59,6 +61,23 @@ def test_the_commands_that_are_told_exist(page: Path) -> None:
         name = re.match(r"[.a-z-]+", rest)
         if name and not name[0].startswith("-"):
             assert name[0] in {"perdure": names, "make": targets}.get(program, {name[0]}), line
+
+
+@pytest.mark.parametrize("name", ["runbook.md", "deploy.md"])
+def test_the_commands_to_type_in_an_emergency_are_taken_as_they_stand(name: str) -> None:
+    """With their options: nobody looks them up at night. Capitals stand for what is to be put in."""
+    page = ROOT / "docs" / name
+    lines = [line for block in blocks(page, "sh") for line in block.splitlines()]
+    lines += re.findall(r"`(perdure [^`]+)`", page.read_text())
+    asked = [found[1] for line in lines if (found := re.match(r"(?:[A-Z_]+=\S+ )?(perdure .*)", line))]
+    assert len(asked) > 3
+    for line in asked:
+        _, *words = shlex.split(line.partition("  #")[0])
+        command: Any = typer.main.get_command(app)
+        while hasattr(command, "commands"):
+            command = command.commands[words.pop(0)]
+        given = [str(UUID(int=1)) if word in ("ID", "TASK") else word for word in words]
+        command.make_context(command.name, given).close()
 
 
 def commands(group: Any) -> set[str]:
