@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import pytest
-import structlog
 
-from perdure import logs
 from perdure.agent import Turn
 from perdure.callables import Handler
 from perdure.errors import InputRequired, Retry
-from perdure.settings import LogSettings, WebhookSettings
+from perdure.settings import WebhookSettings
 from perdure.storage import Storage
 from perdure.storage.webhooks import DeliveryQuery, DeliveryState
 from tests.api.front import Front, at_once, at_work, message, opened_front
+from tests.support.logged import logged_as_json
 from tests.support.receiver import Receiver, receiving, status
 from tests.support.storages import opened_memory, opened_postgres
 from tests.support.traces import OTHER_PARENT, OTHER_TRACE, PARENT, TRACE, Traces, tracing_here
@@ -358,17 +356,9 @@ async def test_without_tracing_nothing_is_kept_or_sent(storage: Storage) -> None
 
 
 async def test_log_lines_name_the_trace(traces: Traces, capsys: pytest.CaptureFixture[str]) -> None:
-    root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
-    logs.set_up(LogSettings(format="json"))
-    try:
+    with logged_as_json():
         async with served(None, fails) as front:
             await front.call("SendMessage", {"message": message()}, traceparent=PARENT)
-    finally:
-        root.handlers[:] = handlers
-        root.setLevel(level)
-        logging.captureWarnings(False)
-        structlog.reset_defaults()
     lines = {line["event"]: line for line in map(json.loads, capsys.readouterr().err.splitlines())}
     turn, agent = traces.one("process"), traces.one("invoke_agent")
     for event, span in (("turn.started", turn), ("handler.failed", agent), ("turn.settled", turn)):
