@@ -126,12 +126,14 @@ async def _answer(door: Door, request: Request, body: bytes, reply: Reply) -> Re
         door.rates.take(caller)
     reply.dialect = negotiated(method.dialect, reply.named)
     check_decoded(envelope, body, max_depth=door.settings.max_depth)
+    params = envelope.get("params")
+    door = door.of(reply.dialect.read_tenant(params)) if door.tenants else door
     active = door.extensions.activated(request)
     call = Call(
         door,
-        caller,
+        door.caller(caller),
         reply.dialect,
-        envelope.get("params"),
+        params,
         request.headers,
         len(body),
         partial(run.gone, request.receive),

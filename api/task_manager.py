@@ -26,6 +26,7 @@ from perdure.errors import (
     WebhookConfigNotFound,
 )
 from perdure.ids import callback_id, new_task_id, new_token, parse_task_id
+from perdure.owners import ONLY
 from perdure.queue import Queue
 from perdure.settings import ServerSettings
 from perdure.storage import (
@@ -49,9 +50,8 @@ from perdure.tracing import spans
 from perdure.watch import Waiter, Watch
 
 from .auth import Caller
+from .bounds import Bounds, bounds_of
 from .orders import follow_up, new_task
-from .places import Places
-from .quotas import Quotas
 from .wire.asked import Callback, Send
 
 log = structlog.get_logger(__name__)
@@ -76,6 +76,8 @@ class TaskManager:
         *,
         egress: Egress | None = None,
         own_webhook: bool = False,
+        agent: str = ONLY,
+        bounds: Bounds | None = None,
     ) -> None:
         self._storage = storage
         self._queue = queue
@@ -84,11 +86,9 @@ class TaskManager:
         self._config = config
         self._egress = egress or Egress()
         self._own_webhook = own_webhook
-        self._quotas = Quotas(storage, settings)
-        self._streams = Places("streams", most=settings.max_streams, each=settings.max_streams_per_caller)
-        self._blocking = Places(
-            "blocking sends", most=settings.max_blocking, each=settings.max_blocking_per_caller
-        )
+        self._agent = agent
+        bounds = bounds or bounds_of(storage, settings)
+        self._quotas, self._streams, self._blocking = bounds.quotas, bounds.streams, bounds.blocking
 
     # ------------------------------------------------------------------ sending
 
@@ -457,7 +457,7 @@ class TaskManager:
 
     async def _ring_deliveries(self) -> None:
         try:
-            await self._queue.ring_deliveries()
+            await self._queue.ring_deliveries(self._agent)
         except QueueUnavailable as error:  # workers look every second anyway
             log.debug("queue.unavailable", error=str(error))
 

@@ -496,6 +496,9 @@ class Settings(BaseSettings):
     )
     queue_name: str = Field("perdure", min_length=1, description="Prefix of every key in Redis")
     agent: str | None = Field(None, description="The agent: a file's path or module:attribute")
+    agents: str | None = Field(
+        None, description="Several agents instead: files or module:attribute, or name=file, divided by commas"
+    )
     host: str = Field("127.0.0.1", description="The address to listen on")
     port: int | None = Field(
         None, ge=0, le=65535, description="The port to listen on; default: that of deployment.url, or 3773"

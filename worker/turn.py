@@ -21,6 +21,7 @@ from perdure.agent import Turn
 from perdure.answer import Answer
 from perdure.errors import LeaseLost, StorageUnavailable
 from perdure.ids import message_id, new_token
+from perdure.owners import caller_of
 from perdure.perform import BAD_OUTPUT, Outcome, name_of, perform
 from perdure.retries import MayPass
 from perdure.steps import Steps, Store
@@ -75,6 +76,7 @@ async def claim_turn(worker: Worker) -> Taken | None:
         new_token(),
         lease=worker.settings.worker.lease,
         history=worker.settings.turns.history,
+        agent=worker.name,
     )
     metrics.CLAIMS.labels("task" if claimed else "nothing").inc()
     if claimed and claimed.claim.attempt == 1:
@@ -93,8 +95,9 @@ async def work_on(worker: Worker, taken: Taken, reins: Reins) -> None:
             task_id=str(claim.task_id),
             context_id=claim.context_id,
             attempt=claim.attempt,
-            caller=claim.owner,
+            caller=caller_of(claim.owner),
             worker=worker.worker_id,
+            **_named(worker),
         ),
     ):
         if reins.why or _too_late(worker, taken):
@@ -116,6 +119,11 @@ async def work_on(worker: Worker, taken: Taken, reins: Reins) -> None:
             spans.ended(span, ended)
             metrics.ATTEMPTS.labels(ended).inc()
             metrics.RUN.labels(ended).observe(time.monotonic() - taken.sent)
+
+
+def _named(worker: Worker) -> dict[str, str]:
+    """Among several agents it is said whose turn it is."""
+    return {"agent": worker.name} if worker.name else {}
 
 
 # ---------------------------------------------------------------------- before

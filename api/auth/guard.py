@@ -14,6 +14,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 from structlog.contextvars import bound_contextvars
 
+from perdure.owners import is_caller
 from perdure.settings import AuthSettings
 from perdure.storage.keys import Keys
 
@@ -106,7 +107,10 @@ class Guard:
         if self._authenticator is None:
             request.scope[CALLER] = ANYBODY
         elif _path(request.scope) not in self._public:
-            request.scope[CALLER] = await self._authenticator.caller(request, browsed=browsed)
+            caller = await self._authenticator.caller(request, browsed=browsed)
+            if not is_caller(caller.owner):
+                raise Refused("a name that is none of a caller")
+            request.scope[CALLER] = caller
 
     def _is_browsed(self, scope: Scope) -> bool:
         path = _path(scope)

@@ -499,8 +499,9 @@ class Storage(Folding, Keys, Operators, Webhooks, Protocol):
     async def forget_worker(self, worker_id: str) -> None:
         """The worker ended in order."""
 
-    async def workers_alive(self, within: float) -> int:
-        """How many workers gave a sign of life in the last `within` seconds and are not draining."""
+    async def workers_alive(self, within: float, *, agent: str | None = None) -> int:
+        """How many workers (of this one among several agents) gave a sign of life in the last `within` seconds and are not
+        draining."""
 
     def keeper(self, *, lease: float) -> Keeper:
         """A keeper of its own thread and connection; close it when done."""

@@ -24,6 +24,7 @@ from perdure.storage.folding import folded
 from perdure.storage.memory.outbox import Line
 from perdure.storage.operators import Failure
 from perdure.storage.views import conversation, last, task_artifacts, task_conversation, task_history
+from perdure.storage.writes import worker_lost
 from perdure.tasks import ArtifactChunk, Event, Message, StatusChange, Task, TaskState
 
 Body = Message | ArtifactChunk | StatusChange
@@ -170,6 +171,21 @@ class TaskRow:
             self.log[self._place(event.first_seq) : place + 1] = [
                 _Entry(event.first_seq, event.seq, event.attempt, event.time, made.kind, made.payload)
             ]
+
+    def lost_worker(self, time: datetime) -> None:
+        """Why the attempt ended, for operators, where nobody has said it yet."""
+        spoke = any(entry.attempt == self.attempt and entry.kind != "status" for entry in self.log)
+        error_class, message, fingerprint = worker_lost(spoke=spoke)
+        failure = Failure(
+            task_id=self.task_id,
+            attempt=self.attempt,
+            error_class=error_class,
+            message=message,
+            fingerprint=fingerprint,
+            worker=self.holder,
+            created_at=time,
+        )
+        self.troubles.setdefault(self.attempt, failure)
 
     @property
     def agent(self) -> str:
