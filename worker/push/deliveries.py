@@ -20,6 +20,7 @@ from perdure import metrics
 from perdure.egress import Refused
 from perdure.errors import ConfigError, StorageUnavailable
 from perdure.ids import new_token
+from perdure.owners import caller_of
 from perdure.settings import Settings
 from perdure.storage import Storage
 from perdure.storage.webhooks import Breaker, ClaimedDelivery, DeliveryAttempt
@@ -137,7 +138,7 @@ class Deliveries:
             delivery=str(claimed.delivery_id),
             task_id=str(claimed.config.task_id),
             attempt=claimed.attempt,
-            caller=claimed.owner,
+            caller=caller_of(claimed.owner),
         )
         try:
             found = await self._attempt(claimed)
