@@ -14,6 +14,7 @@ from starlette.responses import Response
 
 from perdure.ids import parse_task_id
 from perdure.operating import MOST_AT_ONCE, RETRY_OF, RETRYABLE
+from perdure.owners import ONLY, owner_at
 from perdure.payload import dump_body
 from perdure.storage.operators import COUNTED, SCANNED, SEARCHED, TaskLine
 from perdure.storage.webhooks import DeliveryQuery
@@ -213,7 +214,8 @@ async def conversations(desk: Desk, request: Request, caller: Caller) -> Respons
 
 async def conversation(desk: Desk, request: Request, caller: Caller) -> Response:
     """The tasks of one in their order."""
-    owner, context_id = request.query_params.get("owner", ""), request.query_params.get("context", "")
+    asked = request.query_params
+    owner, context_id = owner_at(asked.get("agent", ONLY), asked.get("owner", "")), asked.get("context", "")
     lines = await desk.storage.context_line(owner, context_id)
     if not lines:
         raise HTTPException(404, "There is no such conversation.")

@@ -441,6 +441,10 @@ class Storage(Folding, Keys, Operators, Webhooks, Protocol):
     async def forget_keys(self, *, older_than: float, limit: int = 1000) -> int:
         """Drop idempotency keys that were used more than `older_than` seconds ago; how many."""
 
+    async def forget_limits(self, *, batch: int = 1000) -> int:
+        """Drop the counters of limits that nothing counts against and no task that is open names, so many at a time; how many
+        went. The next task with such a limit makes it anew."""
+
     async def stranded(self, *, idle: float, limit: int = 100, agent: str = ONLY) -> Sequence[Ring]:
         """Tasks of an agent that could be claimed and were last dispatched more than `idle` * 2^n seconds ago, in the order of
         `claim_task`. n: how many rings the task has had beyond one for each turn, at most `MOST_BACKOFF`; what is rung for in

@@ -390,6 +390,10 @@ class MemoryStorage(Contexts, Belongings, Counts, Folding, Keys, Operators, Webh
         with self._lock:
             return self._ledger.forget_keys(self._ledger.now() - timedelta(seconds=older_than), limit)
 
+    async def forget_limits(self, *, batch: int = 1000) -> int:
+        with self._lock:
+            return self._ledger.forget_limits()
+
     async def stranded(self, *, idle: float, limit: int = 100, agent: str = ONLY) -> Sequence[Ring]:
         with self._lock:
             now = self._ledger.now()

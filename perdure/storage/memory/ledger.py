@@ -199,8 +199,16 @@ class Ledger:
         return row.parallel or (context.slot is None and context.first() is row)
 
     def limits_of(self, row: TaskRow) -> Mapping[str, int]:
-        """How many may run with each of its keys."""
-        return {key: self._limits[key].most for key in row.limit_keys}
+        """How many may run with each of its keys; without those that were forgotten after its end."""
+        return {key: self._limits[key].most for key in row.limit_keys if key in self._limits}
+
+    def forget_limits(self) -> int:
+        """Those that nothing counts against and no open task names."""
+        named = {key for row in self.tasks.values() if not row.state.terminal for key in row.limit_keys}
+        gone = [key for key, limit in self._limits.items() if not limit.running and key not in named]
+        for key in gone:
+            del self._limits[key]
+        return len(gone)
 
     def _limited(self, row: TaskRow) -> bool:
         limits = (self._limits[key] for key in row.limit_keys)
