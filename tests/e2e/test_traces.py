@@ -85,7 +85,9 @@ def test_one_trace_from_the_caller_to_the_webhook_also_after_a_crash(
     assert agent.parent == turn.span
     posts = [span for span in collector.named("POST") if span.kind == CLIENT]
     assert {(span.trace, span.parent) for span in posts} == {(TRACE, sent.span)}
-    assert len(posts) >= 4  # submitted again, working, the artifact, completed; others may have gone with the worker
+    assert (
+        len(posts) >= 4
+    )  # submitted again, working, the artifact, completed; others may have gone with the worker
     assert {f"00-{TRACE}-{span.span}-01" for span in posts} <= set(told)
     assert {each[3:35] for each in told} == {TRACE}
     assert collector.services == {"e2e"}
