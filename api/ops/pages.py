@@ -14,6 +14,7 @@ from starlette.responses import Response
 
 from perdure.ids import parse_task_id
 from perdure.operating import MOST_AT_ONCE, RETRY_OF, RETRYABLE
+from perdure.owners import ONLY, owner_at
 from perdure.payload import dump_body
 from perdure.storage.operators import COUNTED, SCANNED, SEARCHED, TaskLine
 from perdure.storage.webhooks import DeliveryQuery
@@ -37,11 +38,13 @@ _PAGE = 50
 
 async def overview(desk: Desk, request: Request, caller: Caller) -> Response:
     """How things stand."""
-    figures, workers = await asyncio.gather(desk.storage.figures(), desk.storage.list_workers())
+    figures, workers, pruned_ago = await asyncio.gather(
+        desk.storage.figures(), desk.storage.list_workers(), desk.storage.retention_age()
+    )
     alive = [each for each in workers if each.silent <= _silence(desk)]
     swept = {
         name: sum(each.beat.counters.get(name, 0) for each in alive)
-        for name in ("sweeps", "rescued", "expired", "rung_again")
+        for name in ("sweeps", "rescued", "expired", "rung_again", "pruned")
     }
     return await shown(
         desk,
@@ -56,6 +59,7 @@ async def overview(desk: Desk, request: Request, caller: Caller) -> Response:
         used=sum(each.beat.running for each in alive),
         slots=sum(each.beat.slots for each in alive),
         swept=swept,
+        pruned_ago=pruned_ago,
         bars=bars(figures.minutes, figures.time),
         series=series(figures.minutes, figures.time),
         scanned=SCANNED,
@@ -213,7 +217,8 @@ async def conversations(desk: Desk, request: Request, caller: Caller) -> Respons
 
 async def conversation(desk: Desk, request: Request, caller: Caller) -> Response:
     """The tasks of one in their order."""
-    owner, context_id = request.query_params.get("owner", ""), request.query_params.get("context", "")
+    asked = request.query_params
+    owner, context_id = owner_at(asked.get("agent", ONLY), asked.get("owner", "")), asked.get("context", "")
     lines = await desk.storage.context_line(owner, context_id)
     if not lines:
         raise HTTPException(404, "There is no such conversation.")

@@ -13,6 +13,7 @@ from structlog.testing import capture_logs
 from perdure.owners import owner_at
 from perdure.settings import AuthSettings
 from perdure.storage import TaskQuery
+from perdure.storage.operators import WorkerBeat
 from perdure.tasks import ANONYMOUS
 from tests.api.front import Front, answer, at_work, opened_front
 from tests.api.test_authentication import key_for
@@ -181,6 +182,26 @@ async def test_an_address_with_a_path_is_the_agents_own() -> None:
     async with opened_front(config, agents=("weather", "travel")) as front:
         card = (await front.http.get("/agents/weather/.well-known/agent-card.json")).json()
         assert {each["url"] for each in card["supportedInterfaces"]} == {"https://example.com/weather"}
+
+
+async def test_the_operators_page_tells_agents_apart(front: Front) -> None:
+    await task_at(front, "travel")
+    other = await task_at(front, "weather")
+    pages = await front.http.get("/ops/tasks?agent=travel")
+    assert "anonymous at travel" in pages.text
+    assert other not in pages.text
+    linked = "/ops/tasks?owner=anonymous&amp;agent=travel"
+    assert linked in pages.text
+    assert (await front.http.get(linked.replace("&amp;", "&"))).text.count("<article") == 1
+    assert (await front.http.get("/ops/tasks?owner=anonymous")).text.count("<article") == 0
+    for path in ("/ops", "/ops/conversations", "/ops/workers", f"/ops/tasks/{other}"):
+        assert (await front.http.get(path)).status_code == 200
+    talk = await front.http.get("/ops/conversation?owner=anonymous&agent=travel&context=talk")
+    assert "anonymous at travel" in talk.text
+    await front.storage.beat(
+        WorkerBeat(worker_id="w", slots=1, running=0, version="1", agents=("travel", "weather"))
+    )
+    assert "serves" in (await front.http.get("/ops/workers")).text
 
 
 # ---------------------------------------------------------------------- what is kept apart, what is shared

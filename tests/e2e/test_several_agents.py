@@ -70,6 +70,34 @@ def test_each_worker_serves_its_part(both: Stack) -> None:
     assert front.said("serving") == 0  # it was read before
 
 
+def test_operators_and_callers_at_a_terminal(both: Stack) -> None:
+    server, _ = both.front_door()
+    both.worker()
+
+    def perdure(*command: str) -> str:
+        env = surroundings(**both.settings)
+        ended = finished([PERDURE, *command], cwd=both.folder, env=env)
+        assert ended.returncode == 0, ended.stderr
+        return ended.stdout
+
+    for name in ("talking", "gated"):
+        assert perdure("send", "hello", "--to", f"{server.url}/agents/{name}").strip() == "HELLO"
+    [line] = map(json.loads, perdure("tasks", "list", "--agent", "gated", "--json").splitlines())
+    assert (line["owner"], line["agent"]) == ("anonymous", "gated")
+    owned = ("--owner", "anonymous")
+    assert perdure("tasks", "list", *owned, "--agent", "gated", "--json") == json.dumps(line) + "\n"
+    assert perdure("tasks", "list", *owned, "--json") == ""
+    assert "anonymous at gated" in perdure("tasks", "show", line["taskId"])
+    assert line["taskId"] in perdure("contexts", "show", "anonymous", line["contextId"], "--agent", "gated")
+    assert {each["agent"] for each in json.loads(perdure("contexts", "list", "--json"))} == {
+        "talking",
+        "gated",
+    }
+    [worker] = json.loads(perdure("workers", "list", "--json"))
+    assert worker["agents"] == ["talking", "gated"]
+    assert "talking, gated" in perdure("workers", "list")
+
+
 def settled(log: list[str]) -> list[dict[str, Any]]:
     lines = [json.loads(line) for line in log if line.startswith("{")]
     return [line for line in lines if line["event"] == "turn.settled"]

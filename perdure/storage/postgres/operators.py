@@ -279,7 +279,7 @@ def _scan(wanted: TaskFilter, before: UUID | None) -> tuple[str, list[Any]]:
     named = parse_task_id(wanted.text) if wanted.text else None
     arguments: list[Any] = [
         before,
-        wanted.owner,
+        wanted.agent if wanted.whose is None else wanted.whose,
         wanted.context_id,
         wanted.worker,
         wanted.fingerprint,
@@ -295,7 +295,7 @@ def _scan(wanted: TaskFilter, before: UUID | None) -> tuple[str, list[Any]]:
         condition
         for value, condition in (
             (before, "task_id < $1"),
-            (wanted.owner, "owner = $2"),
+            (wanted.agent or wanted.owner, "agent = $2" if wanted.whose is None else "owner = $2"),
             (wanted.context_id, "context_id = $3"),
             (wanted.worker, "lease_token IS NOT NULL AND lease_holder = $4"),
             (wanted.fingerprint, "task_id IN (SELECT task_id FROM task_failures WHERE fingerprint = $5)"),
