@@ -16,6 +16,7 @@ from perdure import __version__, metrics
 from perdure.errors import QueueUnavailable, SchemaMismatch, StorageUnavailable
 from perdure.storage.operators import WorkerBeat
 
+from .retention import pruned
 from .slots import AnySlots, Slots
 from .worker import Worker, announce, ring
 
@@ -66,7 +67,8 @@ class Contact:
 
 async def sweep(worker: Worker, slots: AnySlots) -> None:
     """For ever: look after leases and claim unasked; and, apart from that, since a Redis that hangs and a long log must hold up
-    nothing else, after what the bell forgot; fold what was streamed, and forget limits that nobody counts against."""
+    nothing else, after what the bell forgot; fold what was streamed, forget limits that nobody counts against, and delete what is
+    old."""
     lease = worker.settings.worker.lease
     contact = Contact(steady_after=lease, gap=lease * _LONGEST_GAP)
 
@@ -83,6 +85,7 @@ async def sweep(worker: Worker, slots: AnySlots) -> None:
         _for_ever(lambda: rung_again(worker, slots), lambda: worker.settings.worker.sweep_interval),
         _for_ever(lambda: folded(worker), lambda: worker.settings.worker.sweep_interval),
         _for_ever(lambda: limits_forgotten(worker), lambda: _FORGET_LIMITS_INTERVAL),
+        _for_ever(lambda: pruned(worker), lambda: worker.settings.retention.interval),
     )
 
 

@@ -36,6 +36,7 @@ from perdure.owners import ONLY
 from perdure.storage.folding import Folding
 from perdure.storage.keys import Keys
 from perdure.storage.operators import Operators, WorkerBeat
+from perdure.storage.retention import Retention
 from perdure.storage.webhooks import WebhookConfig as WebhookConfig
 from perdure.storage.webhooks import WebhookConfigPage as WebhookConfigPage
 from perdure.storage.webhooks import Webhooks as Webhooks
@@ -271,7 +272,7 @@ class Keeper(Protocol):
         """End the thread."""
 
 
-class Storage(Folding, Keys, Operators, Webhooks, Protocol):
+class Storage(Folding, Keys, Operators, Retention, Webhooks, Protocol):
     """See the module's text for the rules that hold everywhere."""
 
     async def open(self) -> None:

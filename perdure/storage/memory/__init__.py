@@ -48,6 +48,7 @@ from perdure.storage.memory.folding import Folding
 from perdure.storage.memory.keys import Keys
 from perdure.storage.memory.ledger import Ledger
 from perdure.storage.memory.operators import Operators, Sign
+from perdure.storage.memory.retention import Retention, Run
 from perdure.storage.memory.rows import TaskRow, draft, merged, to_json
 from perdure.storage.memory.webhooks import Webhooks
 from perdure.storage.operators import OperatorAction, WorkerBeat
@@ -65,7 +66,7 @@ from perdure.tasks import (
 )
 
 
-class MemoryStorage(Contexts, Belongings, Counts, Folding, Keys, Operators, Webhooks):
+class MemoryStorage(Contexts, Belongings, Counts, Folding, Keys, Operators, Retention, Webhooks):
     """See `Storage`. Beyond `finished_tasks` ended tasks the oldest are dropped, with contexts that hold nothing else.
     `clock` tells the time, in UTC."""
 
@@ -80,6 +81,7 @@ class MemoryStorage(Contexts, Belongings, Counts, Folding, Keys, Operators, Webh
         self._keys = {}
         self._workers: dict[str, Sign] = {}
         self._actions: list[OperatorAction] = []
+        self._run = Run()
 
     async def open(self) -> None:
         pass

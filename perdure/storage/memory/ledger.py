@@ -18,6 +18,7 @@ from perdure.storage import IdempotencyKey, NewTask, Policy
 from perdure.storage.memory.outbox import Line, Outbox, Parcel, is_told
 from perdure.storage.memory.rows import ContextRow, Draft, TaskRow, draft, to_json
 from perdure.storage.memory.waiting import Waiting
+from perdure.storage.retention import OLDER_PLACES
 from perdure.storage.webhooks import WebhookConfig, endpoint_of
 from perdure.storage.writes import complete, expired
 from perdure.tasks import Notice, Ring, TaskState
@@ -363,16 +364,34 @@ class Ledger:
     def drop_finished(self, keep: int) -> int:
         """Delete the oldest finished tasks beyond `keep`, and the contexts that hold nothing any more; how many tasks went."""
         surplus = max(len(self.finished) - keep, 0)
-        for _ in range(surplus):
-            task_id, row = self.finished.popitem(last=False)
-            del self.tasks[task_id]
-            self.outbox.forget(task_id, row.webhooks)
-            self._drop_keys(row)
-            context = self.context_of(row)
-            context.remove(row)
-            if not context.entries and context.metadata == b"{}":
-                del self.contexts[row.owner][row.context_id]
+        for row in list(islice(self.finished.values(), surplus)):
+            self.drop(row)
         return surplus
+
+    def drop(self, row: TaskRow) -> bool:
+        """Delete a finished task; whether its context went with it, since it held nothing else."""
+        del self.finished[row.task_id], self.tasks[row.task_id]
+        self.outbox.forget(row.task_id, row.webhooks)
+        self._drop_keys(row)
+        context = self.context_of(row)
+        context.remove(row)
+        if context.entries or context.metadata != b"{}":
+            return False
+        del self.contexts[row.owner][row.context_id]
+        return True
+
+    def put_back(self, row: TaskRow, limits: Mapping[str, int]) -> None:
+        """A finished task from elsewhere, at its place; before all of a context that has begun anew meanwhile."""
+        contexts = self.contexts.setdefault(row.owner, {})
+        new = ContextRow(row.owner, row.context_id, row.created_at, row.updated_at)
+        context = contexts.setdefault(row.context_id, new)
+        if context.is_anew(row):
+            row.place -= OLDER_PLACES
+        context.add(row)
+        for key, most in limits.items():
+            self._limits.setdefault(key, Limit(most))
+        self.tasks[row.task_id] = row
+        self.finish(row)
 
 
 def _after(now: datetime, seconds: float) -> datetime:
