@@ -88,7 +88,7 @@ def create_app(
     )
     app = Starlette(
         routes=[
-            Route("/", partial(jsonrpc.endpoint, door), methods=["POST"]),
+            Route("/", jsonrpc.Endpoint(door), methods=["POST"]),
             Route("/.well-known/agent-card.json", show_card),
             Route("/.well-known/agent.json", show_card),
             Route("/healthz", health.healthz),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -106,11 +106,13 @@ class TaskManager:
         this call: whoever cancels it, or never reads the answer, changes nothing. `left` returns when the caller has gone: then
         nobody waits any longer.
         """
-        place = nullcontext() if send.return_immediately else self._blocking.taken(caller.owner)
-        with place:
+        if send.return_immediately:
+            accepted = await self._accept(caller, self._addressed(send), send)
+            if accepted.repeated:
+                repeated()
+            return await self._whole(accepted, send)
+        with self._blocking.taken(caller.owner):
             async with self._stored(caller, send, repeated) as (accepted, waiter):
-                if send.return_immediately:
-                    return await self._whole(accepted, send)
                 task = await self._whole(accepted, send) if accepted.repeated else accepted.task
                 async with _unless_gone(left, waiter):
                     return await self._rested(task, waiter, send)
@@ -201,8 +203,8 @@ class TaskManager:
                 webhooks.append(
                     WebhookConfig(config_id=GLOBAL, task_id=task_id, url="", endpoint="WEBHOOK_URL")
                 )
-            new = new_task(self._config, caller.owner, task_id, send, now)
-            accepted = await self._submitted(replace(new, webhooks=webhooks), send.key)
+            new = new_task(self._config, caller.owner, task_id, send, now, webhooks)
+            accepted = await self._submitted(new, send.key)
         if not accepted.repeated:
             await self._spread(accepted, heard=bool(send.message.task_id))
         return accepted

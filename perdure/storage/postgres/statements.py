@@ -47,15 +47,17 @@ UNLIMITED = """
 
 # What becomes claimable when a context's slot is freed: the first in its line, if it is due. `freed` is a CTE of
 # (owner, context_id); the dispatch is raised in the same statement, so that the ring is never taken for an older one.
+# Its state is compared with the one that was picked, and not with a constant: a planner whose statistics are of an empty queue
+# reads the index of all that wait then, and a settle takes longer the more there is to do (tests/contract/test_backlog.py).
 NEXT = """
     next AS (
         UPDATE tasks n SET dispatch = n.dispatch + 1, dispatched_at = clock_timestamp()
           FROM freed CROSS JOIN LATERAL (
-               SELECT x.task_id, x.due_at FROM tasks x
+               SELECT x.task_id, x.state FROM tasks x
                 WHERE x.owner = freed.owner AND x.context_id = freed.context_id AND NOT x.parallel
                   AND x.state = 'submitted' AND x.task_id <> freed.task_id
                 ORDER BY x.position LIMIT 1) pick
-         WHERE n.task_id = pick.task_id AND n.state = 'submitted' AND n.due_at <= clock_timestamp()
+         WHERE n.task_id = pick.task_id AND n.state = pick.state AND n.due_at <= clock_timestamp()
         RETURNING n.task_id, n.dispatch, freed.task_id AS after)"""
 
 
