@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import sys
-from contextlib import nullcontext
 from logging.config import fileConfig
 from typing import Any
 
 import sqlalchemy as sa
 from alembic import context
 from alembic.config import Config
-from alembic.util import CommandError
 
 from perdure.errors import PerdureError
 from perdure.storage.migrate import on_connection, revision_of
-from perdure.storage.row_security import lowered
 from perdure.storage.schema import VERSION_TABLE, metadata
+from perdure.storage.stepping import one_by_one, patiently
 
 
 def ours(thing: Any, name: str | None, kind: str, reflected: bool, compare_to: Any) -> bool:
@@ -30,8 +28,8 @@ def numbered(_: Any, __: Any, directives: list[Any]) -> None:
         script.rev_id = f"{int(last or 0) + 1:04d}"
 
 
-def migrate(connection: sa.Connection) -> None:
-    """Run the migrations that were asked for, in one transaction."""
+def configure(connection: sa.Connection, **more: Any) -> None:
+    """Tell Alembic what there is to know, before each run."""
     context.configure(
         connection=connection,
         target_metadata=metadata,
@@ -40,18 +38,22 @@ def migrate(connection: sa.Connection) -> None:
         compare_type=True,
         compare_server_default=True,
         process_revision_directives=numbered,
+        transaction_per_migration=True,
+        **more,
     )
-    with context.begin_transaction(), lowered(connection) if _has_steps(connection) else nullcontext():
+
+
+def migrate(connection: sa.Connection, lock_timeout: float) -> None:
+    """Run the migrations that were asked for, each in a transaction of its own."""
+    configure(connection)
+    steps = one_by_one(context.get_context().opts["fn"], connection, lock_timeout)
+
+    def run() -> None:
+        connection.commit()  # or Alembic takes what a query has begun for somebody else's transaction, and commits nothing
+        configure(connection, fn=steps)
         context.run_migrations()
 
-
-def _has_steps(connection: sa.Connection) -> bool:
-    """Whether something will change: the walls are not touched by each start of a process."""
-    try:
-        wanted = context.get_revision_argument()
-    except (KeyError, CommandError):  # not asked to go anywhere; or by steps
-        return "destination_rev" in context.get_context().opts
-    return bool(wanted != revision_of(connection))
+    patiently(connection, run, lock_timeout=lock_timeout, revision=lambda: revision_of(connection))
 
 
 def migrate_from_settings() -> None:
@@ -59,7 +61,7 @@ def migrate_from_settings() -> None:
     from perdure.settings import load_settings
 
     def work(config: Config) -> None:
-        migrate(config.attributes["connection"])
+        migrate(config.attributes["connection"], config.attributes["lock_timeout"])
 
     try:
         settings = load_settings()
@@ -68,8 +70,7 @@ def migrate_from_settings() -> None:
             raise PerdureError(
                 "set DATABASE_URL (and STORAGE_TYPE=postgres) to say which database to migrate"
             )
-        work_on = url.get_secret_value()
-        on_connection(work_on, work)
+        on_connection(url.get_secret_value(), work, lock_timeout=settings.storage.migration_lock_timeout)
     except PerdureError as error:
         print(f"perdure: {error}", file=sys.stderr)
         raise SystemExit(2) from None
@@ -77,11 +78,16 @@ def migrate_from_settings() -> None:
 
 handed = context.config.attributes.get("connection")
 if context.is_offline_mode():
-    context.configure(dialect_name="postgresql", target_metadata=metadata, version_table=VERSION_TABLE)
+    context.configure(
+        dialect_name="postgresql",
+        target_metadata=metadata,
+        version_table=VERSION_TABLE,
+        transaction_per_migration=True,
+    )
     with context.begin_transaction():
         context.run_migrations()
 elif handed is not None:
-    migrate(handed)
+    migrate(handed, context.config.attributes["lock_timeout"])
 else:
     if context.config.config_file_name is not None:
         fileConfig(context.config.config_file_name, disable_existing_loggers=False)

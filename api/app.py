@@ -12,15 +12,17 @@ from starlette.middleware import Middleware
 from starlette.routing import Route
 
 from perdure.agent import Agent
+from perdure.card_signatures import JWKS_PATH, read_key
 from perdure.errors import CallerError
 from perdure.queue import Queue
 from perdure.settings import Settings
 from perdure.storage import Storage
 from perdure.watch import Watch
 
-from . import card, docs, extensions, health, jsonrpc, ops, rest
+from . import card, docs, health, jsonrpc, ops, rest
 from .auth.guard import Authenticator, Guard
 from .auth.schemes import with_security
+from .cards import cards_of
 from .connection import SlowReaders, SlowSenders
 from .limits import BodyLimit, refuse_late
 from .media_types import Modes
@@ -33,6 +35,7 @@ from .task_manager import TaskManager
 PUBLIC = (
     "/.well-known/agent-card.json",
     "/.well-known/agent.json",
+    JWKS_PATH,
     "/healthz",
     "/readyz",
     *docs.PATHS,
@@ -71,18 +74,18 @@ def create_app(
         egress=settings.webhooks.egress(),
         own_webhook=settings.webhook_url is not None,
     )
-    own = extensions.ours(name for name, method in jsonrpc.METHODS.items() if method.dialect is None)
-    declared = extensions.declared(agent, own)
+    key = read_key(settings.card)
+    cards = cards_of(agent, key)
     door = Door(
         manager,
         settings.server,
         Modes(agent),
-        extended_card=card.extended_card(agent, declared),
-        extensions=extensions.negotiated(agent, own),
+        extended_card=cards.extended,
+        extensions=cards.extensions,
         rates=Rates(settings.server),
         direct_replies=agent.config.direct_replies,
     )
-    show_card = partial(card.endpoint, card.build_card(agent, declared))
+    show_card = card.endpoint(cards.public)
     desk = ops.Desk(
         storage, queue, watch, settings, agent.config.name, public_host=agent.config.deployment.url.host or ""
     )
@@ -91,6 +94,7 @@ def create_app(
             Route("/", jsonrpc.Endpoint(door), methods=["POST"]),
             Route("/.well-known/agent-card.json", show_card),
             Route("/.well-known/agent.json", show_card),
+            Route(JWKS_PATH, card.endpoint(key.jwks if key and settings.card.serve_jwks else None)),
             Route("/healthz", health.healthz),
             Route("/readyz", partial(health.readyz, storage, queue, settings)),
             Route("/metrics", Metrics(storage, queue, settings).__call__),

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -18,21 +19,19 @@ from perdure.skills import Skill
 from perdure.telling import given
 
 from .auth import Caller
-from .cached import Cached, cached
+from .cached import cached
 from .codes import ExtendedCardNotConfigured, Unauthenticated
+from .extensions import skill_inputs
 from .wire import v03, v1
 
 Json = dict[str, Any]
+Endpoint = Callable[[Request], Awaitable[Response]]
 
 
-def build_card(agent: Agent, extensions: Sequence[Extension]) -> Cached:
-    """The card of an agent that speaks `extensions`, as of now."""
-    return cached(orjson.dumps(card_json(agent, extensions)), "application/json")
-
-
-def card_json(agent: Agent, extensions: Sequence[Extension]) -> Json:
-    """An AgentCard (1.0, section 4.4.1) with the members that 0.3 wants (section 5.5 there)."""
-    config = agent.config
+def card_json(agent: Agent, extensions: Sequence[Extension], more: Sequence[Skill] = ()) -> Json:
+    """An AgentCard (1.0, section 4.4.1) with the members that 0.3 wants (section 5.5 there); with `more` skills than the public
+    one."""
+    config, skills = agent.config, [*agent.skills, *more]
     url = str(config.deployment.url)
     return {
         "name": config.name,
@@ -46,11 +45,11 @@ def card_json(agent: Agent, extensions: Sequence[Extension]) -> Json:
             "streaming": config.capabilities.streaming,
             "pushNotifications": config.capabilities.push_notifications,
             "extendedAgentCard": config.capabilities.extended_agent_card,
-            **given(extensions=[_extension(extension) for extension in extensions]),
+            **given(extensions=[_extension(each) for each in (*extensions, *skill_inputs(skills))]),
         },
         "defaultInputModes": list(config.default_input_modes),
         "defaultOutputModes": list(config.default_output_modes),
-        "skills": [_skill(skill) for skill in agent.skills],
+        "skills": [_skill(skill) for skill in skills],
         **given(
             provider=config.provider.model_dump() if config.provider else None,
             documentationUrl=config.documentation_url,
@@ -143,6 +142,10 @@ class ExtendedCard:
             raise Unauthenticated("the extended card is for authenticated callers", self.challenge)
         return self.document
 
+    def with_document(self, document: Json) -> ExtendedCard:
+        """The same, showing this."""
+        return replace(self, document=document)
+
 
 def extended_card(agent: Agent, extensions: Sequence[Extension]) -> ExtendedCard:
     """The extended card of an agent, as of now."""
@@ -155,8 +158,7 @@ def extended_card(agent: Agent, extensions: Sequence[Extension]) -> ExtendedCard
 
 
 def _extended(agent: Agent, more: ExtendedCardConfig, extensions: Sequence[Extension]) -> Json:
-    document = card_json(agent, [*extensions, *more.extensions])
-    document["skills"] += [_skill(skill) for skill in agent.extended_skills]
+    document = card_json(agent, [*extensions, *more.extensions], agent.extended_skills)
     return document | given(description=more.description, documentationUrl=more.documentation_url)
 
 
@@ -173,6 +175,13 @@ def _challenges(schemes: Iterable[SecurityScheme]) -> Iterator[str]:
 # ------------------------------------------------------------------ over HTTP
 
 
-async def endpoint(card: Cached, request: Request) -> Response:
-    """The card, public and cacheable."""
-    return card.answer(request)
+def endpoint(document: Json | None) -> Endpoint:
+    """The card, or another document that anybody may have and keep; None for one that there is not."""
+    shown = None if document is None else cached(orjson.dumps(document), "application/json")
+
+    async def answer(request: Request) -> Response:
+        if shown is None:
+            raise HTTPException(404)
+        return shown.answer(request)
+
+    return answer

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from starlette.requests import Request
 
 from perdure.agent import Agent, Extension
+from perdure.skills import Skill
 
 from .codes import ExtensionSupportRequired
 
@@ -71,8 +72,21 @@ def _named(values: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(uri for uri in found if uri))
 
 
+SKILL_INPUTS = "urn:perdure:a2a:skill-inputs:v1"
+"""The schemas of what skills take, and how a message names one; the page docs/skill-inputs.md."""
+
+
+def skill_inputs(skills: Iterable[Skill]) -> tuple[Extension, ...]:
+    """Its declaration, if one of the skills has a schema: A2A's own AgentSkill has no member for it."""
+    schemas = {skill.id: {"inputSchema": skill.input_schema} for skill in skills if skill.input_schema}
+    if not schemas:
+        return ()
+    about = "JSON schemas of what skills take as data; a message names its skill in its metadata, as skillId"
+    return (Extension(uri=SKILL_INPUTS, description=about, params={"skills": schemas}),)
+
+
 def declared(agent: Agent, own: Extension) -> tuple[Extension, ...]:
-    """What the card lists: the agent's, then ours."""
+    """What both cards list: the agent's, then ours. Beside them stands what their skills take."""
     return (*agent.config.capabilities.extensions, own)
 
 
@@ -81,7 +95,8 @@ def negotiated(agent: Agent, own: Extension) -> Extensions:
     can know of it."""
     extended = agent.config.extended_card.extensions if agent.config.extended_card else ()
     shown = declared(agent, own)
+    inputs = skill_inputs([*agent.skills, *agent.extended_skills])
     return Extensions(
-        declared=frozenset(extension.uri for extension in (*shown, *extended)),
+        declared=frozenset(extension.uri for extension in (*shown, *inputs, *extended)),
         required=frozenset(extension.uri for extension in shown if extension.required),
     )

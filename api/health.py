@@ -6,7 +6,7 @@ import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
-from perdure.errors import QueueUnavailable, SchemaOutdated, StorageUnavailable
+from perdure.errors import QueueUnavailable, SchemaMismatch, StorageUnavailable
 from perdure.queue import Queue
 from perdure.settings import Settings
 from perdure.storage import Storage
@@ -25,7 +25,7 @@ async def readyz(storage: Storage, queue: Queue, settings: Settings, request: Re
     try:
         await storage.check()
         reasons = await _missing(storage, queue, settings)
-    except SchemaOutdated as error:
+    except SchemaMismatch as error:
         return _status("unavailable", [str(error)])
     except StorageUnavailable:
         return _status("unavailable", ["the task store cannot be reached"])

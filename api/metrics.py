@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from perdure import metrics
-from perdure.errors import QueueUnavailable, StorageUnavailable
+from perdure.errors import QueueUnavailable, SchemaMismatch, StorageUnavailable
 from perdure.queue import Queue
 from perdure.settings import Settings
 from perdure.storage import Storage
@@ -49,7 +49,7 @@ class Metrics:
             workers = await self._storage.list_workers()
             endpoints = await self._storage.list_endpoints()
             now = await self._storage.check()
-        except StorageUnavailable:
+        except (StorageUnavailable, SchemaMismatch):
             metrics.STORAGE_UP.set(0)
             return
         metrics.STORAGE_UP.set(1)

@@ -81,8 +81,14 @@ def _others() -> Json:
         "200": ok("The card.", told.AgentCard, headers=cached),
         "304": {"description": "The card is the one that If-None-Match names."},
     }
+    keys = {
+        "200": ok("The public key.", told.KeySet, headers=cached),
+        "304": {"description": "They are those that If-None-Match names."},
+        "404": ok("The card is not signed, or its key is elsewhere.", told.Refused),
+    }
     return {
         "/.well-known/agent-card.json": get("getAgentCard", "The agent card, of 1.0 and of 0.3", card),
+        "/.well-known/jwks.json": get("getCardKeys", "What the card is signed with", keys),
         "/healthz": get("healthz", "Whether the process lives", {"200": ok("It does.", told.Health)}),
         "/readyz": get(
             "readyz",

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 GROUPS: dict[str, tuple[str, ...]] = {
     "Start": ("index.md", "quickstart.md", "from-a2a-sdk.md", "from-bindu.md", "from-celery.md"),
-    "Write an agent": ("agents.md", "adapters.md", "webhooks.md"),
+    "Write an agent": ("agents.md", "testing.md", "cards.md", "adapters.md", "webhooks.md"),
     "Operate": (
         "operating.md",
         "cli.md",
@@ -18,7 +18,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "performance.md",
     ),
     "What holds": ("guarantees.md", "chaos.md", "conformance.md"),
-    "Reference": ("api.md", "errors.md", "extension.md"),
+    "Reference": ("api.md", "errors.md", "extension.md", "skill-inputs.md"),
     "How it is made": ("architecture.md", "contributing.md", "changelog.md", "reporting.md"),
 }
 DECISIONS, SOURCES = "decisions/", "source/"

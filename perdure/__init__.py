@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from perdure.agent import Agent, Turn, bindufy
     from perdure.errors import AgentError, AuthRequired, InputRequired, Rejected, Retry
+    from perdure.skill_functions import skill
     from perdure.tasks import (
         Artifact,
         DataPart,
@@ -43,11 +44,13 @@ __all__ = [
     "UrlPart",
     "__version__",
     "bindufy",
+    "skill",
 ]
 
 _HOMES = {
     "perdure.agent": {"Agent", "Turn", "bindufy"},
     "perdure.errors": {"AgentError", "AuthRequired", "InputRequired", "Rejected", "Retry"},
+    "perdure.skill_functions": {"skill"},
     "perdure.tasks": {
         "Artifact",
         "DataPart",

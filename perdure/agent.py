@@ -14,25 +14,25 @@ its turn otherwise by raising or returning `InputRequired`, `AuthRequired`, `Rej
 from __future__ import annotations
 
 import functools
-import inspect
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, ParamSpec, Self, TypeVar, overload
+from typing import Any, Literal, ParamSpec, Self, TypeVar, cast, overload
 
 from pydantic import BaseModel, ConfigDict, Field, HttpUrl, ValidationError, field_validator, model_validator
 
+from perdure.callables import Handler, Kind, kind_of, takes_turn
 from perdure.errors import ConfigError, LeaseLost
 from perdure.notes import ACCEPTED_OUTPUT_MODES, EXTENSIONS, REPLY, TENANT, text_in, texts_in
 from perdure.output import parts_in
 from perdure.security import SecurityRequirement, SecurityScheme
+from perdure.skill_functions import SkillFunction, is_skill, read_function
 from perdure.skills import Skill, read_skill
 from perdure.steps import Steps
 from perdure.tasks import Artifact, ArtifactChunk, Message, Part, Task
 
-Handler = Callable[..., Any]
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -304,27 +304,47 @@ class Agent:
     """A checked config and handler. `ConfigError` says in one line what is wrong."""
 
     config: AgentConfig
-    handler: Handler
+    handler: Handler | None
+    """None where every message is for a skill."""
     skills: Sequence[Skill]
-    kind: Literal["function", "coroutine", "generator", "async generator"]
+    kind: Kind
+    """Of the handler, else of its first skill."""
     takes_turn: bool
     extended_skills: Sequence[Skill] = ()
     """Those of the extended card alone."""
+    functions: Mapping[str, SkillFunction] = field(default_factory=dict)
+    """The functions that are skills, by the skill's id."""
 
     @classmethod
     def of(
-        cls, config: Mapping[str, Any] | AgentConfig, handler: Handler, *, folder: Path | None = None
+        cls,
+        config: Mapping[str, Any] | AgentConfig,
+        handler: Handler | Sequence[Handler],
+        *,
+        folder: Path | None = None,
     ) -> Agent:
         """Check both. Relative skill folders are looked for in `folder` (default: the working directory)."""
         checked = _checked(config)
-        more = checked.extended_card.skills if checked.extended_card else ()
+        plain, functions = _sorted(handler)
+        shown = [read_skill(skill, folder or Path.cwd()) for skill in checked.skills]
+        more = [
+            read_skill(skill, folder or Path.cwd())
+            for skill in (checked.extended_card.skills if checked.extended_card else ())
+        ]
+        _require_ids_of_their_own([*shown, *more], functions)
+        _require_extended_card(checked, functions)
+        if plain is None and (shown or more):
+            raise ConfigError(
+                f"nothing does the skill {(shown or more)[0].id}: give the agent a handler beside its skills"
+            )
         return cls(
             config=checked,
-            handler=handler,
-            skills=tuple(read_skill(skill, folder or Path.cwd()) for skill in checked.skills),
-            kind=_kind(handler),
-            takes_turn=_takes_turn(handler),
-            extended_skills=tuple(read_skill(skill, folder or Path.cwd()) for skill in more),
+            handler=plain,
+            skills=(*shown, *(each.skill for each in functions if not each.extended)),
+            kind=kind_of(functions[0].func if plain is None else plain),
+            takes_turn=plain is not None and takes_turn(plain),
+            extended_skills=(*more, *(each.skill for each in functions if each.extended)),
+            functions={each.skill.id: each for each in functions},
         )
 
     def served_at(self, url: str) -> Agent:
@@ -349,8 +369,9 @@ async def _unkept(name: str, occurrence: int, result: Any) -> None:
     """A turn that is not stored anywhere."""
 
 
-def bindufy(config: Mapping[str, Any], handler: Handler) -> Agent:
-    """Make an agent of a config and a function.
+def bindufy(config: Mapping[str, Any], handler: Handler | Sequence[Handler]) -> Agent:
+    """Make an agent of a config and a function, or of several that are marked with `skill`; among those one may be a plain
+    handler, for messages that name none of them.
 
     In a script that is run (`python my_agent.py`) this serves the agent and returns when the server ends. In a file that is
     loaded (`perdure serve my_agent.py`, `import my_agent`) it returns the agent at once.
@@ -374,6 +395,36 @@ def bindufy(config: Mapping[str, Any], handler: Handler) -> Agent:
     return agent
 
 
+def _sorted(handler: Handler | Sequence[Handler]) -> tuple[Handler | None, list[SkillFunction]]:
+    """The plain handler and the skills among what an agent was given."""
+    given = list(handler) if isinstance(handler, list | tuple) else [cast("Handler", handler)]
+    for each in given:
+        kind_of(each)  # a function, whatever else is wrong with it
+    plain = [each for each in given if not is_skill(each)]
+    if len(plain) > 1:
+        raise ConfigError("an agent has one handler; mark its other functions with @skill")
+    if not given:
+        raise ConfigError("an agent needs a handler, or a function that is marked with @skill")
+    return (plain[0] if plain else None), [read_function(each) for each in given if is_skill(each)]
+
+
+def _require_ids_of_their_own(skills: Sequence[Skill], functions: Sequence[SkillFunction]) -> None:
+    known = [skill.id for skill in skills]
+    for each in functions:
+        if each.skill.id in known:
+            raise ConfigError(f"two skills have the id {each.skill.id}: give one another, @skill(id=...)")
+        known.append(each.skill.id)
+
+
+def _require_extended_card(config: AgentConfig, functions: Sequence[SkillFunction]) -> None:
+    for each in functions:
+        if each.extended and config.extended_card is None:
+            raise ConfigError(
+                f"the skill {each.skill.id} is shown only in the extended card, and there is none: "
+                "it needs extended_card and capabilities.extended_agent_card: true"
+            )
+
+
 def _checked(config: Mapping[str, Any] | AgentConfig) -> AgentConfig:
     if isinstance(config, AgentConfig):
         return config
@@ -391,41 +442,3 @@ def readable(error: ValidationError) -> str:
         f"{'.'.join(str(step) for step in problem['loc']) or 'it'}: {problem['msg']}"
         for problem in error.errors(include_url=False, include_input=False, include_context=False)
     )
-
-
-def _kind(handler: Handler) -> Literal["function", "coroutine", "generator", "async generator"]:
-    if not callable(handler):
-        raise ConfigError(f"the handler must be a function, not {type(handler).__name__}")
-    inner = _unwrapped(handler)
-    if inspect.isasyncgenfunction(inner):
-        return "async generator"
-    if inspect.isgeneratorfunction(inner):
-        return "generator"
-    return "coroutine" if inspect.iscoroutinefunction(inner) else "function"
-
-
-def _unwrapped(handler: Handler) -> Handler:
-    """The function that a partial or an object with `__call__` stands for."""
-    inner = inspect.unwrap(handler)
-    while hasattr(inner, "func"):
-        inner = inner.func
-    if inspect.isfunction(inner) or inspect.ismethod(inner) or inspect.isbuiltin(inner):
-        return inner
-    method: Handler = getattr(inner, "__call__", inner)  # noqa: B004 - wanted is the method, not the answer
-    return method
-
-
-def _takes_turn(handler: Handler) -> bool:
-    try:
-        parameters = inspect.signature(handler).parameters.values()
-    except (TypeError, ValueError):  # a builtin that does not tell: it gets the messages
-        return False
-    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    starred = any(p.kind is p.VAR_POSITIONAL for p in parameters)
-    needed = [p for p in positional if p.default is p.empty]
-    keywords = [p for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty]
-    if len(needed) > 2 or keywords or not (positional or starred):
-        raise ConfigError(
-            f"the handler must take (messages) or (messages, turn), not {inspect.signature(handler)}"
-        )
-    return len(needed) == 2 or (len(positional) > 1 and positional[1].name == "turn")

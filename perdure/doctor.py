@@ -12,7 +12,14 @@ from enum import StrEnum
 import httpx
 
 from perdure.backends import make_queue, make_storage
-from perdure.errors import ConfigError, PerdureError, QueueUnavailable, SchemaOutdated, StorageUnavailable
+from perdure.errors import (
+    CodeOutdated,
+    ConfigError,
+    PerdureError,
+    QueueUnavailable,
+    SchemaOutdated,
+    StorageUnavailable,
+)
 from perdure.queue import Queue
 from perdure.settings import Settings
 from perdure.storage import Storage
@@ -44,6 +51,8 @@ async def examine(settings: Settings, *, url: str = "") -> AsyncIterator[Finding
     """All checks, one after the other; those that need what is missing are left out."""
     yield _agent(settings)
     yield _callers(settings)
+    if settings.card.signing_key is not None:
+        yield _card_key(settings)
     async for finding in _services(settings):
         yield finding
     if url:
@@ -112,6 +121,18 @@ def _callers(settings: Settings) -> Finding:
     return Finding("callers", Grade.WARNING, "anybody may call, and all callers are one", remedy)
 
 
+def _card_key(settings: Settings) -> Finding:
+    from perdure.card_signatures import read_key
+
+    try:
+        key = read_key(settings.card)
+    except ConfigError as error:
+        return Finding("card key", Grade.FAILED, str(error), "docs/cards.md; the front door does not start")
+    return Finding(
+        "card key", Grade.OK, f"cards are signed with {key.algorithm}, key {key.key_id}" if key else ""
+    )
+
+
 # ---------------------------------------------------------------------- the services
 
 
@@ -122,6 +143,9 @@ async def _database(storage: Storage) -> AsyncIterator[Finding]:
         now = await storage.check()
     except SchemaOutdated as error:
         yield Finding("database", Grade.FAILED, str(error), "perdure migrate upgrade")
+        return
+    except CodeOutdated as error:
+        yield Finding("database", Grade.FAILED, str(error), "install the newer version here too")
         return
     except StorageUnavailable as error:
         remedy = "start it, or correct DATABASE_URL; nothing is lost meanwhile, and nothing is accepted"

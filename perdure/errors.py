@@ -2,7 +2,9 @@
 
 PerdureError
 ├── ConfigError                     a wrong setting, config or command line: one line for people, exit code 2
-│   └── SchemaOutdated              the database's schema is older than the code: says what to run
+│   └── SchemaMismatch              the database's schema and the code do not go together
+│       ├── SchemaOutdated          the schema is older than the code: says what to run
+│       └── CodeOutdated            the schema is too new for the code
 ├── CallerError                     the caller asked for what cannot be done; the text is for the caller
 │   ├── InvalidParams               a member is missing, of the wrong type or out of range (names the field)
 │   ├── TaskNotFound                no such task, or not the caller's
@@ -42,8 +44,16 @@ class ConfigError(PerdureError):
     """A wrong setting, config or command line. One readable line; the process ends with exit code 2."""
 
 
-class SchemaOutdated(ConfigError):
+class SchemaMismatch(ConfigError):
+    """The database's schema and the code do not go together."""
+
+
+class SchemaOutdated(SchemaMismatch):
     """The database's schema is older than the code."""
+
+
+class CodeOutdated(SchemaMismatch):
+    """The database's schema is newer than the code, and says that code of this age does not work on it any more."""
 
 
 class CallerError(PerdureError):

@@ -217,6 +217,13 @@ def _allow_many_files() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (MANY_FILES if most < 0 else min(most, MANY_FILES), most))
 
 
+def served(agent: Agent, settings: Settings) -> Agent:
+    """The agent as it stands in its card: with the address that these settings make, and with the ways in."""
+    agent = agent.served_at(_address(settings.host, port_of(agent, settings)))
+    found: Agent = ours("api.auth.schemes").with_security(agent, settings.auth)
+    return found
+
+
 def port_of(agent: Agent, settings: Settings) -> int:
     """The setting; else the port of `deployment.url` where that is this machine (behind a proxy it is the proxy's); else 3773."""
     url = agent.config.deployment.url

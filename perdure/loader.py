@@ -105,8 +105,15 @@ def _only_agent(module: ModuleType, new: Sequence[Agent], spec: str) -> Agent:
 
 
 def _declared_by(module: ModuleType) -> Sequence[Agent]:
-    """Those that a module which had been imported before declared then, found by their handlers."""
-    return [agent for agent in declared if getattr(agent.handler, "__globals__", None) is vars(module)]
+    """Those that a module which had been imported before declared then, found by their functions."""
+    return [
+        agent
+        for agent in declared
+        if any(
+            getattr(each, "__globals__", None) is vars(module)
+            for each in (agent.handler, *(function.func for function in agent.functions.values()))
+        )
+    ]
 
 
 def _one_line(error: BaseException) -> str:

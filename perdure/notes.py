@@ -20,6 +20,9 @@ TENANT = "perdure.tenant"
 REPLY = "perdure.reply"
 """True, in a message of the agent: it is the whole answer."""
 
+SKILL_ID = "skillId"
+"""Not ours, and no note: the caller's own word for the skill that the message is for (docs/skill-inputs.md)."""
+
 NOTES = frozenset({ACCEPTED_OUTPUT_MODES, EXTENSIONS, TENANT, REPLY})
 """The members of a message's metadata that are ours."""
 

@@ -17,6 +17,7 @@ import structlog
 
 from perdure.agent import Agent, Turn
 from perdure.answer import Answer
+from perdure.calls import call_for
 from perdure.errors import AgentError, LeaseLost, Retry, TurnOutcome
 from perdure.output import BadOutput, storable_object
 from perdure.retries import MayPass, may_pass
@@ -151,12 +152,8 @@ def _cancelled_from_outside() -> bool:
 
 async def _value_of(agent: Agent, turn: Turn) -> Any:
     """What the handler returned, all that it yielded emitted. An outcome that it yielded is returned."""
-    messages = spoken(turn.messages)
-
-    def call() -> Any:
-        return agent.handler(messages, turn) if agent.takes_turn else agent.handler(messages)
-
-    if agent.kind in ("function", "generator"):
+    call, kind = call_for(agent, turn, spoken(turn.messages))
+    if kind in ("function", "generator"):
         name = name_of(turn.task_id, turn.attempt)
         value = await _to_its_end(in_thread(lambda: _drained(call(), turn), name), turn)
     else:

@@ -27,6 +27,7 @@ _GROUPS = {
     "SERVER": "The front door",
     "WEBHOOKS": "Push notifications (times in seconds)",
     "AUTH": "Who may call",
+    "CARD": "The signed agent card",
     "OPS": "The operators' page",
     "LOG": "What is said on stderr",
 }

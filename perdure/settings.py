@@ -51,6 +51,13 @@ class StorageSettings(_Group):
     startup_timeout: float = Field(30.0, ge=0, description="How long a start waits for the database")
     statement_timeout: float = Field(10.0, gt=0, description="After this the server ends a statement")
     lock_timeout: float = Field(5.0, gt=0, description="After this a statement stops waiting for a lock")
+    migration_lock_timeout: float = Field(
+        3.0,
+        gt=0,
+        le=600,
+        description="How long a migration waits for a table, with everybody behind it waiting too; then it lets them through "
+        "and tries again, five times in all",
+    )
     retry_timeout: float = Field(
         5.0, ge=0, description="How long a lost connection, deadlock or serialization failure is retried"
     )
@@ -341,14 +348,7 @@ class AuthSettings(_Group):
     @field_validator("jwks_url", "oidc_issuer")
     @classmethod
     def _is_web_address(cls, url: str) -> str:
-        try:
-            split = urlsplit(url)
-        except ValueError:
-            raise ValueError("is no address") from None
-        local = split.scheme == "http" and split.hostname in ("127.0.0.1", "::1", "localhost")
-        if url and not local and (split.scheme != "https" or not split.hostname):
-            raise ValueError("must start with https:// (http:// is for 127.0.0.1, ::1 and localhost)")
-        return url
+        return _web_address(url)
 
     @field_validator("jwt_default_scopes", "proxy_scopes")
     @classmethod
@@ -374,6 +374,18 @@ class AuthSettings(_Group):
         )
 
 
+def _web_address(url: str) -> str:
+    """The address, or an empty text. ValueError for one that others could tamper with on its way."""
+    try:
+        split = urlsplit(url)
+    except ValueError:
+        raise ValueError("is no address") from None
+    local = split.scheme == "http" and split.hostname in ("127.0.0.1", "::1", "localhost")
+    if url and not local and (split.scheme != "https" or not split.hostname):
+        raise ValueError("must start with https:// (http:// is for 127.0.0.1, ::1 and localhost)")
+    return url
+
+
 def scopes_in(text: str) -> list[str]:
     """`read,write` as a list. ValueError for what is no scope."""
     scopes = listed(text)
@@ -390,6 +402,25 @@ def networks_in(text: str) -> list[IPv4Network | IPv6Network]:
 def listed(text: str) -> list[str]:
     """What stands between commas."""
     return [each.strip() for each in text.split(",") if each.strip()]
+
+
+class CardSettings(_Group):
+    """`CARD__...`: how the agent card is signed (A2A 1.0, section 8.4)."""
+
+    signing_key: SecretStr | None = Field(
+        None,
+        description="Sign the card with this private key: a PEM file or PEM, of P-256, Ed25519 or RSA",
+    )
+    key_id: str = Field(
+        "", max_length=200, description="The key's id (`kid`); default: its thumbprint by RFC 7638"
+    )
+    jwks_url: str = Field("", description="Where its public key is told to be (`jku`)")
+    serve_jwks: bool = Field(True, description="Serve the public key at `/.well-known/jwks.json`")
+
+    @field_validator("jwks_url")
+    @classmethod
+    def _is_web_address(cls, url: str) -> str:
+        return _web_address(url)
 
 
 class OpsSettings(_Group):
@@ -465,6 +496,7 @@ class Settings(BaseSettings):
     server: ServerSettings = ServerSettings()
     webhooks: WebhookSettings = WebhookSettings()
     auth: AuthSettings = AuthSettings()
+    card: CardSettings = CardSettings()
     ops: OpsSettings = OpsSettings()
     log: LogSettings = LogSettings()
 

@@ -1,7 +1,7 @@
 """Skills, as the agent card lists them (A2A 1.0, section 4.4.5).
 
 A skill in a config is a name, a folder with a `skill.yaml` or a `SKILL.md` (its front matter), or the members themselves.
-One that has no file is still a skill with that name.
+One that has no file is still a skill with that name. Functions that are skills: `perdure.skill_functions`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from perdure.errors import ConfigError
+from perdure.skill_schemas import checked_schema
 
 _FILES = ("skill.yaml", "skill.yml", "SKILL.md")
 
@@ -27,10 +28,13 @@ class Skill:
     examples: Sequence[str] = ()
     input_modes: Sequence[str] = ()
     output_modes: Sequence[str] = ()
+    input_schema: Mapping[str, Any] | None = None
+    """The JSON schema of its data; None where it takes any."""
 
 
 def read_skill(skill: str | Mapping[str, Any], folder: Path) -> Skill:
-    """The skill that stands in a config. Relative folders start at `folder`. `ConfigError` for a file that cannot be read."""
+    """The skill that stands in a config. Relative folders start at `folder`. `ConfigError` for a file that cannot be read, and
+    for a schema that is none."""
     if not isinstance(skill, str):
         return _skill(skill, str(skill.get("id") or skill.get("name") or ""), "the config")
     place = folder / skill
@@ -45,18 +49,21 @@ def _skill(members: Mapping[str, Any], default_name: str, source: str) -> Skill:
     name = str(members.get("name") or default_name)
     if not name:
         raise ConfigError(f"a skill in {source} has no name")
+    schema = members.get("input_schema", members.get("inputSchema"))
     return Skill(
         id=str(members.get("id") or default_name),
         name=name,
         description=str(members.get("description") or name).strip(),
-        tags=_texts(members.get("tags")) or (default_name,),
-        examples=_texts(members.get("examples")),
-        input_modes=_texts(members.get("input_modes")),
-        output_modes=_texts(members.get("output_modes")),
+        tags=texts_of(members.get("tags")) or (default_name,),
+        examples=texts_of(members.get("examples")),
+        input_modes=texts_of(members.get("input_modes")),
+        output_modes=texts_of(members.get("output_modes")),
+        input_schema=None if schema is None else checked_schema(schema, f"the skill {name} in {source}"),
     )
 
 
-def _texts(value: Any) -> tuple[str, ...]:
+def texts_of(value: Any) -> tuple[str, ...]:
+    """One text, or several."""
     if isinstance(value, str):
         return (value,)
     return tuple(str(item) for item in value) if isinstance(value, list | tuple) else ()

@@ -203,10 +203,12 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Ring:
-    """There is work: an id for the bell. `dispatch` grows with every re-ring, so that a ring is never taken for an older one."""
+    """There is work: an id for the bell. `dispatch` grows with every re-ring, so that a ring is never taken for an older one.
+    `agent` is whose work it is, empty for one that is alone in its deployment."""
 
     task_id: UUID
     dispatch: int
+    agent: str = ""
 
 
 @dataclass(frozen=True, slots=True)

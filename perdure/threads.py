@@ -36,8 +36,21 @@ def in_thread(call: Callable[[], Any], name: str) -> asyncio.Future[Any]:
         with suppress(RuntimeError):  # the loop is closed: nobody waits any more
             loop.call_soon_threadsafe(tell, value, error)
 
-    threading.Thread(target=run, name=name, daemon=True).start()
+    _Working(loop, run, name).start()
     return ended
+
+
+class _Working(threading.Thread):
+    """A thread of `in_thread`, and for whom it works."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, run: Callable[[], None], name: str) -> None:
+        super().__init__(target=run, name=name, daemon=True)
+        self.loop = loop
+
+
+def working_for(loop: asyncio.AbstractEventLoop) -> list[threading.Thread]:
+    """The threads whose ends this loop will be told of."""
+    return [each for each in threading.enumerate() if isinstance(each, _Working) and each.loop is loop]
 
 
 def _told(error: BaseException) -> BaseException:

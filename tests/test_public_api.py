@@ -8,6 +8,7 @@ import sys
 import pytest
 
 import perdure
+import perdure.testing
 
 NAMES = [
     "Agent",
@@ -27,6 +28,34 @@ NAMES = [
     "UrlPart",
     "__version__",
     "bindufy",
+    "skill",
+]
+
+OF_TESTS = [
+    "Harness",
+    "Result",
+    "Said",
+    "assert_asked",
+    "assert_canceled",
+    "assert_completed",
+    "assert_failed",
+    "assert_rejected",
+    "run",
+    "run_sync",
+]
+OF_A_HARNESS = [
+    "advance",
+    "cancel",
+    "close",
+    "crash",
+    "crash_after",
+    "crash_before",
+    "deploy",
+    "look",
+    "now",
+    "send",
+    "start",
+    "wait",
 ]
 
 
@@ -34,6 +63,12 @@ def test_the_public_names_are_these() -> None:
     assert perdure.__all__ == NAMES
     assert all(getattr(perdure, name) is not None for name in NAMES)
     assert set(NAMES) <= set(dir(perdure))
+
+
+def test_the_names_for_tests_are_these() -> None:
+    assert perdure.testing.__all__ == OF_TESTS
+    assert all(getattr(perdure.testing, name) is not None for name in OF_TESTS)
+    assert sorted(name for name in vars(perdure.testing.Harness) if name[0] != "_") == OF_A_HARNESS
 
 
 def test_other_names_are_missing() -> None:

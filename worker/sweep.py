@@ -13,7 +13,7 @@ import structlog
 from prometheus_client import Counter
 
 from perdure import __version__, metrics
-from perdure.errors import QueueUnavailable, StorageUnavailable
+from perdure.errors import QueueUnavailable, SchemaMismatch, StorageUnavailable
 from perdure.storage.operators import WorkerBeat
 
 from .slots import Slots
@@ -90,7 +90,7 @@ async def _for_ever(tick: Callable[[], Awaitable[None]], pause: Callable[[], flo
         try:
             await tick()
             away = False
-        except StorageUnavailable as error:
+        except (StorageUnavailable, SchemaMismatch) as error:
             if not away:
                 log.warning("sweep.waits", error=str(error))
             away = True

@@ -11,6 +11,9 @@ down_revision = "0002"
 branch_labels = None
 depends_on = None
 
+oldest_code = "0003"
+"""Code from before does not count what runs under a limit."""
+
 
 def upgrade() -> None:
     """Add columns, all with defaults, and tables."""

@@ -10,11 +10,13 @@ from __future__ import annotations
 from .told_card import (
     AgentCapabilities,
     AgentCard,
+    AgentCardSignature,
     AgentExtension,
     AgentInterface,
     AgentInterface03,
     AgentProvider,
     AgentSkill,
+    KeySet,
     SecurityRequirement,
 )
 from .told_errors import (
@@ -77,6 +79,7 @@ from .told_v1 import (
 __all__ = [
     "AgentCapabilities",
     "AgentCard",
+    "AgentCardSignature",
     "AgentExtension",
     "AgentInterface",
     "AgentInterface03",
@@ -95,6 +98,7 @@ __all__ = [
     "Feedback",
     "FieldViolation",
     "Health",
+    "KeySet",
     "ListTaskPushNotificationConfigResponse03Rest",
     "ListTaskPushNotificationConfigsResponse",
     "ListTasksResponse",

@@ -64,8 +64,15 @@ class SecurityRequirement(Told):
     schemes: dict[str, Metadata]
 
 
+class AgentCardSignature(Told):
+    """A JSON Web Signature (RFC 7515) over one canonical form of the card."""
+
+    protected: str
+    signature: str
+
+
 class AgentCard(Told):
-    """The agent card of both versions: the last seven members are those of 0.3."""
+    """The agent card of both versions: the last six members are those of 0.3."""
 
     name: str
     description: str
@@ -80,9 +87,16 @@ class AgentCard(Told):
     icon_url: str | None = None
     security_schemes: dict[str, Metadata] | None = None
     security_requirements: list[SecurityRequirement] | None = None
+    signatures: list[AgentCardSignature] | None = None
     protocol_version: str
     url: str
     preferred_transport: str
     additional_interfaces: list[AgentInterface03]
     supports_authenticated_extended_card: bool
     security: list[dict[str, list[str]]] | None = None
+
+
+class KeySet(Told):
+    """A JWK Set (RFC 7517)."""
+
+    keys: list[Metadata]

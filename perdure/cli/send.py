@@ -32,6 +32,9 @@ def send(
     patience: PatienceOption = 60.0,
     task: Annotated[str, typer.Option(help="Answer to this task.", show_default=False)] = "",
     context: Annotated[str, typer.Option(help="Go on with this conversation.", show_default=False)] = "",
+    skill: Annotated[
+        str, typer.Option(help="Which of the agent's skills it is for (`skillId`).", show_default=False)
+    ] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print every update as a line of JSON.")] = False,
 ) -> None:
     """Send a message to an A2A agent and show its answer as it comes.
@@ -43,7 +46,8 @@ def send(
     from perdure.client import Client
 
     said = sys.stdin.read() if text == "-" else text
-    raise typer.Exit(talk(Client(to, key, patience), said, task=task, context=context, as_json=as_json))
+    client = Client(to, key, patience)
+    raise typer.Exit(talk(client, said, task=task, context=context, skill=skill, as_json=as_json))
 
 
 def tail(

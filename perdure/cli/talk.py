@@ -11,21 +11,31 @@ from uuid import uuid4
 from perdure.cli.screen import Screen
 from perdure.client import Client, Json, Place
 from perdure.errors import PerdureError
+from perdure.notes import SKILL_ID
 
 _ENDS = {"TASK_STATE_COMPLETED": 0, "TASK_STATE_INPUT_REQUIRED": 3, "TASK_STATE_AUTH_REQUIRED": 3}
 
 
-def talk(client: Client, text: str | None, *, task: str = "", context: str = "", as_json: bool) -> int:
-    """Say `text` (None: only listen) and show what comes; the exit code of `perdure.cli.send`."""
+def talk(
+    client: Client,
+    text: str | None,
+    *,
+    task: str = "",
+    context: str = "",
+    skill: str = "",
+    as_json: bool,
+) -> int:
+    """Say `text` (None: only listen), to one of the agent's skills where it is named, and show what comes; the exit code of
+    `perdure.cli.send`."""
     place = Place(task_id=task, context_id=context)
-    return asyncio.run(_Talk(client, place, Screen(as_json=as_json)).run(text))
+    return asyncio.run(_Talk(client, place, Screen(as_json=as_json), skill).run(text))
 
 
 class _Talk:
     """One task, from the message to its rest; and from there to the answer, where there is somebody to give it."""
 
-    def __init__(self, client: Client, place: Place, screen: Screen) -> None:
-        self._client, self._place, self._screen = client, place, screen
+    def __init__(self, client: Client, place: Place, screen: Screen, skill: str) -> None:
+        self._client, self._place, self._screen, self._skill = client, place, screen, skill
         self._interrupted = asyncio.Event()
 
     async def run(self, text: str | None) -> int:
@@ -81,7 +91,7 @@ class _Talk:
         if text is None:
             updates = self._client.follow(self._place, cut=self._screen.cut)
         else:
-            self._place.last_event_id, message = "", _message(text, self._place)
+            self._place.last_event_id, message = "", _message(text, self._place, self._skill)
             updates = self._client.send(message, self._place, cut=self._screen.cut)
         async for update in updates:
             self._screen.show(update)
@@ -105,7 +115,9 @@ class _Talk:
             )
 
 
-def _message(text: str, place: Place) -> Json:
+def _message(text: str, place: Place, skill: str) -> Json:
     message: dict[str, Any] = {"messageId": str(uuid4()), "role": "ROLE_USER", "parts": [{"text": text}]}
+    if skill:
+        message["metadata"] = {SKILL_ID: skill}
     ids = {"taskId": place.task_id, "contextId": place.context_id}
     return message | {name: value for name, value in ids.items() if value}

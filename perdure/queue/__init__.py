@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
+from perdure.owners import ONLY
 from perdure.tasks import Notice, Ring
 
 
@@ -26,10 +27,11 @@ class Queue(Protocol):
         """Let go of everything."""
 
     async def ring(self, rings: Sequence[Ring]) -> None:
-        """There is work: some worker with a free slot should claim. One round trip however many rings."""
+        """There is work: some worker of the ring's agent with a free slot should claim. One round trip for each agent, however
+        many rings."""
 
-    async def ring_deliveries(self) -> None:
-        """Webhooks are to be told something: some worker should look. One round trip."""
+    async def ring_deliveries(self, agent: str = ONLY) -> None:
+        """Webhooks are to be told something: some worker, of this agent, should look. One round trip."""
 
     async def announce(self, notices: Sequence[Notice]) -> None:
         """Tell every listener that these tasks' logs grew. One round trip however many."""
@@ -42,7 +44,7 @@ class Queue(Protocol):
         connection breaks; what was said meanwhile is not repeated."""
 
     async def missing(self, rings: Sequence[Ring]) -> Sequence[Ring]:
-        """Those that the bell no longer knows: neither waiting nor being picked up. One round trip."""
+        """Those that the bell no longer knows: neither waiting nor being picked up. One round trip for each agent."""
 
     async def check(self) -> None:
         """One round trip: returns or raises `QueueUnavailable`."""

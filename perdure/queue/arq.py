@@ -4,15 +4,16 @@ What arq 0.28 does and this must know is in DESIGN 7. In short: the job's id is 
 without a word), its score lies in the past of Redis' own clock (a producer whose clock is ahead would delay it), its payload
 is JSON (the default, pickle, runs code), and every key but the queue's expires.
 
-Keys: `NAME:queue` (arq's sorted set), `NAME:bell` (a list on which our own workers block: something was put into the set), the
-channel `NAME:notices`; arq's own `arq:job:ID`, `arq:in-progress:ID` and `arq:retry:ID`, whose prefix it fixes.
+Keys: `NAME:queue` (arq's sorted set), `NAME:bell` (a list on which our own workers block: something was put into the set); of
+each of several agents `NAME:AGENT:queue` and `NAME:AGENT:bell`; the channel `NAME:notices`; arq's own `arq:job:ID`,
+`arq:in-progress:ID` and `arq:retry:ID`, whose prefix it fixes.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 from uuid import UUID
@@ -31,6 +32,7 @@ from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from perdure.errors import QueueUnavailable
+from perdure.owners import ONLY
 from perdure.queue.notices import Strange, spoken, understood
 from perdure.queue.together import Together
 from perdure.tasks import Notice, Ring
@@ -72,6 +74,11 @@ redis.call('EXPIRE', KEYS[2], ARGV[4])
 """
 
 
+def named_for(name: str, agent: str) -> str:
+    """The name of an agent's queue in a deployment whose own is `name`."""
+    return f"{name}:{agent}" if agent else name
+
+
 def queue_key(name: str) -> str:
     """arq's `queue_name`: the sorted set of what waits."""
     return f"{name}:queue"
@@ -87,10 +94,10 @@ def job_id(ring: Ring) -> str:
     return f"{ring.task_id}:{ring.dispatch}"
 
 
-def ring_of(name: str) -> Ring:
-    """The inverse of `job_id`. ValueError when it is none."""
+def ring_of(name: str, agent: str = ONLY) -> Ring:
+    """The inverse of `job_id`, in an agent's queue. ValueError when it is none."""
     task_id, _, dispatch = name.partition(":")
-    return Ring(UUID(task_id), int(dispatch))
+    return Ring(UUID(task_id), int(dispatch), agent)
 
 
 def client_of(url: str) -> Redis:
@@ -145,7 +152,7 @@ class ArqQueue:
 
     def __init__(self, url: str, name: str, *, patience: float = 2.0) -> None:
         self._url = url
-        self._queue, self._bell, self._channel = queue_key(name), bell_key(name), f"{name}:notices"
+        self._name, self._channel = name, f"{name}:notices"
         self._patience = patience
         self._redis = client_of(url)
         self._ring_script = self._redis.register_script(_RING)
@@ -172,21 +179,30 @@ class ArqQueue:
         await self._rings.add(rings)
 
     async def _ring_all(self, rings: Sequence[Ring]) -> None:
+        for agent, own in _by_agent(rings).items():
+            await self._ring_agent(agent, own)
+
+    async def _ring_agent(self, agent: str, rings: Sequence[Ring]) -> None:
         now = int(time.time() * 1000)  # only told in arq's log
         for start in range(0, len(rings), _MOST_RINGS):
             some = rings[start : start + _MOST_RINGS]
-            keys = [self._queue, self._bell, *(job_key_prefix + job_id(ring) for ring in some)]
+            keys = [*self._keys(agent), *(job_key_prefix + job_id(ring) for ring in some)]
             arguments: list[Any] = [_HEAD_START_MS, PAYLOAD_SECONDS, _BELL_LENGTH, BELL_SECONDS]
             for ring in some:
                 arguments += (job_id(ring), _payload(ring, now))
             await self._asked(lambda keys=keys, arguments=arguments: self._ring_script(keys, arguments))  # type: ignore[misc]
 
-    async def ring_deliveries(self) -> None:
+    def _keys(self, agent: str) -> tuple[str, str]:
+        """An agent's set and bell."""
+        name = named_for(self._name, agent)
+        return queue_key(name), bell_key(name)
+
+    async def ring_deliveries(self, agent: str = ONLY) -> None:
         now = int(time.time() * 1000)
         name = f"{DELIVER_PUSH}:{now // _DELIVERY_RINGS_MS}"  # one for all who ring within a moment
         job = serialize_job({"t": None, "f": DELIVER_PUSH, "a": [], "k": {}, "et": now})
         arguments: list[Any] = [_HEAD_START_MS, BELL_SECONDS, _BELL_LENGTH, BELL_SECONDS, name, job]
-        keys = [self._queue, self._bell, job_key_prefix + name]
+        keys = [*self._keys(agent), job_key_prefix + name]
         await self._asked(lambda: self._ring_script(keys, arguments))
 
     async def announce(self, notices: Sequence[Notice]) -> None:
@@ -245,11 +261,14 @@ class ArqQueue:
                     yield notice
 
     async def missing(self, rings: Sequence[Ring]) -> Sequence[Ring]:
-        if not rings:
-            return []
+        by_agent = _by_agent(rings)
+        return [ring for agent, own in by_agent.items() for ring in await self._missing(agent, own)]
+
+    async def _missing(self, agent: str, rings: Sequence[Ring]) -> Sequence[Ring]:
+        queue, _ = self._keys(agent)
         names = [job_id(ring) for ring in rings]
         async with self._redis.pipeline(transaction=False) as pipe:
-            pipe.zmscore(self._queue, names)
+            pipe.zmscore(queue, names)
             pipe.mget([in_progress_key_prefix + name for name in names])
             waiting, started = await self._asked(pipe.execute)
         return [
@@ -274,6 +293,14 @@ class ArqQueue:
                     raise
             await asyncio.sleep(pause)
             pause = min(pause * 2, 0.4)
+
+
+def _by_agent(rings: Sequence[Ring]) -> Mapping[str, Sequence[Ring]]:
+    """In their order."""
+    found: dict[str, list[Ring]] = {}
+    for ring in rings:
+        found.setdefault(ring.agent, []).append(ring)
+    return found
 
 
 def _payload(ring: Ring, now: int) -> bytes:

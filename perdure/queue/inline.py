@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
+from perdure.owners import ONLY
 from perdure.tasks import Notice, Ring
 
 
@@ -15,14 +16,15 @@ class InlineQueue:
     shared = False
 
     def __init__(self) -> None:
-        self._rung: list[Callable[[], None]] = []
+        self._rung: list[tuple[str, Callable[[], None]]] = []
         self._delivering: list[Callable[[], None]] = []
         self._listeners: list[asyncio.Queue[Notice]] = []
 
-    def attach(self, rung: Callable[[], None]) -> Callable[[], None]:
-        """Call `rung` at each ring: it must return at once. Returns what detaches it again."""
-        self._rung.append(rung)
-        return lambda: self._rung.remove(rung)
+    def attach(self, rung: Callable[[], None], agent: str = ONLY) -> Callable[[], None]:
+        """Call `rung` at each ring for an agent: it must return at once. Returns what detaches it again."""
+        entry = (agent, rung)
+        self._rung.append(entry)
+        return lambda: self._rung.remove(entry)
 
     def attach_deliveries(self, rung: Callable[[], None]) -> Callable[[], None]:
         """The same for `ring_deliveries`."""
@@ -39,11 +41,12 @@ class InlineQueue:
         pass
 
     async def ring(self, rings: Sequence[Ring]) -> None:
-        if rings:
-            for rung in tuple(self._rung):
+        rung_for = {ring.agent for ring in rings}
+        for agent, rung in tuple(self._rung):
+            if agent in rung_for:
                 rung()
 
-    async def ring_deliveries(self) -> None:
+    async def ring_deliveries(self, agent: str = ONLY) -> None:
         for rung in tuple(self._delivering):
             rung()
 

@@ -6,6 +6,8 @@ The full contract stands on these methods; adapters do not repeat it.
 Rules that hold for every method:
 
 - *Owner*: what belongs to another owner does not exist (`TaskNotFound`, an empty page).
+- *Agent*: an owner is a caller at an agent (`perdure.owners`), and a task its owner's agent's. So what belongs to another agent
+  does not exist either; whoever claims says for which agent.
 - *Fence*: a write of a turn carries its `Claim`. It is refused with `LeaseLost` unless the row still has the claim's attempt
   and token, and the state `working`. Nothing of a refused write is kept.
 - *Log*: every change of a task appends events in the same transaction, numbered 1, 2, 3 ... without gaps.
@@ -30,6 +32,7 @@ from enum import Enum
 from typing import Any, Protocol
 from uuid import UUID
 
+from perdure.owners import ONLY
 from perdure.storage.folding import Folding
 from perdure.storage.keys import Keys
 from perdure.storage.operators import Operators, WorkerBeat
@@ -266,13 +269,13 @@ class Storage(Folding, Keys, Operators, Webhooks, Protocol):
 
     async def open(self) -> None:
         """Connect. Waits for the database as long as the settings say; then `StorageUnavailable`.
-        `SchemaOutdated` when the schema is older than the code."""
+        `SchemaMismatch` when the schema is older than the code, or too new for it."""
 
     async def close(self) -> None:
         """Let go of every connection. Waits for nothing that runs."""
 
     async def check(self) -> datetime:
-        """One round trip: what time it is for the storage. `StorageUnavailable`, `SchemaOutdated`."""
+        """One round trip: what time it is for the storage. `StorageUnavailable`, `SchemaMismatch`."""
 
     # ------------------------------------------------------------------ callers
 
@@ -337,12 +340,12 @@ class Storage(Folding, Keys, Operators, Webhooks, Protocol):
     # ------------------------------------------------------------------ workers
 
     async def claim_task(
-        self, holder: str, token: UUID, *, lease: float, history: int = 200
+        self, holder: str, token: UUID, *, lease: float, history: int = 200, agent: str = ONLY
     ) -> ClaimedTurn | None:
-        """Take the best task that is due: submitted, its due time reached, held by nobody, first in its context, and no other
-        turn of the context running (a task that waits for its due time keeps its place; one that waits for its caller does
-        not; one that runs in parallel minds nobody), none of its limits reached, not over its time. The highest priority first;
-        within it owners take turns, so that one owner's ten thousand tasks do not keep another's one waiting; an owner's
+        """Take the best task of an agent that is due: submitted, its due time reached, held by nobody, first in its context, and
+        no other turn of the context running (a task that waits for its due time keeps its place; one that waits for its caller
+        does not; one that runs in parallel minds nobody), none of its limits reached, not over its time. The highest priority
+        first; within it owners take turns, so that one owner's ten thousand tasks do not keep another's one waiting; an owner's
         tasks in the order in which they were sent. None when nothing is.
 
         It becomes `working` (an event) with attempt + 1, a lease of `lease` seconds for `holder` (a worker's id), and the
@@ -408,13 +411,15 @@ class Storage(Folding, Keys, Operators, Webhooks, Protocol):
         limit: int = 100,
         as_of: datetime | None = None,
         up_for: float = 0.0,
+        agents: Collection[str] | None = None,
     ) -> Swept:
         """Take tasks away from holders whose lease has been over for more than `grace` seconds at `as_of` (a time that `check`
         gave; None: now). A call that an outage held up thus judges by the time before: whoever could not renew during
         the outage is not judged for it.
 
         `working`: `crashes` + 1 and back to `submitted` (status event, reason `crash`), or `failed` with a message for the caller
-        once `crashes` reaches `max_crashes`. Ended ones: the lease and the context's slot are freed. Nothing while the
+        once `crashes` reaches `max_crashes`; of agents that are not in `agents` (None: all are) those are left for somebody who
+        serves them. Ended ones: the lease and the context's slot are freed. Nothing while the
         database itself has been up for less than `grace` or `up_for` seconds (it may be back from an outage in which nobody
         could renew).
         Locked rows are skipped.
@@ -427,10 +432,10 @@ class Storage(Folding, Keys, Operators, Webhooks, Protocol):
     async def forget_keys(self, *, older_than: float, limit: int = 1000) -> int:
         """Drop idempotency keys that were used more than `older_than` seconds ago; how many."""
 
-    async def stranded(self, *, idle: float, limit: int = 100) -> Sequence[Ring]:
-        """Tasks that could be claimed and were last dispatched more than `idle` * 2^n seconds ago, in the order of `claim_task`.
-        n: how many rings the task has had beyond one for each turn, at most `MOST_BACKOFF`; what is rung for in vain is rung
-        for ever more rarely."""
+    async def stranded(self, *, idle: float, limit: int = 100, agent: str = ONLY) -> Sequence[Ring]:
+        """Tasks of an agent that could be claimed and were last dispatched more than `idle` * 2^n seconds ago, in the order of
+        `claim_task`. n: how many rings the task has had beyond one for each turn, at most `MOST_BACKOFF`; what is rung for in
+        vain is rung for ever more rarely."""
 
     async def redispatch(self, rings: Sequence[Ring]) -> Sequence[Ring]:
         """Raise `dispatch` of those that still have the number given and can be claimed; the new rings."""

@@ -23,12 +23,15 @@ from alembic.script import ScriptDirectory
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
-from perdure.errors import ConfigError, SchemaOutdated, StorageUnavailable
+from perdure.errors import CodeOutdated, ConfigError, SchemaOutdated, StorageUnavailable
+from perdure.settings import StorageSettings
 from perdure.storage import row_security
 from perdure.storage.dsn import normalised, redacted
 from perdure.storage.postgres.database import passing
 from perdure.storage.schema import VERSION_TABLE
+from perdure.storage.stepping import patiently, read_oldest_code, wait_briefly
 
+LOCK_TIMEOUT: float = StorageSettings().migration_lock_timeout
 LOCK = 7_236_587_441_907_523
 """The advisory lock that whoever migrates holds: any constant that nobody else uses."""
 
@@ -57,17 +60,43 @@ def head() -> str:
     return ScriptDirectory.from_config(configuration()).get_current_head() or ""
 
 
-def upgrade(database_url: str, *, timeout: float = 60, revision: str = "head") -> None:
-    """Bring the schema to `revision`. `timeout` in seconds: how long to wait for another process that migrates.
+def upgrade(
+    database_url: str, *, timeout: float = 60, revision: str = "head", lock_timeout: float = LOCK_TIMEOUT
+) -> None:
+    """Bring the schema to `revision`. In seconds: `timeout`, how long to wait for another process that migrates, `lock_timeout`
+    for a table that is in use; that is tried a few times.
 
-    `StorageUnavailable`; `ConfigError` when the role may not create tables.
+    A schema that is newer than the code stays as it is. `StorageUnavailable`: then it is at the last revision that was reached.
+    `ConfigError` when the role may not create tables.
     """
-    on_connection(database_url, lambda config: command.upgrade(config, revision), timeout=timeout)
+
+    def up(config: Config) -> None:
+        if revision != "head" or not _is_ahead(config):
+            command.upgrade(config, revision)
+
+    on_connection(database_url, up, timeout=timeout, lock_timeout=lock_timeout)
 
 
-def downgrade(database_url: str, revision: str, *, timeout: float = 60) -> None:
-    """Bring the schema down to `revision` (`-1`: one step, `base`: all)."""
-    on_connection(database_url, lambda config: command.downgrade(config, revision), timeout=timeout)
+def downgrade(
+    database_url: str, revision: str, *, timeout: float = 60, lock_timeout: float = LOCK_TIMEOUT
+) -> None:
+    """Bring the schema down to `revision` (`-1`: one step, `base`: all). As `upgrade`; `ConfigError` for a schema that is newer
+    than the code."""
+
+    def down(config: Config) -> None:
+        if _is_ahead(config):
+            raise ConfigError(
+                "the schema is newer than this version of Perdure: bring it down with the version that brought it up"
+            )
+        command.downgrade(config, revision)
+
+    on_connection(database_url, down, timeout=timeout, lock_timeout=lock_timeout)
+
+
+def _is_ahead(config: Config) -> bool:
+    """Whether the database is at a revision that the code does not know."""
+    found = revision_of(config.attributes["connection"])
+    return found is not None and found not in _revisions()[1]
 
 
 def check(database_url: str) -> None:
@@ -75,20 +104,37 @@ def check(database_url: str) -> None:
     on_connection(database_url, command.check)
 
 
-def row_security_on(database_url: str, *, front: str, workers: str) -> None:
-    """Wall the tables: `front` sees one owner's rows at a time, `workers` all of them. At head only. `ConfigError`."""
+def row_security_on(
+    database_url: str, *, front: str, workers: str, lock_timeout: float = LOCK_TIMEOUT
+) -> None:
+    """Wall the tables: `front` sees one owner's rows at a time, `workers` all of them. At head only. `ConfigError`,
+    `StorageUnavailable`."""
 
-    def switch(config: Config) -> None:
-        connection = config.attributes["connection"]
+    def switch(connection: sa.Connection) -> None:
         require_current(revision_of(connection))
         row_security.switch_on(connection, front=front, workers=workers)
 
-    on_connection(database_url, switch)
+    _in_one_transaction(database_url, switch, lock_timeout)
 
 
-def row_security_off(database_url: str) -> None:
+def row_security_off(database_url: str, *, lock_timeout: float = LOCK_TIMEOUT) -> None:
     """Take the wall down."""
-    on_connection(database_url, lambda config: row_security.switch_off(config.attributes["connection"]))
+    _in_one_transaction(database_url, row_security.switch_off, lock_timeout)
+
+
+def _in_one_transaction(
+    database_url: str, work: Callable[[sa.Connection], None], lock_timeout: float
+) -> None:
+    def patient(config: Config) -> None:
+        connection = config.attributes["connection"]
+
+        def run() -> None:
+            wait_briefly(connection, lock_timeout)
+            work(connection)
+
+        patiently(connection, run, lock_timeout=lock_timeout, revision=lambda: revision_of(connection))
+
+    on_connection(database_url, patient, lock_timeout=lock_timeout)
 
 
 def history() -> str:
@@ -122,23 +168,37 @@ def _revisions() -> tuple[str | None, frozenset[str]]:
     return script.get_current_head(), frozenset(each.revision for each in script.walk_revisions())
 
 
-def require_current(found: str | None) -> None:
-    """`SchemaOutdated` unless the database is at the code's head or at a later revision that the code does not know."""
+def require_current(found: str | None, comment: str | None = None) -> None:
+    """Raise unless the database is at the code's head, or at a later revision on which this code still works: that one stands in
+    the version table's `comment`. `SchemaOutdated`, `CodeOutdated`."""
     head, known = _revisions()
     if found is None or (found in known and found != head):
         raise SchemaOutdated(
             f"the database's schema is {f'at revision {found}' if found else 'empty'}, this version of Perdure needs "
             f"{head}: run `perdure migrate upgrade`"
         )
+    oldest = read_oldest_code(comment)
+    if found not in known and oldest is not None and (head or "") < oldest:
+        raise CodeOutdated(
+            f"the database's schema is at revision {found}, which needs a version of Perdure that knows {oldest}; this one knows "
+            f"{head}: start the newer version"
+        )
 
 
-def on_connection(database_url: str, work: Callable[[Config], None], *, timeout: float = 60) -> None:
-    """Run `work` with a config whose `attributes["connection"]` is open and holds the lock. Also where an event loop runs."""
+def on_connection(
+    database_url: str,
+    work: Callable[[Config], None],
+    *,
+    timeout: float = 60,
+    lock_timeout: float = LOCK_TIMEOUT,
+) -> None:
+    """Run `work` with a config whose `attributes["connection"]` is open and holds the lock; beside it is the `lock_timeout` for
+    tables. Also where an event loop runs."""
     errors: list[BaseException] = []
 
     def run() -> None:
         try:
-            asyncio.run(_with_connection(database_url, work, timeout))
+            asyncio.run(_with_connection(database_url, work, timeout, lock_timeout))
         except BaseException as error:
             errors.append(error)
 
@@ -150,7 +210,9 @@ def on_connection(database_url: str, work: Callable[[Config], None], *, timeout:
         raise errors[0]
 
 
-async def _with_connection(database_url: str, work: Callable[[Config], None], timeout: float) -> None:
+async def _with_connection(
+    database_url: str, work: Callable[[Config], None], timeout: float, lock_timeout: float
+) -> None:
     dsn = normalised(database_url)
 
     async def connect() -> Any:
@@ -165,6 +227,7 @@ async def _with_connection(database_url: str, work: Callable[[Config], None], ti
             async with engine.connect() as connection:
                 await _lock(connection, timeout)
                 config = configuration()
+                config.attributes["lock_timeout"] = lock_timeout
 
                 def run(sync: sa.Connection) -> None:
                     config.attributes["connection"] = sync

@@ -33,7 +33,8 @@ HEAD = 300
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerBeat:
     """A sign of life. `worker_id` is random for each start of a process, `name` says where it runs. `loop_lag` is in seconds.
-    `counters` count since the start: `sweeps`, `rescued`, `expired`, `rung_again`."""
+    `counters` count since the start: `sweeps`, `rescued`, `expired`, `rung_again`. `agents`: whose turns it runs, empty for one
+    that is alone in its deployment."""
 
     worker_id: str
     slots: int
@@ -43,6 +44,7 @@ class WorkerBeat:
     name: str = ""
     loop_lag: float = 0.0
     counters: Mapping[str, int] = field(default_factory=dict)
+    agents: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

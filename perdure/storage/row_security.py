@@ -6,7 +6,7 @@ runs on a connection of the first one, in one transaction, and may be run again.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import sqlalchemy as sa
@@ -68,7 +68,7 @@ def _apply(connection: sa.Connection, fronts: list[str], workers: list[str]) -> 
         _run(connection, f"DROP POLICY IF EXISTS perdure_workers ON {table}")
         _run(connection, f"CREATE POLICY perdure_workers ON {table} TO {worker_list} USING (true)")
         _run(connection, f"GRANT {_ALL} ON {table} TO {everybody}")
-    for table in OWNERLESS:
+    for table in _there(connection, OWNERLESS):
         if front_list and table in _OF_FRONT_DOORS:
             _run(connection, f"GRANT {_OF_FRONT_DOORS[table]} ON {table} TO {front_list}")
         _run(connection, f"GRANT {_ALL} ON {table} TO {worker_list}")
@@ -90,9 +90,13 @@ def _apply(connection: sa.Connection, fronts: list[str], workers: list[str]) -> 
 
 
 def _walled(connection: sa.Connection) -> list[str]:
-    """Those that are there: after a step down, newer tables are not."""
+    return _there(connection, [table.name for table in WALLED])
+
+
+def _there(connection: sa.Connection, tables: Iterable[str]) -> list[str]:
+    """Without those that the schema does not have yet, or any more."""
     there = set(sa.inspect(connection).get_table_names())
-    return [table.name for table in WALLED if table.name in there]
+    return [table for table in tables if table in there]
 
 
 def _roles(connection: sa.Connection) -> tuple[list[str], list[str]]:

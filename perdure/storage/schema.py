@@ -126,6 +126,8 @@ tasks = sa.Table(
     sa.Column("limit_keys", ARRAY(sa.Text), nullable=False, server_default=sa.text("'{}'::text[]")),
     # Pieces of an artifact were written one by one, and have not been folded.
     sa.Column("streamed", sa.Boolean, nullable=False, server_default=sa.text("false")),
+    # Whose task it is; empty for an agent that is alone. The owner says it too: this is for who claims.
+    sa.Column("agent", sa.Text, nullable=False, server_default=sa.text("''::text")),
     sa.PrimaryKeyConstraint("task_id"),
     sa.ForeignKeyConstraint(
         ["owner", "context_id"], ["contexts.owner", "contexts.context_id"], ondelete="CASCADE"
@@ -148,6 +150,16 @@ tasks = sa.Table(
         "due_at",
         "task_id",
         postgresql_where=sa.text(_WAITS),
+    ),
+    # The same of each of several agents, so that nobody reads past what waits for another one.
+    sa.Index(
+        "ix_tasks_agent_due",
+        "agent",
+        sa.text("priority DESC"),
+        "rank",
+        "due_at",
+        "task_id",
+        postgresql_where=sa.text(f"{_WAITS} AND agent <> ''"),
     ),
     # What the next rank of an owner is.
     sa.Index("ix_tasks_rank", "owner", "priority", "rank", postgresql_where=sa.text(_WAITS)),
@@ -353,6 +365,8 @@ workers = sa.Table(
     # By an operator; its next beat reads it.
     sa.Column("asked_to_drain", sa.Boolean, nullable=False, server_default=sa.text("false")),
     _json("counters"),
+    # Whose turns it runs; empty for an agent that is alone.
+    sa.Column("agents", ARRAY(sa.Text), nullable=False, server_default=sa.text("'{}'::text[]")),
     sa.PrimaryKeyConstraint("worker_id"),
 )
 
@@ -544,6 +558,20 @@ CREATE FUNCTION perdure_least_rank(of_priority smallint) RETURNS bigint LANGUAGE
 BEGIN ATOMIC
     SELECT w.rank FROM tasks w WHERE w.state = 'submitted' AND w.lease_token IS NULL AND w.priority = of_priority
      ORDER BY w.priority DESC, w.rank LIMIT 1;
+END
+""",
+    "perdure_least_rank(text,smallint)": """
+CREATE FUNCTION perdure_least_rank(of_agent text, of_priority smallint) RETURNS bigint LANGUAGE sql STABLE SECURITY DEFINER
+BEGIN ATOMIC
+    SELECT CASE WHEN of_agent = '' THEN (
+        SELECT w.rank FROM tasks w
+         WHERE w.state = 'submitted' AND w.lease_token IS NULL AND w.priority = of_priority AND w.agent = ''
+         ORDER BY w.priority DESC, w.rank LIMIT 1)
+    ELSE (
+        SELECT w.rank FROM tasks w
+         WHERE w.state = 'submitted' AND w.lease_token IS NULL AND w.priority = of_priority
+           AND w.agent = of_agent AND w.agent <> ''
+         ORDER BY w.priority DESC, w.rank LIMIT 1) END;
 END
 """,
     "perdure_count_waiting(bigint)": """

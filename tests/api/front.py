@@ -16,10 +16,11 @@ from starlette.applications import Starlette
 
 from api.app import create_app
 from api.task_manager import TaskManager
-from perdure.agent import Agent, Handler
+from perdure.agent import Agent
+from perdure.callables import Handler
 from perdure.ids import new_token
 from perdure.queue.inline import InlineQueue
-from perdure.settings import AuthSettings, ServerSettings, Settings, WorkerSettings
+from perdure.settings import AuthSettings, CardSettings, ServerSettings, Settings, WorkerSettings
 from perdure.storage import ClaimedTurn, Storage, TaskQuery
 from perdure.storage.memory import MemoryStorage
 from perdure.tasks import (
@@ -185,13 +186,16 @@ async def opened_front(
     config: Json | None = None,
     *,
     storage: Storage | None = None,
-    handler: Handler = lambda messages: messages,
+    handler: Handler | Sequence[Handler] = lambda messages: messages,
     auth: AuthSettings | None = None,
+    card: CardSettings | None = None,
     **server: Any,
 ) -> AsyncIterator[Front]:
     """A front door for an agent with the given config and server settings. The handler runs only inside of `at_work`."""
     storage, queue = storage or MemoryStorage(), InlineQueue()
-    settings = Settings(server=ServerSettings(**server), auth=auth or AuthSettings())
+    settings = Settings(
+        server=ServerSettings(**server), auth=auth or AuthSettings(), card=card or CardSettings()
+    )
     watch = Watch(storage, queue, refresh=settings.server.refresh)
     agent = Agent.of({"name": "echo", "deployment": {"url": URL}} | (config or {}), handler)
     app = create_app(agent, storage, queue, watch, settings)

@@ -99,6 +99,7 @@ async def test_no_route_is_open_but_the_card_the_probes_and_the_docs(guarded: Fr
     everybodys = {
         "/.well-known/agent-card.json",
         "/.well-known/agent.json",
+        "/.well-known/jwks.json",
         "/healthz",
         "/readyz",
         "/openapi.json",

@@ -9,8 +9,9 @@ from uuid import UUID
 import pytest
 
 from perdure.errors import ContextNotFound, TaskNotFound
+from perdure.owners import agent_of, owner_at
 from perdure.storage import Storage, TaskQuery, WebhookConfig
-from tests.support.stories import ME, SOMEONE_ELSE, id_of, load, log, says, started, texts
+from tests.support.stories import ME, SOMEONE_ELSE, claim, id_of, load, log, says, started, submit, texts
 
 Ask = Callable[[Storage, str, UUID], Awaitable[Any]]
 
@@ -38,40 +39,50 @@ CONTEXT_QUESTIONS: dict[str, Ask] = {
 }
 
 
+@pytest.fixture(
+    params=[SOMEONE_ELSE, owner_at("a", ME)], ids=["somebody else", "the same caller at an agent"]
+)
+def other(request: pytest.FixtureRequest) -> str:
+    """Another owner."""
+    found: str = request.param
+    return found
+
+
 @pytest.mark.parametrize("question", TASK_QUESTIONS)
-async def test_somebody_elses_task_is_not_found(storage: Storage, question: str) -> None:
+async def test_somebody_elses_task_is_not_found(storage: Storage, question: str, other: str) -> None:
     turn = await started(storage)
     await storage.save_webhook_config(ME, _config(id_of(turn)))
     before = (await load(storage, turn), await log(storage, turn))
     with pytest.raises(TaskNotFound):
-        await TASK_QUESTIONS[question](storage, SOMEONE_ELSE, id_of(turn))
+        await TASK_QUESTIONS[question](storage, other, id_of(turn))
     assert (await load(storage, turn), await log(storage, turn)) == before
     assert list(await storage.load_feedback(ME, id_of(turn))) == []
     assert (await storage.load_webhook_config(ME, id_of(turn), "c")).url == "https://x"
 
 
 @pytest.mark.parametrize("question", CONTEXT_QUESTIONS)
-async def test_somebody_elses_context_is_not_found(storage: Storage, question: str) -> None:
+async def test_somebody_elses_context_is_not_found(storage: Storage, question: str, other: str) -> None:
     turn = await started(storage)
     before = await storage.load_context(ME, "talk")
     with pytest.raises(ContextNotFound):
-        await CONTEXT_QUESTIONS[question](storage, SOMEONE_ELSE, id_of(turn))
+        await CONTEXT_QUESTIONS[question](storage, other, id_of(turn))
     assert await storage.load_context(ME, "talk") == before
 
 
-async def test_somebody_elses_lists_are_empty(storage: Storage) -> None:
+async def test_somebody_elses_lists_are_empty(storage: Storage, other: str) -> None:
     turn = await started(storage)
-    tasks = await storage.list_tasks(TaskQuery(owner=SOMEONE_ELSE))
+    tasks = await storage.list_tasks(TaskQuery(owner=other))
     assert (list(tasks.tasks), tasks.total) == ([], 0)
-    assert list((await storage.list_tasks(TaskQuery(owner=SOMEONE_ELSE, context_id="talk"))).tasks) == []
-    assert list((await storage.list_contexts(SOMEONE_ELSE)).contexts) == []
-    assert list(await storage.events_since(SOMEONE_ELSE, id_of(turn), 0)) == []
+    assert list((await storage.list_tasks(TaskQuery(owner=other, context_id="talk"))).tasks) == []
+    assert list((await storage.list_contexts(other)).contexts) == []
+    assert list(await storage.events_since(other, id_of(turn), 0)) == []
 
 
-async def test_a_context_of_the_same_name_is_another_context(storage: Storage) -> None:
+async def test_a_context_of_the_same_name_is_another_context(storage: Storage, other: str) -> None:
     await started(storage, "mine")
-    await storage.append_messages(SOMEONE_ELSE, "talk", [says("theirs")])
-    theirs = await started(storage, "their task", owner=SOMEONE_ELSE)
+    await storage.append_messages(other, "talk", [says("theirs")])
+    await submit(storage, "their task", owner=other)
+    theirs = await claim(storage, agent=agent_of(other))
     assert texts(theirs.conversation) == ["theirs", "their task"]
-    await storage.clear_context(SOMEONE_ELSE, "talk")
+    await storage.clear_context(other, "talk")
     assert texts((await storage.load_context(ME, "talk")).messages) == ["mine"]

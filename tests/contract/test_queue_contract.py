@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import closing
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 from uuid import UUID
@@ -108,6 +109,16 @@ async def test_a_ring_calls_whoever_is_attached() -> None:
     assert calls == [1]
 
 
+async def test_a_ring_calls_those_who_serve_its_agent() -> None:
+    queue = InlineQueue()
+    calls: list[str] = []
+    for agent in ("", "a", "b"):
+        queue.attach(partial(calls.append, agent), agent)
+    await queue.ring([Ring(new_task_id(), 1, "b"), Ring(new_task_id(), 1, "b")])
+    await queue.ring([Ring(new_task_id(), 1)])
+    assert calls == ["b", ""]
+
+
 # ---------------------------------------------------------------------- arq
 
 
@@ -120,6 +131,20 @@ async def test_a_ring_is_a_job_that_arq_can_read(arq_queue: ArqQueue, redis: Any
     seconds, _ = await redis.time()
     score = await redis.zscore("test:queue", name)
     assert 299_000 <= seconds * 1000 + 1000 - score <= 302_000
+
+
+async def test_each_agent_has_a_queue_and_a_bell_of_its_own(arq_queue: ArqQueue, redis: Any) -> None:
+    rings = [Ring(new_task_id(), 1, agent) for agent in ("a", "", "b", "a")]
+    await arq_queue.ring(rings)
+    for agent, name in (("", "test"), ("a", "test:a"), ("b", "test:b")):
+        own = {f"{ring.task_id}:1".encode() for ring in rings if ring.agent == agent}
+        assert set(await redis.zrange(f"{name}:queue", 0, -1)) == own
+        assert set(await redis.lrange(f"{name}:bell", 0, -1)) == own
+    assert list(await arq_queue.missing(rings)) == []
+    await redis.delete("test:a:queue")
+    assert set(await arq_queue.missing(rings)) == {ring for ring in rings if ring.agent == "a"}
+    await arq_queue.ring_deliveries("b")
+    assert await redis.zcard("test:b:queue") == 2
 
 
 async def test_what_was_rung_is_not_missing_until_it_is_picked_up(arq_queue: ArqQueue, redis: Any) -> None:

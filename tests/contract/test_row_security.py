@@ -202,6 +202,7 @@ async def test_a_process_learns_of_changes_to_all_tasks_that_it_waits_for(storag
     [
         "perdure_notices('{}')",
         "perdure_least_rank(0::smallint)",
+        "perdure_least_rank('a', 0::smallint)",
         "perdure_count_waiting(9)",
         "perdure_owner_of_key('k')",
     ],

@@ -79,7 +79,7 @@ class Stack:
         }
 
     def _start(self, command: list[str], event: str, **settings: str) -> tuple[Process, dict[str, Any]]:
-        env = surroundings(PYTHONPATH=str(ROOT), **{**self.settings, **settings})
+        env = surroundings(**{"PYTHONPATH": str(ROOT), **self.settings, **settings})
         popen = self._stack.enter_context(started(command, cwd=self.folder, env=env))
         first = heard(popen, event)
         self.processes.append(process := Process(popen))

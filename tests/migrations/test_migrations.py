@@ -150,11 +150,19 @@ async def test_empty_database_refuses_to_start(empty_database_url: str) -> None:
 
 
 async def test_newer_schema_is_no_reason_to_stop(database_url: str) -> None:
-    """While a deploy goes on, old processes run on the new schema."""
+    """While a deploy goes on, old processes run on the new schema, and one that starts anew leaves it as it is."""
     await execute(database_url, f"UPDATE {VERSION_TABLE} SET version_num = '9999'")
-    storage = PostgresStorage(database_url, StorageSettings(run_migrations_on_startup=False))
-    await storage.open()
-    await storage.close()
+    for migrating in (False, True):
+        storage = PostgresStorage(database_url, StorageSettings(run_migrations_on_startup=migrating))
+        await storage.open()
+        await storage.close()
+    assert migrate.current(database_url) == "9999"
+
+
+async def test_older_code_does_not_bring_a_newer_schema_down(database_url: str) -> None:
+    await execute(database_url, f"UPDATE {VERSION_TABLE} SET version_num = '9999'")
+    with pytest.raises(ConfigError, match="newer than this version"):
+        migrate.downgrade(database_url, "-1")
 
 
 def test_a_connection_lost_in_mid_migration_is_an_outage(empty_database_url: str) -> None:

@@ -116,6 +116,15 @@ def test_it_serves_from_a_folder_with_packages_called_like_ours(installed: Path,
         assert server.stop() == 0
 
 
+def test_an_authors_tests_run_from_such_a_folder(installed: Path, hostile: Path) -> None:
+    """With the fixtures of the wheel, beside packages called like ours, and no server anywhere."""
+    for name in ("order.py", "test_order.py"):
+        (hostile / name).write_text((ROOT / "examples" / name).read_text())
+    command = [str(installed / "python"), "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    ran = finished(command, cwd=hostile)
+    assert "4 passed" in ran.stdout, ran.stdout + ran.stderr
+
+
 def test_the_durable_fleet_from_such_a_folder(
     installed: Path, hostile: Path, empty_database_url: str, redis_url: str
 ) -> None:

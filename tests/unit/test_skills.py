@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from perdure import Agent
+from perdure import Agent, DataPart, Message, TextPart
 from perdure.errors import ConfigError
 from perdure.loader import load_agent
 from perdure.skills import read_skill
+from perdure.tasks import Part, Role
+from perdure.testing import Result, run_sync
 
 
 def test_a_name_without_a_file_is_a_skill(tmp_path: Path) -> None:
@@ -47,6 +49,75 @@ def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path, text: str) -> No
     with pytest.raises(ConfigError, match=r"skill\.yaml") as error:
         read_skill(".", tmp_path)
     assert "\n" not in str(error.value)
+
+
+SCHEMA = """
+input_schema:
+  type: object
+  required: [city]
+  properties:
+    city: {$ref: '#/$defs/place'}
+    days: {type: integer, minimum: 1}
+  additionalProperties: false
+  $defs:
+    place: {type: string, minLength: 2}
+"""
+
+
+@pytest.mark.parametrize("file", ["skill.yaml", "SKILL.md"])
+def test_a_file_may_say_what_the_skill_takes(tmp_path: Path, file: str) -> None:
+    text = f"name: Forecast{SCHEMA}".replace(
+        "input_schema", "inputSchema" if file == "SKILL.md" else "input_schema"
+    )
+    (tmp_path / file).write_text(f"---\n{text}---\n# More\n" if file == "SKILL.md" else text)
+    schema = read_skill(".", tmp_path).input_schema
+    assert schema is not None
+    assert schema["properties"]["days"] == {"type": "integer", "minimum": 1}
+
+
+@pytest.mark.parametrize(
+    ("schema", "why"),
+    [
+        ("text", "must be a JSON schema"),
+        ({"type": "thing"}, r"input_schema\.type: 'thing' is not valid"),
+        (
+            {"properties": {"a": {"minimum": "1"}}},
+            r"input_schema\.properties\.a\.minimum: '1' is not of type",
+        ),
+        (
+            {"properties": {"a": {"$ref": "https://a.test/a.json"}}},
+            "refers to https://a.test/a.json, which is not in",
+        ),
+        ({"properties": {"a": {"$ref": "#/$defs/a"}}}, r"refers to #/\$defs/a, which is not in it"),
+        ({"default": object()}, "is no JSON"),
+        ({"minimum": float("nan")}, "is no JSON"),
+    ],
+)
+def test_a_schema_that_is_none_is_one_line(tmp_path: Path, schema: object, why: str) -> None:
+    with pytest.raises(ConfigError, match=why) as error:
+        read_skill({"name": "forecast", "input_schema": schema}, tmp_path)
+    assert str(error.value).startswith("the skill forecast in the config: ")
+    assert "\n" not in str(error.value)
+
+
+def test_data_for_a_skill_with_a_schema_is_held_to_it(tmp_path: Path) -> None:
+    (tmp_path / "skill.yaml").write_text(f"name: forecast\nid: forecast{SCHEMA}")
+    agent = Agent.of({"name": "a", "skills": ["."]}, lambda messages: "sunny", folder=tmp_path)
+
+    def said(*parts: Part, skill: str = "forecast") -> Result:
+        return run_sync(agent, Message(role=Role.USER, parts=parts, metadata={"skillId": skill}))
+
+    assert said(DataPart({"city": "Rome"})).text == "sunny"
+    assert said(TextPart("Rome?")).text == "sunny"
+    assert said(DataPart({"city": 1}), skill="other").text == "sunny"
+    refused = said(DataPart({"city": "R", "days": 0, "town": "x"}))
+    assert refused.state == "rejected"
+    assert "city: 'R' is too short" in refused.status
+    assert "days: 0 is less than the minimum of 1" in refused.status
+    assert "'town' was unexpected" in refused.status
+    long = said(DataPart({"city": ["x" * 10_000]}))
+    assert len(long.status) < 400
+    assert said(DataPart([1])).state == "rejected"
 
 
 def test_members_without_a_name(tmp_path: Path) -> None:

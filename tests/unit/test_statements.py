@@ -21,7 +21,7 @@ _OWNER_GIVEN = re.compile(
 WITHOUT_OWNER = {
     # Of workers and sweeps, which serve all owners; a turn's statements are fenced by its claim.
     "CLAIM", "RENEW", "WRITE", "SETTLE", "RELEASE", "DIAGNOSE", "STORE_STEP", "STEPS",
-    "RESCUE", "EXPIRE", "FORGET_KEYS", "STRANDED", "REDISPATCH", "BEAT", "FORGET_WORKER",
+    "RESCUE", "EXPIRE", "FORGET_KEYS", "STRANDED", "STRANDED_OF", "REDISPATCH", "BEAT", "FORGET_WORKER",
     "DUE", "PIECES", "FOLD", "DONE",
     # Of workers that deliver webhooks, under the claim of a line; and of those who change the keys that secrets are sealed with.
     "HOLD", "RECORD", "END", "UNSEND", "LET_GO", "BLAME", "CLOSE", "EVENTS", "FORGET", "RESEAL_NEXT", "RESEAL",

@@ -8,10 +8,10 @@ is looked at before the first change, so that nothing is half-written.
 from __future__ import annotations
 
 import threading
-from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 from perdure.errors import (
@@ -21,6 +21,7 @@ from perdure.errors import (
     TaskNotFound,
     UnsupportedOperation,
 )
+from perdure.owners import ONLY
 from perdure.storage import (
     TOTAL_CAP,
     Accepted,
@@ -65,11 +66,17 @@ from perdure.tasks import (
 
 
 class MemoryStorage(Contexts, Belongings, Counts, Folding, Keys, Operators, Webhooks):
-    """See `Storage`. Beyond `finished_tasks` ended tasks the oldest are dropped, with contexts that hold nothing else."""
+    """See `Storage`. Beyond `finished_tasks` ended tasks the oldest are dropped, with contexts that hold nothing else.
+    `clock` tells the time, in UTC."""
 
-    def __init__(self, *, finished_tasks: int = 10_000) -> None:
+    def __init__(
+        self,
+        *,
+        finished_tasks: int = 10_000,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
         self._lock = threading.Lock()
-        self._ledger = Ledger(finished_tasks)
+        self._ledger = Ledger(finished_tasks, clock)
         self._keys = {}
         self._workers: dict[str, Sign] = {}
         self._actions: list[OperatorAction] = []
@@ -206,10 +213,10 @@ class MemoryStorage(Contexts, Belongings, Counts, Folding, Keys, Operators, Webh
     # ------------------------------------------------------------------ workers
 
     async def claim_task(
-        self, holder: str, token: UUID, *, lease: float, history: int = 200
+        self, holder: str, token: UUID, *, lease: float, history: int = 200, agent: str = ONLY
     ) -> ClaimedTurn | None:
         with self._lock:
-            row = self._held_with(token) or self._take(holder, token, lease)
+            row = self._held_with(token) or self._take(holder, token, lease, agent)
             if row is None:
                 return None
             row.unread = False
@@ -227,9 +234,9 @@ class MemoryStorage(Contexts, Belongings, Counts, Folding, Keys, Operators, Webh
     def _held_with(self, token: UUID) -> TaskRow | None:
         return next((row for row in self._ledger.held.values() if row.token == token), None)
 
-    def _take(self, holder: str, token: UUID, lease: float) -> TaskRow | None:
+    def _take(self, holder: str, token: UUID, lease: float, agent: str) -> TaskRow | None:
         now = self._ledger.now()
-        row = self._ledger.best(now)
+        row = self._ledger.best(now, agent)
         if row is None:
             return None
         row.attempt += 1
@@ -343,10 +350,16 @@ class MemoryStorage(Contexts, Belongings, Counts, Folding, Keys, Operators, Webh
         limit: int = 100,
         as_of: datetime | None = None,
         up_for: float = 0.0,
+        agents: Collection[str] | None = None,
     ) -> Swept:
         with self._lock:
             now = as_of or self._ledger.now()
-            leases = ((row.lease_until, row.task_id) for row in self._ledger.held.values() if row.lease_until)
+            leases = (
+                (row.lease_until, row.task_id)
+                for row in self._ledger.held.values()
+                if row.lease_until
+                and (agents is None or row.agent in agents or not _would_fail(row, max_crashes))
+            )
             lapsed = sorted(entry for entry in leases if entry[0] + timedelta(seconds=grace) < now)
             rows = [self._ledger.tasks[task_id] for _, task_id in lapsed[:limit]]
             worked = [row for row in rows if row.state is TaskState.WORKING]
@@ -373,11 +386,11 @@ class MemoryStorage(Contexts, Belongings, Counts, Folding, Keys, Operators, Webh
         with self._lock:
             return self._ledger.forget_keys(self._ledger.now() - timedelta(seconds=older_than), limit)
 
-    async def stranded(self, *, idle: float, limit: int = 100) -> Sequence[Ring]:
+    async def stranded(self, *, idle: float, limit: int = 100, agent: str = ONLY) -> Sequence[Ring]:
         with self._lock:
             now = self._ledger.now()
-            rows = [row for row in self._ledger.claimable_rows(now) if row.stranded(now, idle)]
-            return [Ring(row.task_id, row.dispatch) for row in rows[:limit]]
+            rows = [row for row in self._ledger.claimable_rows(now, agent) if row.stranded(now, idle)]
+            return [Ring(row.task_id, row.dispatch, agent) for row in rows[:limit]]
 
     async def redispatch(self, rings: Sequence[Ring]) -> Sequence[Ring]:
         with self._lock:
@@ -420,6 +433,11 @@ class MemoryStorage(Contexts, Belongings, Counts, Folding, Keys, Operators, Webh
             yield self.renew_claims
 
         return ThreadKeeper(connect, lease=lease)
+
+
+def _would_fail(row: TaskRow, max_crashes: int) -> bool:
+    """Whether one crash more is too many."""
+    return row.state is TaskState.WORKING and row.crashes + 1 >= max_crashes
 
 
 def _matches(row: TaskRow, query: TaskQuery) -> bool:

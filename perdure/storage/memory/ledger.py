@@ -6,7 +6,7 @@ Nothing here locks: `MemoryStorage` does, around each of its methods.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from heapq import heappop, heappush
@@ -43,7 +43,8 @@ class UsedKey:
 class Ledger:
     """Everything that is stored about contexts and tasks."""
 
-    def __init__(self, finished_tasks: int) -> None:
+    def __init__(self, finished_tasks: int, clock: Callable[[], datetime]) -> None:
+        self._clock = clock
         self.contexts: dict[str, dict[str, ContextRow]] = {}  # by owner, then by context id
         self.tasks: dict[UUID, TaskRow] = {}
         self.held: dict[UUID, TaskRow] = {}
@@ -52,17 +53,17 @@ class Ledger:
         self.waiting = Waiting()
         self.outbox = Outbox()
         self._limits: dict[str, Limit] = {}
-        # What may be claimed: by due time until that has come, then best first. An entry is believed only after a look at its
-        # row: one that no longer holds is dropped when it comes up, and `offer` makes a new one as soon as the task can be
-        # claimed again.
+        # What may be claimed: by due time until that has come, then best first, for each agent. An entry is believed only after
+        # a look at its row: one that no longer holds is dropped when it comes up, and `offer` makes a new one as soon as the
+        # task can be claimed again.
         self._later: list[tuple[datetime, UUID]] = []
-        self._ready: list[tuple[int, int, datetime, UUID]] = []
+        self._ready: dict[str, list[tuple[int, int, datetime, UUID]]] = {}
         self._finished_tasks = finished_tasks
         self._newest = datetime.min.replace(tzinfo=UTC)
 
     def now(self) -> datetime:
         """The storage's clock. No two readings are equal, so that whatever is sorted by time has one order."""
-        self._newest = max(datetime.now(UTC), self._newest + timedelta(microseconds=1))
+        self._newest = max(self._clock(), self._newest + timedelta(microseconds=1))
         return self._newest
 
     # ------------------------------------------------------------------ rows
@@ -204,24 +205,31 @@ class Ledger:
         limits = (self._limits[key] for key in row.limit_keys)
         return any(limit.running >= limit.most for limit in limits)
 
-    def claimable_rows(self, now: datetime) -> list[TaskRow]:
-        """All of them, the best first."""
-        offered = {entry[-1] for entry in self._later} | {entry[-1] for entry in self._ready}
+    def claimable_rows(self, now: datetime, agent: str) -> list[TaskRow]:
+        """All of an agent, the best first."""
+        offered = {entry[-1] for entry in self._later} | {entry[-1] for entry in self._ready.get(agent, ())}
         rows = [self.tasks[task_id] for task_id in offered if task_id in self.tasks]
-        claimable = (row for row in rows if self.claimable(row, now))
+        claimable = (row for row in rows if row.agent == agent and self.claimable(row, now))
         return sorted(claimable, key=TaskRow.order)
 
-    def best(self, now: datetime) -> TaskRow | None:
-        """The task to claim; it is no longer offered."""
+    def next_time(self) -> datetime | None:
+        """When, at the earliest, time alone makes a task due or puts one over its time; None: it does not."""
+        now = self.now()
+        times = [*(due_at for due_at, _ in self._later), *self.waiting.ends()]
+        return min((time for time in times if time > now), default=None)
+
+    def best(self, now: datetime, agent: str) -> TaskRow | None:
+        """The task of an agent to claim; it is no longer offered."""
         while self._later and self._later[0][0] <= now:
             due_at, task_id = heappop(self._later)
             row = self.tasks.get(task_id)
             if row and row.due_at == due_at:
-                heappush(self._ready, row.order())
+                heappush(self._ready.setdefault(row.agent, []), row.order())
+        ready = self._ready.get(agent, [])
         limited = set()
         best = None
-        while self._ready and best is None:
-            entry = heappop(self._ready)
+        while ready and best is None:
+            entry = heappop(ready)
             row = self.tasks.get(entry[-1])
             if row is None or row.order() != entry or not self._may_run(row, now):
                 continue
@@ -230,7 +238,7 @@ class Ledger:
             else:
                 best = row
         for entry in limited:
-            heappush(self._ready, entry)
+            heappush(ready, entry)
         return best
 
     def hold(self, row: TaskRow) -> None:
@@ -273,11 +281,11 @@ class Ledger:
         """A new ring for it."""
         row.dispatch += 1
         row.dispatched_at = now
-        return Ring(row.task_id, row.dispatch)
+        return Ring(row.task_id, row.dispatch, row.agent)
 
     def ring(self, row: TaskRow | None) -> Ring | None:
         """The ring that was given for it, given again while it may run."""
-        return Ring(row.task_id, row.dispatch) if row and self._may_run(row, self.now()) else None
+        return Ring(row.task_id, row.dispatch, row.agent) if row and self._may_run(row, self.now()) else None
 
     # ------------------------------------------------------------------ the end of a turn, and of a task
 
@@ -310,7 +318,7 @@ class Ledger:
         now = self.now()
         waiting = self.waiting.sharing(ended.limit_keys)
         due = any(row is not ended and row.due_at <= now for row in waiting)
-        return (Ring(ended.task_id, ended.dispatch + 1),) if due else ()
+        return (Ring(ended.task_id, ended.dispatch + 1, ended.agent),) if due else ()
 
     def fail_late(self, row: TaskRow) -> Notice:
         """It was not begun or not done in time. Whoever comes next in its context is offered, not rung for."""

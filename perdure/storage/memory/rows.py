@@ -16,6 +16,7 @@ from uuid import UUID
 
 import orjson
 
+from perdure.owners import agent_of
 from perdure.payload import dump_body, load_body
 from perdure.storable import unstorable
 from perdure.storage import MOST_BACKOFF, Claim, Context, Feedback, Held
@@ -163,6 +164,11 @@ class TaskRow:
             self.log[self._place(event.first_seq) : place + 1] = [
                 _Entry(event.first_seq, event.seq, event.attempt, event.time, made.kind, made.payload)
             ]
+
+    @property
+    def agent(self) -> str:
+        """Whose task it is."""
+        return agent_of(self.owner)
 
     # ------------------------------------------------------------------ the lease
 

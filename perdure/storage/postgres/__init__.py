@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -13,6 +13,7 @@ import asyncpg
 import structlog
 
 from perdure.errors import StorageUnavailable
+from perdure.owners import ONLY
 from perdure.payload import dump_body
 from perdure.settings import StorageSettings
 from perdure.storage import Claim, Held, Keeper, Swept, migrate
@@ -74,7 +75,11 @@ class PostgresStorage(
         while True:
             try:
                 if self._settings.run_migrations_on_startup:
-                    await asyncio.to_thread(migrate.upgrade, self._migrations_url)
+                    await asyncio.to_thread(
+                        migrate.upgrade,
+                        self._migrations_url,
+                        lock_timeout=self._settings.migration_lock_timeout,
+                    )
                 await self.check()
                 await require_roles(self._database, self._of_workers)
                 return
@@ -92,17 +97,18 @@ class PostgresStorage(
         return [self._database] if self._of_workers is None else [self._database, self._of_workers]
 
     async def check(self) -> datetime:
-        async def look(connection: Any, again: bool) -> tuple[str | None, datetime]:
+        async def look(connection: Any, again: bool) -> tuple[datetime, str | None, str | None]:
             try:
                 row = await connection.fetchrow(
-                    f"SELECT clock_timestamp(), (SELECT version_num FROM {VERSION_TABLE})"
+                    f"SELECT clock_timestamp(), (SELECT version_num FROM {VERSION_TABLE}), "
+                    f"obj_description('{VERSION_TABLE}'::regclass, 'pg_class')"
                 )
             except asyncpg.UndefinedTableError:
-                return None, datetime.min.replace(tzinfo=UTC)  # of no use: it raises
-            return row[1], row[0]
+                return datetime.min.replace(tzinfo=UTC), None, None  # of no use: it raises
+            return row[0], row[1], row[2]
 
-        version, now = await self._database.run(look)
-        migrate.require_current(version)
+        now, revision, comment = await self._database.run(look)
+        migrate.require_current(revision, comment)
         return now
 
     # ------------------------------------------------------------------ sweeps
@@ -115,6 +121,7 @@ class PostgresStorage(
         limit: int = 100,
         as_of: datetime | None = None,
         up_for: float = 0.0,
+        agents: Collection[str] | None = None,
     ) -> Swept:
         _, again = dump_body(crashed(again=True))
         poison = crashed(again=False)
@@ -123,10 +130,10 @@ class PostgresStorage(
             sql.RESCUE,
             *(grace, max_crashes, limit),
             *(dumps(again), dumps(failed), message_json(poison.message)),
-            *(as_of, up_for),
+            *(as_of, up_for, None if agents is None else list(agents)),
         )
         return Swept(
-            rings=tuple(Ring(row["task_id"], row["dispatch"]) for row in rows if row["rings"]),
+            rings=tuple(Ring(row["task_id"], row["dispatch"], row["agent"]) for row in rows if row["rings"]),
             notices=tuple(
                 Notice(row["task_id"], row["last_seq"], TaskState(row["state"]))
                 for row in rows
@@ -144,15 +151,17 @@ class PostgresStorage(
         rows = await self._rows(sql.FORGET_KEYS, older_than, limit)
         return len(rows)
 
-    async def stranded(self, *, idle: float, limit: int = 100) -> Sequence[Ring]:
-        rows = await self._rows(sql.STRANDED, idle, limit)
-        return [Ring(row["task_id"], row["dispatch"]) for row in rows]
+    async def stranded(self, *, idle: float, limit: int = 100, agent: str = ONLY) -> Sequence[Ring]:
+        statement, named = (sql.STRANDED_OF, [agent]) if agent else (sql.STRANDED, [])
+        rows = await self._rows(statement, idle, limit, *named)
+        return [Ring(row["task_id"], row["dispatch"], agent) for row in rows]
 
     async def redispatch(self, rings: Sequence[Ring]) -> Sequence[Ring]:
         rows = await self._rows(
             sql.REDISPATCH, [ring.task_id for ring in rings], [ring.dispatch for ring in rings]
         )
-        return [Ring(row["task_id"], row["dispatch"]) for row in rows]
+        agents = {ring.task_id: ring.agent for ring in rings}
+        return [Ring(row["task_id"], row["dispatch"], agents[row["task_id"]]) for row in rows]
 
     async def drop_finished(self, keep: int) -> int:
         return 0
@@ -170,6 +179,7 @@ class PostgresStorage(
             beat.name,
             beat.loop_lag,
             dumps(dict(beat.counters)),
+            list(beat.agents),
         )
         return bool(row and row["asked_to_drain"])
 

@@ -11,29 +11,30 @@ from uuid import UUID
 import asyncpg
 
 from perdure.errors import TaskNotCancelable, TaskNotFound
+from perdure.owners import agent_of
 from perdure.payload import dump_body
 from perdure.storage import Accepted, IdempotencyKey, NewTask, Policy, WebhookConfig
 from perdure.storage.postgres import sends
 from perdure.storage.postgres import statements as sql
 from perdure.storage.postgres.lanes import Lane
 from perdure.storage.postgres.reads import Reads, columns
-from perdure.storage.postgres.records import Row, dumps, message_json, rings_of, task_of
+from perdure.storage.postgres.records import Row, dumps, message_json, ring_at, rings_of, task_of
 from perdure.storage.postgres.sends import Submitted
 from perdure.storage.postgres.webhooks import with_webhooks
 from perdure.storage.writes import complete
-from perdure.tasks import Message, Ring, StatusChange, Task, TaskState
+from perdure.tasks import Message, StatusChange, Task, TaskState
 from perdure.vault import Vault
 
 # As SUBMIT, for several. $1 task_ids, $2 owners, $3 context_ids, $4 metadata, $5 messages, $6 policies, $7 priorities, $8 delays,
-# $9 expiries or null, $10 deadlines or null, $11 idempotency keys or null, $12 their fingerprints. Left out, for SUBMIT to say
-# why: what is there already, whose key is taken, and whose policy is to reject where the context is busy.
+# $9 expiries or null, $10 deadlines or null, $11 agents, $12 idempotency keys or null, $13 their fingerprints. Left out, for
+# SUBMIT to say why: what is there already, whose key is taken, and whose policy is to reject where the context is busy.
 # Keys are locked before contexts, as a single send does it. One that rejects is alone with its context in a batch.
 SUBMIT_ALL = f"""
 WITH asked AS (
         SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::jsonb[], $5::jsonb[], $6::text[], $7::int[], $8::float8[],
-                             $9::float8[], $10::float8[], $11::text[], $12::text[])
+                             $9::float8[], $10::float8[], $11::text[], $12::text[], $13::text[])
                WITH ORDINALITY AS a(task_id, owner, context_id, metadata, message, policy, priority, delay, expires, deadline,
-                                    key, fingerprint, place)
+                                    agent, key, fingerprint, place)
          WHERE NOT EXISTS (SELECT FROM tasks t WHERE t.task_id = a.task_id)),
     taken AS (
         INSERT INTO idempotency_keys (owner, key, fingerprint, task_id)
@@ -59,16 +60,16 @@ WITH asked AS (
             OR NOT EXISTS (SELECT FROM lines l WHERE l.rejects AND l.owner = c.owner AND l.context_id = c.context_id)
         RETURNING owner, context_id, last_position, waiting, running_task, updated_at AS now),
     ranks AS (
-        SELECT f.owner, f.priority, {sql.rank("f.owner", "f.priority")} AS rank
-          FROM (SELECT DISTINCT owner, priority FROM fresh) f),
+        SELECT f.owner, f.priority, {sql.rank("f.owner", "f.priority", "f.agent")} AS rank
+          FROM (SELECT DISTINCT owner, agent, priority FROM fresh) f),
     task AS (
         INSERT INTO tasks (task_id, owner, context_id, position, metadata, last_seq, message_seq, dispatch,
                            due_at, dispatched_at, status_timestamp, created_at, updated_at,
-                           priority, rank, parallel, expires_at, deadline_at)
+                           priority, rank, parallel, expires_at, deadline_at, agent)
         SELECT f.task_id, f.owner, f.context_id, line.last_position - f.tasks + f.nth, f.metadata, 1, 1, 1,
                now + make_interval(secs => f.delay), now, now, now, now,
                f.priority, ranks.rank + f.later, f.parallel,
-               now + make_interval(secs => f.expires), now + make_interval(secs => f.deadline)
+               now + make_interval(secs => f.expires), now + make_interval(secs => f.deadline), f.agent
           FROM fresh f JOIN line ON line.owner = f.owner AND line.context_id = f.context_id
           JOIN ranks ON ranks.owner = f.owner AND ranks.priority = f.priority
         RETURNING task_id, owner, context_id, created_at),
@@ -94,6 +95,7 @@ class New(NamedTuple):
     delay: float
     expires: float | None
     deadline: float | None
+    agent: str
     key: str | None
     fingerprint: str | None
 
@@ -129,7 +131,9 @@ class Callers(Reads):
             updated_at=found.created_at,
             last_seq=1,
         )
-        return Accepted(task, Ring(new.task_id, 1) if found.due else None, canceled=found.canceled)
+        return Accepted(
+            task, ring_at(new.owner, new.task_id, 1) if found.due else None, canceled=found.canceled
+        )
 
     async def _submitted(
         self, new: NewTask, message: Message, key: IdempotencyKey | None
@@ -145,7 +149,7 @@ class Callers(Reads):
                         message_json(message),
                     ),
                     *(new.policy.value, new.priority, new.delay, new.expires, new.deadline),
-                    *((key.key, key.fingerprint) if key else (None, None)),
+                    *(agent_of(new.owner), key.key if key else None, key.fingerprint if key else None),
                 )
             )
             if row is not None:
@@ -171,7 +175,7 @@ class Callers(Reads):
         task = await self._bare(owner, task_id)
         events = await self.events_since(owner, task_id, 0, limit=1)
         history = tuple(event.body for event in events if isinstance(event.body, Message))
-        ring = Ring(task_id, 1) if task.state is TaskState.SUBMITTED else None
+        ring = ring_at(owner, task_id, 1) if task.state is TaskState.SUBMITTED else None
         return Accepted(replace(task, history=history), ring)
 
     async def continue_task(
@@ -189,7 +193,7 @@ class Callers(Reads):
         if isinstance(found, UUID):
             return Accepted(await self._bare(owner, found), None, repeated=True)
         task = await self._bare(owner, task_id)
-        ring = Ring(task_id, found.dispatch) if found.due else None
+        ring = ring_at(owner, task_id, found.dispatch) if found.due else None
         return Accepted(replace(task, history=(replace(stored, context_id=task.context_id),)), ring)
 
     async def cancel_task(self, owner: str, task_id: UUID, message: Message | None = None) -> Accepted:
@@ -210,7 +214,7 @@ class Callers(Reads):
             raise TaskNotFound(task_id)
         if not row["kept"]:
             raise TaskNotCancelable(f"the task is {row['before']} already")
-        rings = rings_of(task_id, row)
+        rings = rings_of(owner, task_id, row)
         return Accepted(await self._bare(owner, task_id), rings[0] if rings else None)
 
     async def _bare(self, owner: str, task_id: UUID) -> Task:

@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import groupby
 from operator import itemgetter
 from typing import Any, NamedTuple
@@ -13,12 +14,13 @@ from uuid import UUID
 
 import orjson
 
+from perdure.owners import ONLY
 from perdure.storage import ClaimedTurn
 from perdure.storage.postgres.base import Statements
 from perdure.storage.postgres.lanes import Lane
 from perdure.storage.postgres.reads import CONVERSATIONS, LOAD, columns
 from perdure.storage.postgres.records import Row, claim_of, conversation_of, task_of
-from perdure.storage.postgres.statements import CLAIMABLE, TASK
+from perdure.storage.postgres.statements import CLAIMABLE, OF_ONLY_AGENT, TASK, of_agent
 from perdure.storage.views import last
 from perdure.tasks import Message
 
@@ -32,8 +34,9 @@ would sort all that waits instead of reading the first of it."""
 
 _BEST = "b.priority DESC, b.rank, b.due_at, b.task_id"
 
-# $1 holders, $2 tokens, $3 leases in seconds. What a token got before is given again. A row without a task: other claims were
-# faster at a limited key; something else may still be claimable. `opening`: the only message of a context that has just begun.
+# $1 holders, $2 tokens, $3 leases in seconds; {of}: of which agent. What a token got before is given again. A row without a task:
+# other claims were faster at a limited key; something else may still be claimable. `opening`: the only message of a context that
+# has just begun.
 CLAIM = f"""
 WITH mine AS (
         SELECT t.* FROM unnest($2::uuid[]) AS asked(token) JOIN tasks t ON t.lease_token = asked.token AND t.state = 'working'),
@@ -44,7 +47,7 @@ WITH mine AS (
     best AS (
         SELECT t.task_id, t.limit_keys, t.priority, t.rank, t.due_at, c.waiting, clock_timestamp() AS now
           FROM tasks t JOIN contexts c ON c.owner = t.owner AND c.context_id = t.context_id
-         WHERE {CLAIMABLE} AND EXISTS (SELECT FROM asked)
+         WHERE {CLAIMABLE} AND {{of}} AND EXISTS (SELECT FROM asked)
          ORDER BY t.priority DESC, t.rank, t.due_at, t.task_id LIMIT {{size}}
            FOR NO KEY UPDATE OF t, c SKIP LOCKED),
     limits AS (
@@ -90,7 +93,9 @@ SELECT r.held_up, {TASK}, t.position, t.turns, t.status_seq, t.lease_token,
             SELECT e.payload FROM task_events e WHERE e.task_id = t.task_id AND e.seq = 1) END AS opening
   FROM (SELECT EXISTS (SELECT FROM refused) AS held_up) r LEFT JOIN turns t ON true
 """
-_CLAIM = {size: CLAIM.replace("{size}", str(size)) for size in SIZES}
+_CLAIM = {size: CLAIM.replace("{size}", str(size)).replace("{of}", OF_ONLY_AGENT) for size in SIZES}
+# $4 agent
+_CLAIM_OF = {size: CLAIM.replace("{size}", str(size)).replace("{of}", of_agent("$4::text")) for size in SIZES}
 
 # $1 task_ids, $2 turns
 STEPS = """
@@ -114,16 +119,18 @@ class Claims(Statements):
 
     def __init__(self) -> None:
         super().__init__()
-        self._claims = Lane(self._claim, name="claims", sizes=SIZES)
+        self._claims: dict[str, Lane[Wanted, ClaimedTurn | None]] = {}  # by agent
 
     async def claim_task(
-        self, holder: str, token: UUID, *, lease: float, history: int = 200
+        self, holder: str, token: UUID, *, lease: float, history: int = 200, agent: str = ONLY
     ) -> ClaimedTurn | None:
-        return await self._claims.ask(Wanted(holder, token, lease, history))
+        if (lane := self._claims.get(agent)) is None:
+            lane = self._claims[agent] = Lane(partial(self._claim, agent), name="claims", sizes=SIZES)
+        return await lane.ask(Wanted(holder, token, lease, history))
 
-    async def _claim(self, wanted: Sequence[Wanted]) -> Sequence[ClaimedTurn | None]:
+    async def _claim(self, agent: str, wanted: Sequence[Wanted]) -> Sequence[ClaimedTurn | None]:
         async def claim(connection: Any, again: bool) -> Sequence[ClaimedTurn | None]:
-            rows = await _claimed(connection, wanted)
+            rows = await _claimed(connection, wanted, agent)
             history = {each.token: each.history for each in wanted}
             told = [row for row in rows if row["opening"] is None]
             turns = {row["lease_token"]: _opened(row, history) for row in rows if row["opening"] is not None}
@@ -134,10 +141,11 @@ class Claims(Statements):
         return await self._workers_database.run(claim)
 
 
-async def _claimed(connection: Any, wanted: Sequence[Wanted]) -> Sequence[Row]:
+async def _claimed(connection: Any, wanted: Sequence[Wanted], agent: str) -> Sequence[Row]:
     holders, tokens, leases, _ = columns(wanted)
+    statement, named = (_CLAIM_OF, [agent]) if agent else (_CLAIM, [])
     for _ in range(CLAIM_TRIES):
-        rows = await connection.fetch(_CLAIM[len(wanted)], holders, tokens, leases)
+        rows = await connection.fetch(statement[len(wanted)], holders, tokens, leases, *named)
         found = [row for row in rows if row["task_id"] is not None]
         if len(found) == len(wanted) or not rows[0]["held_up"]:
             break

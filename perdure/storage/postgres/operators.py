@@ -378,6 +378,7 @@ def _worker(row: Row) -> WorkerStatus:
         name=row["name"],
         loop_lag=row["loop_lag"],
         counters=orjson.loads(row["counters"]),
+        agents=tuple(row["agents"]),
     )
     return WorkerStatus(
         beat=beat,

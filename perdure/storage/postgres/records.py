@@ -10,6 +10,7 @@ from uuid import UUID
 
 import orjson
 
+from perdure.owners import agent_of
 from perdure.payload import dump_message, load_body, load_message
 from perdure.storable import require_storable
 from perdure.storage import Claim, Context, Feedback
@@ -146,14 +147,19 @@ def changed_metadata(metadata: Mapping[str, Any]) -> tuple[str, list[str]]:
     return dumps(given), [key for key, value in metadata.items() if value is None]
 
 
-def rings_of(task_id: UUID, row: Row) -> tuple[Ring, ...]:
+def ring_at(owner: str, task_id: UUID, dispatch: int) -> Ring:
+    """A ring for the agent whose caller the owner is."""
+    return Ring(task_id, dispatch, agent_of(owner))
+
+
+def rings_of(owner: str, task_id: UUID, row: Row) -> tuple[Ring, ...]:
     """What became claimable: the next in line; or, where one came in unseen, the own id as a hint; and what waited for a
-    limit."""
+    limit. All of them are of the agent whose task this was."""
     rings = []
     if row["next_id"] is not None:
-        rings.append(Ring(row["next_id"], row["next_dispatch"]))
+        rings.append(ring_at(owner, row["next_id"], row["next_dispatch"]))
     elif row["waiting"] and not row["seen"] and not row.get("again"):
-        rings.append(Ring(task_id, row["dispatch"] + 1))
+        rings.append(ring_at(owner, task_id, row["dispatch"] + 1))
     if row.get("unlimited_id") is not None:
-        rings.append(Ring(row["unlimited_id"], row["unlimited_dispatch"]))
+        rings.append(ring_at(owner, row["unlimited_id"], row["unlimited_dispatch"]))
     return tuple(dict.fromkeys(rings))

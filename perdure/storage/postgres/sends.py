@@ -17,6 +17,7 @@ from uuid import UUID
 import asyncpg
 
 from perdure.errors import ContextBusy, InvalidParams, KeyReused, TaskNotFound, UnsupportedOperation
+from perdure.owners import agent_of
 from perdure.payload import dump_body
 from perdure.storage import IdempotencyKey, NewTask, Policy
 from perdure.storage.postgres import statements as sql
@@ -81,6 +82,7 @@ async def _insert(connection: Any, new: NewTask, message: Message) -> Submitted 
         new.deadline,
         [name for name, _ in limits],
         [limit for _, limit in limits],
+        agent_of(new.owner),
     )
     if row is None:  # busy, maybe with this very task
         if await connection.fetchrow(OWNS, new.task_id, new.owner) is not None:

@@ -68,15 +68,27 @@ def seen(task: str) -> str:
                                         AND x.state = 'submitted' AND NOT x.parallel AND x.task_id <> {task}.task_id) AS seen"""
 
 
+# Whose tasks a statement looks at in the order of claims. An only agent's are all that there are; a named one's are in an index
+# of their own, so that nobody reads past what waits for others.
+OF_ONLY_AGENT = "t.agent = ''"
+
+
+def of_agent(agent: str, task: str = "t") -> str:
+    """The tasks of a named agent, in the words of the index over them."""
+    return f"{task}.agent = {agent} AND {task}.agent <> ''"
+
+
 # A task's rank makes its owners take turns: one more than that of the owner's newest waiting task, but not before the one that
-# is next of all. So a lone task stands beside the first of somebody's ten thousand, whenever it comes. Read without a lock: two
-# that come at once may share a rank.
-def rank(owner: str, priority: str) -> str:
+# is next of all of its agent. So a lone task stands beside the first of somebody's ten thousand, whenever it comes. Read without
+# a lock: two that come at once may share a rank.
+def rank(owner: str, priority: str, agent: str) -> str:
     """The rank of a new task."""
+    waits = f"w.state = 'submitted' AND w.lease_token IS NULL AND w.priority = {priority}"
+    next_of_all = "ORDER BY w.priority DESC, w.rank LIMIT 1"
     least = across(
-        f"""(SELECT w.rank FROM tasks w WHERE w.state = 'submitted' AND w.lease_token IS NULL AND w.priority = {priority}
-              ORDER BY w.priority DESC, w.rank LIMIT 1)""",
-        f"perdure_least_rank(({priority})::smallint)",
+        f"""(CASE WHEN {agent} = '' THEN (SELECT w.rank FROM tasks w WHERE {waits} AND w.agent = '' {next_of_all})
+              ELSE (SELECT w.rank FROM tasks w WHERE {waits} AND {of_agent(agent, "w")} {next_of_all}) END)""",
+        f"perdure_least_rank({agent}, ({priority})::smallint)",
     )
     return f"""greatest({least},
             (SELECT w.rank + 1 FROM tasks w WHERE w.state = 'submitted' AND w.lease_token IS NULL AND w.owner = {owner}
@@ -84,8 +96,8 @@ def rank(owner: str, priority: str) -> str:
 
 
 # $1 task_id, $2 owner, $3 context_id, $4 metadata, $5 message, $6 policy, $7 priority, $8 delay in seconds, $9 expires in
-# seconds or null, $10 deadline in seconds or null, $11 limit keys, $12 their limits. No row: the policy is to reject, and the
-# context is busy.
+# seconds or null, $10 deadline in seconds or null, $11 limit keys, $12 their limits, $13 agent. No row: the policy is to reject,
+# and the context is busy.
 SUBMIT = f"""
 WITH place AS (
         INSERT INTO contexts AS c (owner, context_id, last_position, waiting) VALUES ($2, $3, 1, ($6 <> 'parallel')::int)
@@ -103,10 +115,10 @@ WITH place AS (
     task AS (
         INSERT INTO tasks (task_id, owner, context_id, position, metadata, last_seq, message_seq, dispatch,
                            due_at, dispatched_at, status_timestamp, created_at, updated_at,
-                           priority, rank, parallel, limit_keys, expires_at, deadline_at)
+                           priority, rank, parallel, limit_keys, expires_at, deadline_at, agent)
         SELECT $1, $2, $3, place.last_position, $4, 1, 1, 1, now + make_interval(secs => $8), now, now, now, now,
-               $7, {rank("$2", "$7")}, $6 = 'parallel', $11,
-               now + make_interval(secs => $9), now + make_interval(secs => $10)
+               $7, {rank("$2", "$7", "$13::text")}, $6 = 'parallel', $11,
+               now + make_interval(secs => $9), now + make_interval(secs => $10), $13
           FROM place
         RETURNING task_id, created_at),
     event AS (
@@ -313,10 +325,11 @@ CLAIMABLE = """t.state = 'submitted' AND t.lease_token IS NULL AND t.due_at <= n
                                                                AND l.running >= l.max_running)"""
 
 # $1 grace in seconds, $2 max crashes, $3 limit, $4 status payload (crash), $5 status payload (failed), $6 its message,
-# $7 as of when or null, $8 how long the server has to be up in seconds.
+# $7 as of when or null, $8 how long the server has to be up in seconds, $9 the agents whose tasks may end as failed or null.
 # The tasks rescued, those of them that worked with their state; and what else became claimable.
 _LAPSED = """t.lease_token IS NOT NULL
-           AND t.lease_until < coalesce($7::timestamptz, clock_timestamp()) - make_interval(secs => $1)"""
+           AND t.lease_until < coalesce($7::timestamptz, clock_timestamp()) - make_interval(secs => $1)
+           AND ($9::text[] IS NULL OR t.agent = ANY ($9) OR t.state <> 'working' OR t.crashes + 1 < $2)"""
 RESCUE = f"""
 WITH lapsed AS (
         SELECT t.task_id, t.owner, t.context_id FROM tasks t
@@ -348,7 +361,7 @@ WITH lapsed AS (
                status_timestamp = CASE WHEN held.worked THEN held.now ELSE t.status_timestamp END,
                due_at = held.now, dispatch = t.dispatch + held.again::int, dispatched_at = held.now, updated_at = held.now
           FROM held WHERE t.task_id = held.task_id
-        RETURNING t.task_id, t.owner, t.context_id, t.state, t.attempt, t.last_seq, t.dispatch,
+        RETURNING t.task_id, t.owner, t.context_id, t.state, t.attempt, t.last_seq, t.dispatch, t.agent,
                   t.status_message, t.updated_at, t.parallel, t.limit_keys, held.again, held.worked),
     let_go AS (SELECT * FROM rescued),{UNCOUNT},{UNLIMITED},
     event AS (
@@ -363,9 +376,9 @@ WITH lapsed AS (
     freed AS (
         SELECT * FROM rescued WHERE NOT again AND NOT parallel),
     {NEXT}
-SELECT task_id, dispatch, last_seq, CASE WHEN worked THEN state END AS state, again AS rings FROM rescued
-UNION ALL SELECT task_id, dispatch, 0, NULL, true FROM next
-UNION ALL SELECT task_id, dispatch, 0, NULL, true FROM unlimited
+SELECT task_id, dispatch, last_seq, CASE WHEN worked THEN state END AS state, again AS rings, agent FROM rescued
+UNION ALL SELECT n.task_id, n.dispatch, 0, NULL, true, r.agent FROM next n JOIN rescued r ON r.task_id = n.after
+UNION ALL SELECT u.task_id, u.dispatch, 0, NULL, true, r.agent FROM unlimited u JOIN rescued r ON r.task_id = u.task_id
 """
 
 # $1 limit, $2 status payload, $3 its message: what has not started or not ended in time, and is not running
@@ -404,13 +417,16 @@ WITH late AS (
 SELECT task_id, last_seq FROM ended
 """
 
-# $1 idle in seconds, $2 limit. Every turn has had one dispatch; what is beyond that were rings in vain.
-STRANDED = f"""
+# $1 idle in seconds, $2 limit; {of}: of which agent. Every turn has had one dispatch; what is beyond that were rings in vain.
+_STRANDED = f"""
 SELECT t.task_id, t.dispatch FROM tasks t JOIN contexts c ON c.owner = t.owner AND c.context_id = t.context_id
- WHERE {CLAIMABLE}
+ WHERE {CLAIMABLE} AND {{of}}
    AND t.dispatched_at < now() - make_interval(secs => $1 * 2 ^ LEAST(GREATEST(t.dispatch - t.attempt - 1, 0), {MOST_BACKOFF}))
  ORDER BY t.priority DESC, t.rank, t.due_at, t.task_id LIMIT $2
 """
+STRANDED = _STRANDED.replace("{of}", OF_ONLY_AGENT)
+# $3 agent
+STRANDED_OF = _STRANDED.replace("{of}", of_agent("$3::text"))
 
 # $1 task_ids, $2 dispatches
 REDISPATCH = f"""
@@ -423,10 +439,10 @@ UPDATE tasks t SET dispatch = t.dispatch + 1, dispatched_at = clock_timestamp()
   FROM held WHERE t.task_id = held.task_id RETURNING t.task_id, t.dispatch
 """
 
-# $1 worker_id, $2 version, $3 slots, $4 running, $5 draining
+# $1 worker_id, $2 version, $3 slots, $4 running, $5 draining, $6 name, $7 loop lag, $8 counters, $9 agents
 BEAT = """
-INSERT INTO workers (worker_id, version, slots, running, draining, name, loop_lag, counters)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+INSERT INTO workers (worker_id, version, slots, running, draining, name, loop_lag, counters, agents)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
 ON CONFLICT (worker_id) DO UPDATE
    SET slots = excluded.slots, running = excluded.running, draining = excluded.draining, name = excluded.name,
        loop_lag = excluded.loop_lag, counters = excluded.counters, beat_at = clock_timestamp()

@@ -16,7 +16,7 @@ from perdure.storage import Claim, Held, Written
 from perdure.storage.postgres.base import Statements
 from perdure.storage.postgres.lanes import Lane
 from perdure.storage.postgres.reads import columns
-from perdure.storage.postgres.records import Row, changed_metadata, dumps, message_json, rings_of
+from perdure.storage.postgres.records import Row, changed_metadata, dumps, message_json, ring_at, rings_of
 from perdure.storage.postgres.statements import NEXT, UNCOUNT, UNLIMITED, seen
 from perdure.storage.writes import YIELDS_TO_UNREAD, bodies, ends_turn
 from perdure.tasks import Artifact, ArtifactChunk, Message, Ring, StatusChange, TaskState
@@ -274,8 +274,10 @@ class Turns(Statements):
         row = await self._settles.ask((write, pieces, end))
         if row is None:
             return await self._refused(write)
-        own = (Ring(claim.task_id, row["dispatch"]),) if row["again"] else ()
-        return Written(TaskState(row["state"]), row["last_seq"], (*own, *rings_of(claim.task_id, row)))
+        own = (ring_at(claim.owner, claim.task_id, row["dispatch"]),) if row["again"] else ()
+        return Written(
+            TaskState(row["state"]), row["last_seq"], (*own, *rings_of(claim.owner, claim.task_id, row))
+        )
 
     async def _write(self, asked: Sequence[tuple[Write, Sequence[Piece]]]) -> Sequence[Row | None]:
         rows = await self._rows(WRITE, *_said([(write, pieces) for write, pieces in asked]))
@@ -315,8 +317,10 @@ class Turns(Statements):
         )
         if row is None:
             return ()
-        own = (Ring(claim.task_id, row["dispatch"]),) if row["again"] and delay <= 0 else ()
-        return (*own, *rings_of(claim.task_id, row))
+        own: tuple[Ring, ...] = ()
+        if row["again"] and delay <= 0:
+            own = (ring_at(claim.owner, claim.task_id, row["dispatch"]),)
+        return (*own, *rings_of(claim.owner, claim.task_id, row))
 
     async def _release(self, asked: Sequence[Release]) -> Sequence[Row | None]:
         return by_place(await self._rows(RELEASE, *columns(asked)), len(asked))

@@ -1,84 +1,24 @@
-"""How an author tests a handler: no network, no storage, the same code that runs it in a worker.
-
-    from perdure.testing import run_sync
-    from my_agent import handler
-
-    def test_it_asks_for_the_city():
-        result = run_sync(handler, "What is the weather?")
-        assert result.state == "input-required"
-        assert result.status == "Which city?"
-
-Both take a handler or an Agent. A conversation is a list, oldest first, of texts (the caller's), `{"role": "user"|"assistant",
-"content": str}` or Messages. In an async test: `await run(...)`.
-"""
+"""One turn of a handler, in the way that a worker runs it, and nothing else: no storage, no time that passes."""
 
 from __future__ import annotations
 
 import asyncio
+import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from perdure import ids
-from perdure.agent import Agent, Progress, Turn
+from perdure.agent import Agent, Turn
 from perdure.answer import Answer, Piece
 from perdure.notes import noted
 from perdure.perform import Outcome, perform
-from perdure.retries import MayPass
 from perdure.steps import Steps
-from perdure.tasks import Artifact, ArtifactChunk, Message, Role, Task, TaskState, TextPart, fold_chunks
+from perdure.tasks import ArtifactChunk, Message, Role, StatusChange, Task, TaskState, TextPart, fold_chunks
 
-__all__ = ["Result", "Said", "run", "run_sync"]
+from .result import Result
 
 Said = str | Mapping[str, Any] | Message
 """One entry of a conversation."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Result:
-    """What one turn gave.
-
-    `state` is where the task stands after it, `artifacts` what its caller finds in it. `status` is the text that goes with the
-    state: a question, a refusal, the neutral text of a failure; `error` is then what the handler raised. What was said before
-    the end, in order: `chunks` of streamed text, `progress`, `messages`. `retry` is set where the turn would be run again.
-    """
-
-    state: TaskState
-    artifacts: Sequence[Artifact] = ()
-    status_message: Message | None = None
-    error: BaseException | None = None
-    retry: MayPass | None = None
-    """`after` is in seconds, None for the usual growing pause; `reason` is what the caller is told."""
-    metadata: Mapping[str, Any] = field(default_factory=dict)
-    """What the turn adds to the task's."""
-    steps: Mapping[tuple[str, int], Any] = field(default_factory=dict)
-    """What `turn.step` and `turn.step_sync` stored, by name and occurrence (1, 2, ...), with what was given to `run`."""
-    pieces: Sequence[Piece] = field(default=(), repr=False)
-
-    @property
-    def text(self) -> str:
-        """The text of all artifacts, joined without a separator."""
-        return "".join(artifact.text for artifact in self.artifacts)
-
-    @property
-    def status(self) -> str:
-        """The text of the status message; empty for none."""
-        return self.status_message.text if self.status_message else ""
-
-    @property
-    def chunks(self) -> Sequence[str]:
-        """The texts of what was streamed, as it was yielded or emitted."""
-        return tuple(piece.artifact.text for piece in self.pieces if isinstance(piece, ArtifactChunk))
-
-    @property
-    def progress(self) -> Sequence[Progress]:
-        """What `turn.progress` was told."""
-        return tuple(piece for piece in self.pieces if isinstance(piece, Progress))
-
-    @property
-    def messages(self) -> Sequence[Message]:
-        """Messages that were emitted."""
-        return tuple(piece for piece in self.pieces if isinstance(piece, Message))
 
 
 async def run(
@@ -101,10 +41,9 @@ async def run(
     parameters and ValueError for a conversation in which the caller says nothing; whatever the handler raises is in the result.
     Cancel it (`asyncio.timeout`) as a caller's cancel would.
     """
-    if not isinstance(agent, Agent):
-        agent = Agent.of({"name": "test"}, agent)
+    agent = as_agent(agent)
     said = [messages] if isinstance(messages, str | Mapping | Message) else messages
-    conversation = [_message(one) for one in said]
+    conversation = [as_message(one) for one in said]
     newest = next((n for n in reversed(range(len(said))) if conversation[n].role is Role.USER), None)
     if newest is None:
         raise ValueError("a conversation needs at least one message of the user")
@@ -132,7 +71,7 @@ async def run(
         referenced_tasks=referenced_tasks,
         steps=Steps(dict(kept), store),
     )
-    return _result(await perform(agent, turn, answer), pieces, kept)
+    return _result(turn, await perform(agent, turn, answer), pieces, kept)
 
 
 def run_sync(
@@ -163,7 +102,13 @@ def run_sync(
     )
 
 
-def _message(said: Said) -> Message:
+def as_agent(agent: Agent | Callable[..., Any]) -> Agent:
+    """A handler alone is an agent too. ConfigError for one with wrong parameters."""
+    return agent if isinstance(agent, Agent) else Agent.of({"name": "test"}, agent)
+
+
+def as_message(said: Said) -> Message:
+    """What was said, as a message."""
     if isinstance(said, Message):
         return said
     if isinstance(said, str):
@@ -172,15 +117,23 @@ def _message(said: Said) -> Message:
     return Message(role=role, parts=(TextPart(said["content"]),))
 
 
-def _result(outcome: Outcome, pieces: Sequence[Piece], steps: Mapping[tuple[str, int], Any]) -> Result:
+def _result(
+    turn: Turn, outcome: Outcome, pieces: Sequence[Piece], steps: Mapping[tuple[str, int], Any]
+) -> Result:
+    state = TaskState.SUBMITTED if outcome.may_pass else outcome.state
     streamed = [piece for piece in pieces if isinstance(piece, ArtifactChunk)]
     return Result(
-        state=TaskState.SUBMITTED if outcome.may_pass else outcome.state,
+        state=state,
+        task_id=turn.task_id,
+        context_id=turn.context_id,
+        attempts=turn.attempt,
         artifacts=fold_chunks([*streamed, *outcome.chunks]),
         status_message=outcome.status_message,
         error=outcome.error,
+        traceback="".join(traceback.format_exception(outcome.error)) if outcome.error else "",
         retry=outcome.may_pass,
         metadata=outcome.metadata,
         steps=steps,
         pieces=tuple(pieces),
+        events=(*pieces, *outcome.chunks, StatusChange(state, outcome.status_message)),
     )
