@@ -14,7 +14,7 @@ FUZZ_SEED ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help run test chaos fuzz audit coverage check docs dist sbom image format constraints bench bench-quick profile \
-  swagger-ui ops-assets test-browser screenshots clean
+  swagger-ui ops-assets test-browser test-clients screenshots clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[.a-z]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -127,6 +127,10 @@ ops-assets:  ## Renew the scripts of the page at /ops with the newest htmx 2 and
 
 test-browser: .venv  ## Drive the operators' page in a real browser (needs Chromium: apt-get install chromium)
 	@$(BIN)/pytest tests/browser $(if $(TESTS),$(TESTS),-q)
+
+# The clients are no part of the project, and are kept out of .venv: build/clients has an environment for each.
+test-clients: .venv  ## Drive a front door with clients in other languages and versions (needs node and npm, and downloads)
+	@$(BIN)/pytest tests/clients $(if $(TESTS),$(TESTS),-q)
 
 screenshots: .venv  ## Renew the pictures of the operators' page in docs/images (needs Chromium)
 	@$(BIN)/python -m tests.browser.screenshots

@@ -28,9 +28,23 @@ Json = dict[str, Any]
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
-def card_json(agent: Agent, extensions: Sequence[Extension], more: Sequence[Skill] = ()) -> Json:
+@dataclass(frozen=True, slots=True)
+class AsTenant:
+    """Where else one of several agents is reached: at an address that they share, by the name of its tenant."""
+
+    url: str
+    tenant: str
+
+
+def card_json(
+    agent: Agent,
+    extensions: Sequence[Extension],
+    more: Sequence[Skill] = (),
+    *,
+    also: AsTenant | None = None,
+) -> Json:
     """An AgentCard (1.0, section 4.4.1) with the members that 0.3 wants (section 5.5 there); with `more` skills than the public
-    one."""
+    one, and where else the agent is reached."""
     config, skills = agent.config, [*agent.skills, *more]
     url = str(config.deployment.url)
     return {
@@ -38,8 +52,20 @@ def card_json(agent: Agent, extensions: Sequence[Extension], more: Sequence[Skil
         "description": config.description or config.name,
         "version": config.version,
         "supportedInterfaces": [
-            {"url": url, "protocolBinding": binding, "protocolVersion": version}
-            for binding, version in INTERFACES
+            *(
+                {"url": url, "protocolBinding": binding, "protocolVersion": version}
+                for binding, version in INTERFACES
+            ),
+            *(
+                {
+                    "url": also.url,
+                    "protocolBinding": binding,
+                    "protocolVersion": version,
+                    "tenant": also.tenant,
+                }
+                for binding, version in INTERFACES
+                if also and version == v1.VERSION  # 0.3 has no tenants
+            ),
         ],
         "capabilities": {
             "streaming": config.capabilities.streaming,
@@ -147,18 +173,22 @@ class ExtendedCard:
         return replace(self, document=document)
 
 
-def extended_card(agent: Agent, extensions: Sequence[Extension]) -> ExtendedCard:
+def extended_card(
+    agent: Agent, extensions: Sequence[Extension], also: AsTenant | None = None
+) -> ExtendedCard:
     """The extended card of an agent, as of now."""
     more = agent.config.extended_card
     return ExtendedCard(
         enabled=agent.config.capabilities.extended_agent_card,
-        document=_extended(agent, more, extensions) if more else None,
+        document=_extended(agent, more, extensions, also) if more else None,
         challenge=", ".join(_challenges(agent.config.security_schemes.values())) or "Bearer",
     )
 
 
-def _extended(agent: Agent, more: ExtendedCardConfig, extensions: Sequence[Extension]) -> Json:
-    document = card_json(agent, [*extensions, *more.extensions], agent.extended_skills)
+def _extended(
+    agent: Agent, more: ExtendedCardConfig, extensions: Sequence[Extension], also: AsTenant | None
+) -> Json:
+    document = card_json(agent, [*extensions, *more.extensions], agent.extended_skills, also=also)
     return document | given(description=more.description, documentationUrl=more.documentation_url)
 
 

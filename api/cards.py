@@ -24,15 +24,15 @@ class Cards:
     """What requests are held to, since the cards say so."""
 
 
-def cards_of(agent: Agent, key: CardKey | None) -> Cards:
+def cards_of(agent: Agent, key: CardKey | None, also: card.AsTenant | None = None) -> Cards:
     """The cards of an agent, signed where there is a key. ConfigError for one that is no JSON or that cannot be signed."""
     own = extensions.ours(name for name, method in jsonrpc.METHODS.items() if method.dialect is None)
     declared = extensions.declared(agent, own)
-    extended = card.extended_card(agent, declared)
+    extended = card.extended_card(agent, declared, also)
     if extended.document is not None:
         extended = extended.with_document(_finished(extended.document, key))
     return Cards(
-        public=_finished(card.card_json(agent, declared), key),
+        public=_finished(card.card_json(agent, declared, also=also), key),
         extended=extended,
         extensions=extensions.negotiated(agent, own),
     )

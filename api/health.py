@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import orjson
 from starlette.requests import Request
 from starlette.responses import Response
@@ -20,11 +22,13 @@ async def healthz(request: Request) -> Response:
     return Response(b'{"status":"ok"}', media_type="application/json")
 
 
-async def readyz(storage: Storage, queue: Queue, settings: Settings, request: Request) -> Response:
+async def readyz(
+    storage: Storage, queue: Queue, settings: Settings, agents: Sequence[str], request: Request
+) -> Response:
     """503 only without the database or its schema; without Redis or workers messages are accepted and wait: 200, degraded."""
     try:
         await storage.check()
-        reasons = await _missing(storage, queue, settings)
+        reasons = await _missing(storage, queue, settings, agents)
     except SchemaMismatch as error:
         return _status("unavailable", [str(error)])
     except StorageUnavailable:
@@ -32,14 +36,21 @@ async def readyz(storage: Storage, queue: Queue, settings: Settings, request: Re
     return _status("degraded" if reasons else "ready", reasons)
 
 
-async def _missing(storage: Storage, queue: Queue, settings: Settings) -> list[str]:
+async def _missing(storage: Storage, queue: Queue, settings: Settings, agents: Sequence[str]) -> list[str]:
     reasons = []
     try:
         await queue.check()
     except QueueUnavailable:
         reasons.append("the queue cannot be reached: new tasks start at the next sweep")
-    if queue.shared and not await storage.workers_alive(settings.worker.beat_interval * MISSED_BEATS):
-        reasons.append("no worker is alive: tasks are accepted and wait")
+    if queue.shared:
+        within = settings.worker.beat_interval * MISSED_BEATS
+        if not await storage.workers_alive(within):
+            reasons.append("no worker is alive: tasks are accepted and wait")
+        else:
+            idle = [name for name in agents if not await storage.workers_alive(within, agent=name)]
+            reasons += [
+                f"no worker of the agent {name} is alive: its tasks are accepted and wait" for name in idle
+            ]
     return reasons
 
 

@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from perdure import tracing
 from perdure.errors import CallerError
 from perdure.storable import unstorable
 from perdure.telling import Json
@@ -116,7 +117,11 @@ class Endpoint:
         try:
             answer = await _answer(self._door, request, body, reply)
         except Exception as error:
-            answer = refused(refusal(error), reply)
+            told = refusal(error)
+            tracing.note({"rpc.response.status_code": str(told.code.rpc)})
+            if told.code.http >= 500:
+                tracing.fail(told.code.reason)
+            answer = refused(told, reply)
         await answer(scope, receive, send)
 
 
@@ -129,12 +134,14 @@ async def _answer(door: Door, request: Request, body: bytes, reply: Reply) -> Re
         door.rates.take(caller)
     reply.dialect = negotiated(method.dialect, reply.named)
     check_decoded(envelope, body, max_depth=door.settings.max_depth)
+    params = envelope.get("params")
+    door = door.of(reply.dialect.read_tenant(params)) if door.tenants else door
     active = door.extensions.activated(request)
     call = Call(
         door,
-        caller,
+        door.caller(caller),
         reply.dialect,
-        envelope.get("params"),
+        params,
         request.headers,
         len(body),
         partial(run.gone, request.receive),
@@ -159,6 +166,7 @@ def _understand(request: Request, body: bytes, reply: Reply) -> tuple[Mapping[st
     envelope = _envelope(decode(body))
     reply.id = _reply_id(envelope)
     method = _method(envelope)
+    tracing.note({"rpc.system.name": "jsonrpc", "rpc.method": envelope["method"]})
     reply.named = named = named_version(request)
     reply.dialect = DIALECTS.get(named or "") or method.dialect or reply.dialect
     reply.as_stream = method.stream is not None and not (named or "").startswith("1.")

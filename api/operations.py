@@ -5,7 +5,7 @@ An operation that answers returns JSON; one that streams returns an iterator who
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,6 +14,7 @@ from starlette.types import Receive
 
 from perdure.errors import InvalidParams
 from perdure.notes import noted, without_notes
+from perdure.owners import ONLY, owner_at
 from perdure.settings import ServerSettings
 from perdure.tasks import Message, Task
 from perdure.telling import Json, Update
@@ -41,6 +42,23 @@ class Door:
     extensions: Extensions
     rates: Rates
     direct_replies: bool = False
+    agent: str = ONLY
+    """Whose it is, among several."""
+    tenants: Mapping[str, Door] = field(default_factory=dict)
+    """At the root of several agents: the door of each, which a request chooses by its tenant. Who names none is let in here."""
+
+    def of(self, tenant: str) -> Door:
+        """The door for a request that names this tenant. `InvalidParams` at a root that has no such agent."""
+        if not self.tenants or not tenant:
+            return self
+        found = self.tenants.get(tenant)
+        if found is None:
+            raise InvalidParams("tenant", f"must be the name of an agent here: {', '.join(self.tenants)}")
+        return found
+
+    def caller(self, caller: Caller) -> Caller:
+        """The caller at this agent."""
+        return replace(caller, owner=owner_at(self.agent, caller.owner)) if self.agent else caller
 
 
 @dataclass(frozen=True, slots=True)

@@ -91,10 +91,11 @@ async def endpoint(
         door.rates.take(caller)
         dialect = negotiated(own, named_version(request))
         params = _params(door, request, body)
+        door = door.of(dialect.read_tenant(params)) if door.tenants else door
         active = door.extensions.activated(request)
         call = Call(
             door,
-            caller,
+            door.caller(caller),
             dialect,
             params,
             request.headers,

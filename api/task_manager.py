@@ -26,6 +26,7 @@ from perdure.errors import (
     WebhookConfigNotFound,
 )
 from perdure.ids import callback_id, new_task_id, new_token, parse_task_id
+from perdure.owners import ONLY
 from perdure.queue import Queue
 from perdure.settings import ServerSettings
 from perdure.storage import (
@@ -45,12 +46,12 @@ from perdure.storage import (
 from perdure.storage.webhooks import GLOBAL, DeliveryAttempt, DeliveryCursor, DeliveryPage, DeliveryQuery
 from perdure.tasks import ArtifactChunk, Event, Message, Notice, Role, StatusChange, Task, TaskState
 from perdure.telling import Update
+from perdure.tracing import spans
 from perdure.watch import Waiter, Watch
 
 from .auth import Caller
+from .bounds import Bounds, bounds_of
 from .orders import follow_up, new_task
-from .places import Places
-from .quotas import Quotas
 from .wire.asked import Callback, Send
 
 log = structlog.get_logger(__name__)
@@ -75,6 +76,8 @@ class TaskManager:
         *,
         egress: Egress | None = None,
         own_webhook: bool = False,
+        agent: str = ONLY,
+        bounds: Bounds | None = None,
     ) -> None:
         self._storage = storage
         self._queue = queue
@@ -83,11 +86,9 @@ class TaskManager:
         self._config = config
         self._egress = egress or Egress()
         self._own_webhook = own_webhook
-        self._quotas = Quotas(storage, settings)
-        self._streams = Places("streams", most=settings.max_streams, each=settings.max_streams_per_caller)
-        self._blocking = Places(
-            "blocking sends", most=settings.max_blocking, each=settings.max_blocking_per_caller
-        )
+        self._agent = agent
+        bounds = bounds or bounds_of(storage, settings)
+        self._quotas, self._streams, self._blocking = bounds.quotas, bounds.streams, bounds.blocking
 
     # ------------------------------------------------------------------ sending
 
@@ -190,24 +191,33 @@ class TaskManager:
 
     async def _accept(self, caller: Caller, task_id: UUID, send: Send) -> Accepted:
         """From here on the message is safe. The bell is a courtesy: the sweep rings again for what it missed."""
-        now = datetime.now(UTC)
-        webhooks = [_config(task_id, send.callback, send.key)] if send.callback else []
         if send.message.task_id:
-            if send.callback is not None:  # before the message is stored, not after
-                await self._need_room(caller, _config(task_id, send.callback, send.key))
-            accepted = await self._storage.continue_task(
-                caller.owner, task_id, follow_up(send, now), key=send.key, webhooks=webhooks
-            )
+            accepted = await self._continued(caller, task_id, send)
         else:
-            if self._own_webhook:
-                webhooks.append(
-                    WebhookConfig(config_id=GLOBAL, task_id=task_id, url="", endpoint="WEBHOOK_URL")
-                )
-            new = new_task(self._config, caller.owner, task_id, send, now, webhooks)
-            accepted = await self._submitted(new, send.key)
+            accepted = await self._begun(caller, task_id, send)
         if not accepted.repeated:
             await self._spread(accepted, heard=bool(send.message.task_id))
         return accepted
+
+    async def _begun(self, caller: Caller, task_id: UUID, send: Send) -> Accepted:
+        webhooks = [_config(task_id, send.callback, send.key)] if send.callback else []
+        if self._own_webhook:
+            webhooks.append(WebhookConfig(config_id=GLOBAL, task_id=task_id, url="", endpoint="WEBHOOK_URL"))
+        new = new_task(self._config, caller.owner, task_id, send, datetime.now(UTC), webhooks)
+        with spans.sending(self._config.name, task_id, new.context_id) as span:
+            if span.context:
+                new = replace(new, trace_context=span.context)
+            return await self._submitted(new, send.key)
+
+    async def _continued(self, caller: Caller, task_id: UUID, send: Send) -> Accepted:
+        webhooks = [_config(task_id, send.callback, send.key)] if send.callback else []
+        if webhooks:  # before the message is stored, not after
+            await self._need_room(caller, webhooks[0])
+        message = follow_up(send, datetime.now(UTC))
+        with spans.sending(self._config.name, task_id, message.context_id) as span:
+            return await self._storage.continue_task(
+                caller.owner, task_id, message, key=send.key, webhooks=webhooks, trace_context=span.context
+            )
 
     async def _submitted(self, new: NewTask, key: IdempotencyKey | None) -> Accepted:
         """A new task where the caller's quota has a place for it. One that was taken before has its place: its caller asks for
@@ -450,7 +460,7 @@ class TaskManager:
 
     async def _ring_deliveries(self) -> None:
         try:
-            await self._queue.ring_deliveries()
+            await self._queue.ring_deliveries(self._agent)
         except QueueUnavailable as error:  # workers look every second anyway
             log.debug("queue.unavailable", error=str(error))
 

@@ -6,9 +6,19 @@ from collections.abc import Iterable
 
 GROUPS: dict[str, tuple[str, ...]] = {
     "Start": ("index.md", "quickstart.md", "from-a2a-sdk.md", "from-bindu.md", "from-celery.md"),
-    "Write an agent": ("agents.md", "testing.md", "cards.md", "adapters.md", "webhooks.md"),
+    "Write an agent": (
+        "agents.md",
+        "testing.md",
+        "cards.md",
+        "adapters.md",
+        "webhooks.md",
+        "several-agents.md",
+    ),
     "Operate": (
+        "deploy.md",
         "operating.md",
+        "runbook.md",
+        "tracing.md",
         "cli.md",
         "configuration.md",
         "security.md",

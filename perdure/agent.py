@@ -122,6 +122,8 @@ class AgentConfig(_Config):
     turn_timeout: float | None = Field(default=None, gt=0)
     """Seconds that a turn may take, where its message does not say; at most TURNS__TIMEOUT, which None stands for."""
     limits: Sequence[Limit] = ()
+    slots: int | None = Field(default=None, ge=1)
+    """Turns that one worker runs at once; at most WORKER__SLOTS, which None stands for."""
     direct_replies: bool = False
     """The handler may answer with `turn.reply`: streams begin once it is known whether it does."""
     retry_on: Sequence[type[Exception]] = ()
@@ -349,15 +351,18 @@ class Agent:
 
     def served_at(self, url: str) -> Agent:
         """The agent with this address in its card, unless its config says one. `ConfigError` where it is none."""
-        deployment = self.config.deployment
-        if "url" in deployment.model_fields_set:
+        if "url" in self.config.deployment.model_fields_set:
             return self
         try:
-            found = deployment.model_copy(update={"url": HttpUrl(url)})
+            return self.moved_to(url)
         except ValidationError:
             raise ConfigError(
                 f"HOST makes {url}, which is no address for the card: set deployment.url"
             ) from None
+
+    def moved_to(self, url: str) -> Agent:
+        """The agent with this address in its card. `ValidationError` where it is none."""
+        found = self.config.deployment.model_copy(update={"url": HttpUrl(url)})
         return replace(self, config=self.config.model_copy(update={"deployment": found}))
 
 

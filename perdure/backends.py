@@ -5,7 +5,7 @@ Adapters are imported when they are chosen, so that the embedded default pays fo
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from perdure.agent import Agent
@@ -39,16 +39,13 @@ def make_storage(settings: Settings, *, worker: bool = False) -> Storage:
     )
 
 
-def require_keys(agent: Agent, settings: Settings) -> None:
-    """ConfigError for an agent with push notifications whose callers' secrets would lie open in the database."""
-    if (
-        settings.storage_type == "postgres"
-        and settings.webhooks.keys is None
-        and agent.config.capabilities.push_notifications
-    ):
+def require_keys(agents: Iterable[Agent], settings: Settings) -> None:
+    """ConfigError for agents with push notifications whose callers' secrets would lie open in the database."""
+    told = [agent for agent in agents if agent.config.capabilities.push_notifications]
+    if settings.storage_type == "postgres" and settings.webhooks.keys is None and told:
         raise ConfigError(
-            "the agent has push notifications: set WEBHOOKS__KEYS, with which their addresses and secrets are sealed in the "
-            "database, to what `perdure webhooks key` prints, the same in every process"
+            f"the agent {told[0].config.name} has push notifications: set WEBHOOKS__KEYS, with which their addresses "
+            "and secrets are sealed in the database, to what `perdure webhooks key` prints, the same in every process"
         )
 
 

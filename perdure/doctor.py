@@ -95,16 +95,17 @@ async def _closing(storage: Storage) -> AsyncIterator[None]:
 
 
 def _agent(settings: Settings) -> Finding:
-    if not settings.agent:
+    if not settings.agent and not settings.agents:
         remedy = "set AGENT, or name it on the command line of serve and worker"
         return Finding("agent", Grade.WARNING, "AGENT is not set", remedy)
-    from perdure.loader import load_agent
+    from perdure.agents import load_agents
 
     try:
-        agent = load_agent(settings.agent)
+        agents = load_agents(settings)
     except PerdureError as error:
-        return Finding("agent", Grade.FAILED, str(error), "correct AGENT or the agent's file")
-    return Finding("agent", Grade.OK, f"{agent.config.name} {agent.config.version} ({agent.kind})")
+        return Finding("agent", Grade.FAILED, str(error), "correct AGENT or AGENTS, or the agent's file")
+    found = [f"{agent.config.name} {agent.config.version} ({agent.kind})" for agent in agents.values()]
+    return Finding("agent", Grade.OK, ", ".join(found))
 
 
 def _callers(settings: Settings) -> Finding:

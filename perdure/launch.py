@@ -23,8 +23,9 @@ from typing import Any, Protocol, TypeVar
 
 import structlog
 
-from perdure import logs, processes
+from perdure import logs, processes, tracing
 from perdure.agent import Agent
+from perdure.agents import Agents, by_name, known_as, load_agents
 from perdure.backends import make_queue, make_storage, opened, require_keys
 from perdure.errors import ConfigError, QueueUnavailable, StorageUnavailable
 from perdure.memory import keep_what_is_loaded
@@ -55,17 +56,19 @@ class Application(Protocol):
 # ---------------------------------------------------------------------- the front door
 
 
-def asgi(agent: Agent, settings: Settings) -> Application:
-    """The front door as an ASGI application (a Starlette), for `serve` or another ASGI server with one process.
+def asgi(agents: Agents | Agent, settings: Settings) -> Application:
+    """The front door of an agent, or of several by their names, as an ASGI application (a Starlette), for `serve` or another ASGI
+    server with one process.
 
     Its lifespan opens the storage and the queue and, with QUEUE_TYPE=inline, runs the turns in this process.
     Startup raises StorageUnavailable when the database does not answer in time. ConfigError where other machines could come in
     without saying who they are: HOST is believed to be what the other server listens on, and so is PORT where it is set.
     """
+    served = by_name(agents)
     if settings.port:
-        agent = agent.served_at(_address(settings.host, settings.port))
+        served = _served_at(served, _address(settings.host, settings.port))
     require_authentication(settings)
-    require_keys(agent, settings)
+    require_keys(served.values(), settings)
     _require_role_for_turns(settings)
     storage, queue = make_storage(settings), make_queue(settings)
     watch = Watch(storage, queue, refresh=settings.server.refresh)
@@ -73,19 +76,21 @@ def asgi(agent: Agent, settings: Settings) -> Application:
     @asynccontextmanager
     async def lifespan(_: Any) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
+            service, version = known_as(served)
+            await stack.enter_async_context(tracing.exporting(settings, service=service, version=version))
             await stack.enter_async_context(opened(storage, queue, watch))
             if not (settings.auth.is_on or is_loopback(settings.host)):
                 log.warning("auth.off", host=settings.host, remedy="see docs/security.md")
             if settings.queue_type == "inline":
                 embedded = ours("worker.embedded").embedded
-                await stack.enter_async_context(embedded(agent, storage, queue, watch, settings))
+                await stack.enter_async_context(embedded(served, storage, queue, watch, settings))
             stopping = asyncio.create_task(ours("api.stream").server_stops())
             stopping.add_done_callback(lambda _: watch.dismiss())
             stopping.add_done_callback(lambda _: app.state.hang_up())
             stack.callback(stopping.cancel)
             yield
 
-    app: Application = ours("api.app").create_app(agent, storage, queue, watch, settings, lifespan=lifespan)
+    app: Application = ours("api.app").create_app(served, storage, queue, watch, settings, lifespan=lifespan)
     app.state.dismiss = watch.dismiss
     return app
 
@@ -118,12 +123,12 @@ def _require_role_for_turns(settings: Settings) -> None:
 
 
 def serve(
-    agent: Agent | None = None,
+    agents: Agents | Agent | None = None,
     settings: Settings | None = None,
     *,
     ready: Callable[[str], None] | None = None,
 ) -> None:
-    """Serve the agent (None: the one that the setting AGENT names) until SIGTERM, then return.
+    """Serve an agent, or several by their names (None: those that AGENT or AGENTS names) until SIGTERM, then return.
 
     `ready` is called with the address once it listens.
 
@@ -136,21 +141,23 @@ def serve(
         require_authentication(settings)  # `asgi` does too: here before there are several processes to say it
         _import_parts(settings)
         if settings.server.workers > 1:
-            _serve_in_several(agent, settings, ready)
+            _serve_in_several(agents, settings, ready)
             return
-        agent = agent or load_named(settings.agent)
-        with _bound(settings.host, port_of(agent, settings)) as listener, _ops_port(settings) as own:
-            _serve_until_stopped(agent, settings, [listener, *own], ready)
+        served = _loaded(agents, settings)
+        with _bound(settings.host, port_of(_first(served), settings)) as listener, _ops_port(settings) as own:
+            _serve_until_stopped(served, settings, [listener, *own], ready)
 
 
-def _serve_in_several(agent: Agent | None, settings: Settings, ready: Callable[[str], None] | None) -> None:
-    """In each of them load the agent and serve; in the process that was started watch over them."""
+def _serve_in_several(
+    agents: Agents | Agent | None, settings: Settings, ready: Callable[[str], None] | None
+) -> None:
+    """In each of them load the agents and serve; in the process that was started watch over them."""
     count = settings.server.workers
     processes.require_shared(count, storage_type=settings.storage_type)
     ours("api.app")  # once for all of them
     port = settings.port
     if port is None:
-        port = processes.asked_of_a_child(lambda: port_of(agent or load_named(settings.agent), settings))
+        port = processes.asked_of_a_child(lambda: port_of(_first(_loaded(agents, settings)), settings))
     with _bound(settings.host, port) as listener, _ops_port(settings) as own:
         serves = processes.split(count, listener)
 
@@ -159,15 +166,15 @@ def _serve_in_several(agent: Agent | None, settings: Settings, ready: Callable[[
             if ready:
                 ready(url)
 
-        _serve_until_stopped(agent or load_named(settings.agent), settings, [listener, *own], listening)
+        _serve_until_stopped(_loaded(agents, settings), settings, [listener, *own], listening)
 
 
 def _serve_until_stopped(
-    agent: Agent, settings: Settings, listeners: list[socket.socket], ready: Callable[[str], None] | None
+    agents: Agents, settings: Settings, listeners: list[socket.socket], ready: Callable[[str], None] | None
 ) -> None:
     before = signal.getsignal(signal.SIGTERM)
     try:
-        stopped_by = run(_serve(agent, settings, listeners, ready))
+        stopped_by = run(_serve(agents, settings, listeners, ready))
     finally:
         _on(signal.SIGTERM, before)
     if stopped_by == signal.SIGINT:
@@ -175,18 +182,17 @@ def _serve_until_stopped(
 
 
 async def _serve(
-    agent: Agent, settings: Settings, listeners: list[socket.socket], ready: Callable[[str], None] | None
+    agents: Agents, settings: Settings, listeners: list[socket.socket], ready: Callable[[str], None] | None
 ) -> int | None:
     """Serve until a signal comes; which one. The first listener is that of the front door."""
     _allow_many_files()
-    agent = agent.served_at(_address(settings.host, listeners[0].getsockname()[1]))
-    app = asgi(agent, settings)
+    app = asgi(_served_at(agents, _address(settings.host, listeners[0].getsockname()[1])), settings)
 
     def listening(url: str) -> None:
         log.info(
             "serving",
             url=url,
-            agent=agent.config.name,
+            agent=", ".join(agent.config.name for agent in agents.values()),
             storage=settings.storage_type,
             queue=settings.queue_type,
         )
@@ -215,6 +221,14 @@ def _allow_many_files() -> None:
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     with suppress(ValueError, OSError):  # macOS calls a limit infinite that is not
         resource.setrlimit(resource.RLIMIT_NOFILE, (MANY_FILES if most < 0 else min(most, MANY_FILES), most))
+
+
+def _first(agents: Agents) -> Agent:
+    return next(iter(agents.values()))
+
+
+def _served_at(agents: Agents, url: str) -> Agents:
+    return {name: agent.served_at(url) for name, agent in agents.items()}
 
 
 def served(agent: Agent, settings: Settings) -> Agent:
@@ -342,8 +356,9 @@ def _on(number: signal.Signals, handler: Any) -> None:
 # ---------------------------------------------------------------------- the worker
 
 
-def work(agent: Agent | None = None, settings: Settings | None = None) -> None:
-    """Run turns until SIGTERM, then return. Ends the process as `serve` does."""
+def work(agents: Agents | Agent | None = None, settings: Settings | None = None) -> None:
+    """Run turns of an agent, or of several by their names (None: those that AGENT or AGENTS names) until SIGTERM, then return.
+    Ends the process as `serve` does."""
     with ending_for_sure(), one_line_errors():
         settings = settings or load_settings()
         logs.set_up(settings.log)
@@ -354,7 +369,7 @@ def work(agent: Agent | None = None, settings: Settings | None = None) -> None:
             )
         _import_parts(settings)
         main = ours("worker.main")
-        if run(main.work(agent or load_named(settings.agent), settings)) == signal.SIGINT:
+        if run(main.work(_loaded(agents, settings), settings)) == signal.SIGINT:
             raise KeyboardInterrupt
 
 
@@ -368,13 +383,9 @@ def _import_parts(settings: Settings) -> None:
     make_queue(settings)
 
 
-def load_named(spec: str | None) -> Agent:
-    """The agent that a file's path or `module:attribute` names. ConfigError."""
-    if not spec:
-        raise ConfigError("which agent? give a file's path or module:attribute, or set AGENT")
-    from perdure.loader import load_agent
-
-    return load_agent(spec)
+def _loaded(agents: Agents | Agent | None, settings: Settings) -> Agents:
+    """Those that were given, or those of the settings. ConfigError."""
+    return load_agents(settings) if agents is None else by_name(agents)
 
 
 def ours(name: str) -> ModuleType:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import textwrap
+import traceback
 from collections.abc import MutableMapping
 from typing import Any
 
@@ -15,10 +17,12 @@ import orjson
 import structlog
 from structlog.typing import Processor
 
+from perdure import tracing
 from perdure.settings import LogSettings, wants_colour
 
 _QUIET = ("uvicorn.error", "arq", "arq.worker", "asyncio", "alembic.runtime.plugins")
 """Below warning they tell, in many lines, what our own events tell already: heard only at the level debug."""
+REDACTED = "[its text is not logged: see LOG__CONTENTS]"
 
 
 def set_up(settings: LogSettings) -> None:
@@ -27,10 +31,14 @@ def set_up(settings: LogSettings) -> None:
     as_json = settings.format == "json" or (settings.format == "auto" and not sys.stderr.isatty())
     ours: list[Processor] = [
         structlog.contextvars.merge_contextvars,
+        _with_trace,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso" if as_json else "%H:%M:%S", utc=as_json),
         structlog.processors.StackInfoRenderer(),
     ]
+    shown = settings.contents == "shown" or (settings.contents == "auto" and sys.stderr.isatty())
+    if not shown:
+        ours.append(_without_contents)
     form = _json() if as_json else _console()
     structlog.configure(
         processors=[*ours, *form],
@@ -80,6 +88,57 @@ def _as_json(event: Any, **how: Any) -> str:
 def _console() -> list[Processor]:
     plain = structlog.dev.plain_traceback  # rich ones are pages long and print the values of local variables
     return [structlog.dev.ConsoleRenderer(colors=wants_colour(sys.stderr), exception_formatter=plain)]
+
+
+def _with_trace(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Which trace the line belongs to, and where in it."""
+    event.update(tracing.ids())
+    return event
+
+
+def _without_contents(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """An exception as where it was raised and its class. What it says, and what asyncio says of the task that raised it, may
+    repeat what was said to an agent; operators find it with the task."""
+    error = event.pop("exc_info", None)
+    if error is True:
+        error = sys.exc_info()
+    if isinstance(error, tuple):
+        error = error[1]
+    if isinstance(error, BaseException):
+        event["exception"] = redacted(error)
+    if event.get("logger") == "asyncio":
+        event["event"] = str(event["event"]).partition("\n")[0]
+    return event
+
+
+def redacted(error: BaseException) -> str:
+    """A traceback without the texts of its exceptions."""
+    pieces = []
+    for each, link in _chain(error):
+        frames = "".join(traceback.format_tb(each.__traceback__))
+        inside = "".join(
+            textwrap.indent(f"{redacted(one)}\n", "  | ")
+            for one in (each.exceptions if isinstance(each, BaseExceptionGroup) else ())
+        )
+        head = "Traceback (most recent call last):\n" if frames else ""
+        pieces.append(f"{head}{frames}{type(each).__qualname__}: {REDACTED}\n{inside}{link}")
+    return "".join(pieces).rstrip()
+
+
+def _chain(error: BaseException) -> list[tuple[BaseException, str]]:
+    """An exception behind those that led to it, as tracebacks have them, each with the words that lead on."""
+    chain: list[tuple[BaseException, str]] = [(error, "")]
+    while True:
+        last = chain[0][0]
+        before, words = last.__cause__, "The above exception was the direct cause of the following exception"
+        if before is None and not last.__suppress_context__:
+            before, words = (
+                last.__context__,
+                "During handling of the above exception, another exception occurred",
+            )
+        if before is None or any(before is each for each, _ in chain):
+            return chain
+        chain.insert(0, (before, f"\n{words}:\n\n"))
 
 
 def _without_marks(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

@@ -27,6 +27,8 @@ from perdure.storage import Accepted, IdempotencyKey, NewTask, Policy, Storage
 from perdure.storage.operators import OperatorAction, TaskFilter, TaskLine
 from perdure.storage.webhooks import DeliveryQuery
 from perdure.tasks import Message, Notice, Ring, TaskState, TextPart
+from perdure.tracing import spans
+from perdure.tracing.spans import SYSTEM
 
 log = structlog.get_logger(__name__)
 
@@ -225,7 +227,8 @@ class Operator:
             new, metadata={name: value for name, value in new.metadata.items() if value is not None}
         )
         key = IdempotencyKey(f"operator-retry:{line.task_id}", "retry") if text is None else None
-        accepted = await self.storage.submit_task(new, key=key)
+        with spans.sending(SYSTEM, new.task_id, new.context_id) as span:
+            accepted = await self.storage.submit_task(replace(new, trace_context=span.context), key=key)
         await self._announce(accepted)
         return accepted
 

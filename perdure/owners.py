@@ -31,6 +31,11 @@ def caller_of(owner: str) -> str:
     return caller if between else agent
 
 
+def shown(owner: str) -> str:
+    """An owner, for people."""
+    return f"{caller_of(owner)} at {agent}" if (agent := agent_of(owner)) else owner
+
+
 def is_caller(name: str) -> bool:
     """Whether a caller may have this name: it cannot be taken for that of a caller at an agent."""
     return _BETWEEN not in name

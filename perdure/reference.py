@@ -21,6 +21,7 @@ BEGIN, END = "<!-- settings: written by `python -m perdure.reference` -->", "<!-
 
 _GROUPS = {
     "": "Which parts, and where",
+    "OTEL": "Traces: OpenTelemetry's own variables (docs/tracing.md)",
     "STORAGE": "The database (times in seconds)",
     "WORKER": "Who runs turns (times in seconds)",
     "TURNS": "One run of a handler",
@@ -75,6 +76,8 @@ def with_tables(document: str) -> str:
 
 def _grouped() -> Iterator[tuple[str, list[Row]]]:
     def group(row: Row) -> str:
+        if row.name.startswith("OTEL_"):
+            return "OTEL"
         return row.name.partition("__")[0] if "__" in row.name else ""
 
     for name, rows in groupby(describe(Settings()), key=group):

@@ -433,6 +433,21 @@ class OpsSettings(_Group):
         le=65535,
         description="A port of its own for `/ops` and `/metrics`, which then are only there",
     )
+    trace_url: str = Field(
+        "",
+        description="Where a task's trace is looked at, such as https://grafana.example.com/trace/{trace_id}",
+    )
+
+    @field_validator("trace_url")
+    @classmethod
+    def _names_the_trace(cls, url: str) -> str:
+        if url and not (url.startswith(("https://", "http://")) and "{trace_id}" in url):
+            raise ValueError("must start with https:// and have {trace_id} where the trace's id belongs")
+        return url
+
+    def trace_link(self, trace_id: str) -> str:
+        """Where to look at a trace; empty where nobody has said."""
+        return self.trace_url.replace("{trace_id}", trace_id)
 
 
 class LogSettings(_Group):
@@ -443,7 +458,12 @@ class LogSettings(_Group):
         "auto", description="auto: console on a terminal, else json"
     )
 
-    _lower = field_validator("level", "format", mode="before")(_lower_case)
+    contents: Literal["auto", "shown", "redacted"] = Field(
+        "auto",
+        description="The texts of errors, which may repeat what an agent was told: auto shows them on a terminal alone",
+    )
+
+    _lower = field_validator("level", "format", "contents", mode="before")(_lower_case)
 
 
 class Settings(BaseSettings):
@@ -476,6 +496,9 @@ class Settings(BaseSettings):
     )
     queue_name: str = Field("perdure", min_length=1, description="Prefix of every key in Redis")
     agent: str | None = Field(None, description="The agent: a file's path or module:attribute")
+    agents: str | None = Field(
+        None, description="Several agents instead: files or module:attribute, or name=file, divided by commas"
+    )
     host: str = Field("127.0.0.1", description="The address to listen on")
     port: int | None = Field(
         None, ge=0, le=65535, description="The port to listen on; default: that of deployment.url, or 3773"
@@ -490,6 +513,21 @@ class Settings(BaseSettings):
     webhook_secrets: SecretStr | None = Field(
         None, description="Secrets that sign deliveries, whsec_..., the newest first, divided by commas"
     )
+    otel_sdk_disabled: bool = Field(False, description="Trace nothing, whatever else is set")
+    otel_service_name: str | None = Field(
+        None, description="What traces call this process; default: the agent's name"
+    )
+    otel_traces_exporter: str | None = Field(
+        None, description="otlp, console (on stdout) or none; otlp where there is an endpoint"
+    )
+    otel_exporter_otlp_endpoint: str | None = Field(
+        None, description="Where traces go: http://collector:4318, to which /v1/traces is added"
+    )
+    otel_exporter_otlp_traces_endpoint: str | None = Field(
+        None, description="The same, with its path, before the one above"
+    )
+    otel_exporter_otlp_protocol: str | None = Field(None, description="http/protobuf is the one there is")
+    otel_exporter_otlp_traces_protocol: str | None = Field(None, description="The same for traces")
     storage: StorageSettings = StorageSettings()
     worker: WorkerSettings = WorkerSettings()
     turns: TurnSettings = TurnSettings()
@@ -523,6 +561,13 @@ class Settings(BaseSettings):
         return url
 
     _read_from_process: ClassVar[bool] = False
+
+    @property
+    def traces(self) -> bool:
+        """Whether OpenTelemetry's variables ask for traces."""
+        exporters = listed(self.otel_traces_exporter or "")
+        endpoint = self.otel_exporter_otlp_traces_endpoint or self.otel_exporter_otlp_endpoint
+        return not self.otel_sdk_disabled and exporters != ["none"] and bool(exporters or endpoint)
 
     @classmethod
     def settings_customise_sources(
@@ -725,6 +770,15 @@ def wants_colour(stream: TextIO) -> bool:
     if os.environ.get("NO_COLOR"):
         return False
     return bool(os.environ.get("FORCE_COLOR")) or stream.isatty()
+
+
+def hand_on_opentelemetry(settings: Settings) -> None:
+    """Put into the environment what `settings` and `.env` have of OpenTelemetry's variables: its SDK looks nowhere else."""
+    ours = {name: getattr(settings, name.lower()) for name in _names() if name.startswith("OTEL_")}
+    theirs = {name: value for name, value in _dotenv().items() if name.startswith("OTEL_")}
+    for name, value in {**theirs, **ours}.items():
+        if value and (name in ours or name not in os.environ):
+            os.environ[name] = str(value)
 
 
 def environment(**changes: str) -> dict[str, str]:

@@ -14,6 +14,7 @@ from textual.widgets import DataTable, Footer, Header, Input, Label, Static
 from perdure.cli.forms import ago, lasting, one_line
 from perdure.errors import PerdureError
 from perdure.operating import Operator
+from perdure.owners import shown
 from perdure.storage.operators import TaskFilter, TaskLine, WorkerStatus
 from perdure.tasks import TaskState
 
@@ -229,7 +230,7 @@ def _task_row(line: TaskLine) -> tuple[Any, ...]:
         ago(line.created_at),
         str(line.attempt),
         line.holder,
-        Text(one_line(line.owner, 24)),
+        Text(one_line(shown(line.owner), 24)),
         says,
     )
 

@@ -17,7 +17,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from perdure.launch import load_named, require_authentication, run
+from perdure.agents import chosen, load_agents
+from perdure.launch import require_authentication, run
 from perdure.local import LocalServices, local_services
 from perdure.local.server import LAUNCH
 from perdure.settings import Settings, environment, load_settings, wants_colour
@@ -41,20 +42,19 @@ Say = Callable[[str], None]
 
 
 def run_stack(
-    agent: str | None, *, workers: int, data_dir: Path | None, port: int | None, insecure: bool = False
+    agents: Sequence[str], *, workers: int, data_dir: Path | None, port: int | None, insecure: bool = False
 ) -> int:
     """Run until Ctrl-C (130), SIGTERM (0) or a process says that its settings are wrong (2). ConfigError, StorageUnavailable."""
     settings = load_settings(
         storage_type="postgres",
         queue_type="arq",
         database_url="postgresql://of.our/own",  # whatever the environment names stays untouched
-        agent=agent,
         data_dir=data_dir,
         port=port,
         auth={"insecure": True} if insecure else None,
     )
     require_authentication(settings)
-    spec = _checked(settings.agent)
+    load_agents(chosen(settings, agents))  # so that a wrong one is one line before anything starts
     lines = Lines(["perdure", "front door", *(f"worker {number + 1}" for number in range(workers))])
     say = lines.speaker("perdure")
     say(f"starting PostgreSQL and Redis, data in {settings.data_dir.absolute()}")
@@ -65,7 +65,7 @@ def run_stack(
         children = [
             Child(
                 "front door",
-                ["serve", spec],
+                ["serve", *agents],
                 environ,
                 lines.speaker("front door"),
                 settings.server.stop_timeout,
@@ -74,7 +74,7 @@ def run_stack(
         for number in range(1, workers + 1):
             name = f"worker {number}"
             children.append(
-                Child(name, ["worker", spec], environ, lines.speaker(name), settings.worker.grace)
+                Child(name, ["worker", *agents], environ, lines.speaker(name), settings.worker.grace)
             )
         file = settings.data_dir.absolute() / "env"
 
@@ -89,12 +89,6 @@ def run_stack(
             file.unlink(missing_ok=True)
         say("stopping PostgreSQL and Redis")
     return code
-
-
-def _checked(spec: str | None) -> str:
-    """Load the agent once, so that a wrong one is one line before anything starts."""
-    load_named(spec)
-    return spec or ""
 
 
 def _stack_settings(settings: Settings, services: LocalServices) -> dict[str, str]:
@@ -116,6 +110,8 @@ def _of_children(settings: Settings) -> dict[str, str]:
         # They write into a pipe, where the default would be JSON without colours.
         "LOG__FORMAT": "console" if settings.log.format == "auto" else settings.log.format,
     }
+    if settings.log.contents == "auto" and sys.stdout.isatty():
+        changes["LOG__CONTENTS"] = "shown"
     if settings.auth.insecure:
         changes["AUTH__INSECURE"] = "true"
     if settings.port is not None:

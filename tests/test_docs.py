@@ -6,9 +6,11 @@ import ast
 import json
 import re
 import shlex
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import httpx
 import pytest
@@ -61,6 +63,23 @@ def test_the_commands_that_are_told_exist(page: Path) -> None:
             assert name[0] in {"perdure": names, "make": targets}.get(program, {name[0]}), line
 
 
+@pytest.mark.parametrize("name", ["runbook.md", "deploy.md"])
+def test_the_commands_to_type_in_an_emergency_are_taken_as_they_stand(name: str) -> None:
+    """With their options: nobody looks them up at night. Capitals stand for what is to be put in."""
+    page = ROOT / "docs" / name
+    lines = [line for block in blocks(page, "sh") for line in block.splitlines()]
+    lines += re.findall(r"`(perdure [^`]+)`", page.read_text())
+    asked = [found[1] for line in lines if (found := re.match(r"(?:[A-Z_]+=\S+ )?(perdure .*)", line))]
+    assert len(asked) > 3
+    for line in asked:
+        _, *words = shlex.split(line.partition("  #")[0])
+        command: Any = typer.main.get_command(app)
+        while hasattr(command, "commands"):
+            command = command.commands[words.pop(0)]
+        given = [str(UUID(int=1)) if word in ("ID", "TASK") else word for word in words]
+        command.make_context(command.name, given).close()
+
+
 def commands(group: Any) -> set[str]:
     """The names of a command and all below it."""
     return {
@@ -78,15 +97,45 @@ def test_the_readmes_agent_is_the_example() -> None:
     assert blocks(ROOT / "README.md", "python")[0] == (ROOT / "examples" / "echo.py").read_text()
 
 
+def curled(command: str, server: Server) -> str:
+    """What lines of shell with curl print, run as they stand but for the address."""
+    assert "localhost:3773" in command
+    here = command.replace("localhost:3773", server.url.removeprefix("http://").rstrip("/"))
+    return subprocess.run(["bash", "-c", here], capture_output=True, text=True, check=True, timeout=50).stdout
+
+
 @pytest.mark.parametrize("page", ["README.md", "docs/quickstart.md"])
 def test_the_first_curl_answers(page: str, echo: Server) -> None:
     [command] = [block for block in blocks(ROOT / page, "sh") if block.startswith("curl")]
-    # Read as a shell reads it and sent by httpx: curl need not be on a machine that runs the tests.
-    _, address, _, header, _, body = shlex.split(command)
-    assert address == "localhost:3773"
-    name, _, value = header.partition(": ")
-    answer = httpx.post(echo.url, content=body, headers={name: value}).json()
+    answer = json.loads(curled(command, echo))
     assert answer["result"]["task"]["artifacts"][0]["parts"] == [{"text": "hello"}]
+
+
+def test_the_curl_with_an_idempotency_key_may_be_repeated(echo: Server) -> None:
+    [command] = [block for block in blocks(ROOT / "docs" / "api.md", "sh") if block.startswith("curl")]
+    first, again = (json.loads(curled(command, echo)) for _ in range(2))
+    assert first["task"]["status"]["state"] == "TASK_STATE_COMPLETED"
+    assert again["task"]["id"] == first["task"]["id"]
+
+
+@pytest.mark.parametrize(
+    ("example", "told"),
+    [
+        ("ask", "Which city?"),
+        ("skills", '"result"'),
+        ("slow", "Done after 0 s."),
+        ("streaming", '"completed"'),
+    ],
+)
+def test_the_curl_in_an_example_answers(example: str, told: str, tmp_path: Path) -> None:
+    path = ROOT / "examples" / f"{example}.py"
+    text = ast.get_docstring(ast.parse(path.read_text())) or ""
+    [command] = re.findall(r"^curl .*?'$", text, re.MULTILINE | re.DOTALL)
+    serve = [PERDURE, "serve", str(path), "--port", "0"]
+    with serving(serve, cwd=tmp_path, env=surroundings(LOG__FORMAT="json")) as server:
+        said = curled(command.replace('"20"', '"0"'), server)  # slow.py works for so many seconds
+    assert told in said
+    assert '"error"' not in said
 
 
 def test_the_requests_of_the_api_pages_are_answered(echo: Server) -> None:

@@ -88,6 +88,7 @@ def test_what_costs_time_is_imported_late(command: list[str]) -> None:
         "alembic",
         "arq",
         "asyncpg",
+        "opentelemetry",
         "pydantic",
         "redis",
         "rich",

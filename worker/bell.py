@@ -21,7 +21,7 @@ from arq.constants import in_progress_key_prefix, job_key_prefix
 from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 
-from perdure.queue.arq import BELL_SECONDS, DELIVER_PUSH, bell_key, client_of, queue_key, ring_of
+from perdure.queue.arq import BELL_SECONDS, DELIVER_PUSH, bell_key, client_of, named_for, queue_key, ring_of
 from perdure.queue.notices import Strange
 from perdure.settings import Settings
 from perdure.tasks import Ring
@@ -94,7 +94,9 @@ class Bell:
 
     def __init__(self, slots: Slots, settings: Settings) -> None:
         self._slots = slots
-        self._queue, self._bell = queue_key(settings.queue_name), bell_key(settings.queue_name)
+        self._agent = slots.worker.name
+        name = named_for(settings.queue_name, self._agent)
+        self._queue, self._bell = queue_key(name), bell_key(name)
         self._health = own_key(settings.queue_name)
         self._redis: Redis = client_of(settings.redis_url.get_secret_value())
         self._take_script = self._redis.register_script(_TAKE)
@@ -127,7 +129,7 @@ class Bell:
             if name.startswith(_DELIVERIES):
                 continue
             try:
-                turns.append(ring_of(name.decode()))
+                turns.append(ring_of(name.decode(), self._agent))
             except ValueError:  # UnicodeDecodeError is one
                 strange.append(name)
         self._strange.skipped(strange)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 
 import structlog
 
 from perdure import metrics
 from perdure.agent import Agent
+from perdure.agents import Agents, by_name
 from perdure.errors import StorageUnavailable
 from perdure.ids import new_token
 from perdure.queue import Queue
@@ -20,7 +22,7 @@ from perdure.watch import Watch
 
 from .pulse import Pulse
 from .push.deliveries import Deliveries
-from .slots import Slots
+from .slots import AllSlots, Slots
 from .sweep import beat, give_signs_of_life, sweep
 from .worker import Worker, ask_to_end
 
@@ -29,27 +31,28 @@ log = structlog.get_logger(__name__)
 
 @asynccontextmanager
 async def embedded(
-    agent: Agent, storage: Storage, queue: Queue, watch: Watch, settings: Settings
-) -> AsyncIterator[Slots]:
+    agents: Agents | Agent, storage: Storage, queue: Queue, watch: Watch, settings: Settings
+) -> AsyncIterator[AllSlots]:
     """Run turns in this process while inside; storage and queue are open, `watch` runs. Leaving takes up to `WORKER__GRACE`."""
-    async with at_work(agent, storage, queue, watch, settings) as slots:
+    async with at_work(agents, storage, queue, watch, settings) as slots:
         if not isinstance(queue, InlineQueue):
             yield slots
             return
-        detach = queue.attach(slots.rung)
-        leave = queue.attach_deliveries(slots.worker.deliver)
-        slots.look()  # what an earlier process left
+        detach = [queue.attach(each.rung, each.worker.name) for each in slots.each]
+        detach.append(queue.attach_deliveries(slots.worker.deliver))
+        for each in slots.each:
+            each.look()  # what an earlier process left
         try:
             yield slots
         finally:
-            detach()
-            leave()
+            for leave in detach:
+                leave()
 
 
 @asynccontextmanager
 async def at_work(
-    agent: Agent, storage: Storage, queue: Queue, watch: Watch, settings: Settings
-) -> AsyncIterator[Slots]:
+    agents: Agents | Agent, storage: Storage, queue: Queue, watch: Watch, settings: Settings
+) -> AsyncIterator[AllSlots]:
     """Turns, sweep and signs of life while inside. On leaving turns may finish within the grace, then they are released."""
     keeper = storage.keeper(lease=settings.worker.lease)
 
@@ -58,9 +61,12 @@ async def at_work(
             ask_to_end()
 
     deliveries = Deliveries(storage, settings)
+    served = by_name(agents)
+    first = next(iter(served))
     worker = Worker(
         worker_id=str(new_token()),
-        agent=agent,
+        agent=served[first],
+        name=first,
         storage=storage,
         queue=queue,
         watch=watch,
@@ -69,21 +75,22 @@ async def at_work(
         end=end,
         deliver=deliveries.look,
     )
-    slots = Slots(worker)
+    slots = AllSlots([Slots(replace(worker, agent=agent, name=name)) for name, agent in served.items()])
     metrics.SLOTS.set(slots.capacity)
     pulse = Pulse(slots)
     loops = [
         asyncio.create_task(loop)
         for loop in (
-            slots.start_turns(),
+            *(each.start_turns() for each in slots.each),
             sweep(worker, slots),
             give_signs_of_life(worker, slots),
             deliveries.run(),
         )
     ]
-    log.info("worker.started", worker=worker.worker_id, slots=slots.capacity)
-    if (asked := agent.config.turn_timeout or 0) > settings.turns.timeout:
-        log.warning("agent.turn_timeout_capped", asked=asked, seconds=settings.turns.timeout)
+    names = {"agents": list(served)} if first else {}
+    log.info("worker.started", worker=worker.worker_id, slots=slots.capacity, **names)
+    for agent in served.values():
+        _say_what_is_capped(agent, settings)
     grace = settings.worker.grace
     try:
         yield slots
@@ -105,7 +112,16 @@ async def at_work(
             log.info("worker.stopped", worker=worker.worker_id)
 
 
-async def _leave(worker: Worker, slots: Slots, grace: float) -> None:
+def _say_what_is_capped(agent: Agent, settings: Settings) -> None:
+    if (asked := agent.config.turn_timeout or 0) > settings.turns.timeout:
+        log.warning(
+            "agent.turn_timeout_capped", of=agent.config.name, asked=asked, seconds=settings.turns.timeout
+        )
+    if (wanted := agent.config.slots or 0) > settings.worker.slots:
+        log.warning("agent.slots_capped", of=agent.config.name, asked=wanted, slots=settings.worker.slots)
+
+
+async def _leave(worker: Worker, slots: AllSlots, grace: float) -> None:
     slots.stop()
     try:
         if slots.running:

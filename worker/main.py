@@ -7,14 +7,14 @@ import signal
 from collections.abc import Callable
 from contextlib import suppress
 
-from perdure.agent import Agent
+from perdure.agents import Agents
 from perdure.settings import Settings
 
 from .bell import hear
 from .process import working
 
 
-async def work(agent: Agent, settings: Settings) -> signal.Signals:
+async def work(agents: Agents, settings: Settings) -> signal.Signals:
     """Run turns until SIGTERM or Ctrl-C, which of them; a second one ends the grace. Raises StorageUnavailable, ConfigError."""
     asked = asyncio.Event()
     stopped_by: list[signal.Signals] = []
@@ -28,8 +28,9 @@ async def work(agent: Agent, settings: Settings) -> signal.Signals:
 
     _on_signals(stop)
     with suppress(asyncio.CancelledError):
-        async with working(agent, settings) as slots:
-            bells = [] if settings.queue_type == "inline" else [asyncio.create_task(hear(slots, settings))]
+        async with working(agents, settings) as slots:
+            heard = [] if settings.queue_type == "inline" else slots.each
+            bells = [asyncio.create_task(hear(each, settings)) for each in heard]
             await asked.wait()
             slots.stop()
             await slots.drain(settings.worker.grace)

@@ -16,13 +16,13 @@ from perdure import metrics
 from perdure.errors import ConfigError
 
 from .pulse import WORTH_A_WARNING
-from .slots import Slots
+from .slots import AnySlots
 
 _JSON = "application/json"
 
 
 @contextmanager
-def health_port(slots: Slots, host: str, port: int | None) -> Iterator[int | None]:
+def health_port(slots: AnySlots, host: str, port: int | None) -> Iterator[int | None]:
     """Answer while inside; on which port (0 asks for a free one), None without. ConfigError when the port is taken."""
     if port is None:
         yield None
@@ -44,7 +44,7 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
 
-def _handler(slots: Slots) -> type[BaseHTTPRequestHandler]:
+def _handler(slots: AnySlots) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
         timeout = 10
@@ -63,7 +63,7 @@ def _handler(slots: Slots) -> type[BaseHTTPRequestHandler]:
     return Handler
 
 
-def _answer(slots: Slots, path: str) -> tuple[int, str, bytes]:
+def _answer(slots: AnySlots, path: str) -> tuple[int, str, bytes]:
     match path:
         case "/healthz":
             return _health(slots)
@@ -76,12 +76,12 @@ def _answer(slots: Slots, path: str) -> tuple[int, str, bytes]:
     return 404, _JSON, b'{"error":"there are /healthz, /readyz and /metrics"}'
 
 
-def _health(slots: Slots) -> tuple[int, str, bytes]:
+def _health(slots: AnySlots) -> tuple[int, str, bytes]:
     """Always 200: a loop that hangs ends its process by itself, once no turn of it can end any more (`worker.pulse`)."""
     return 200, _JSON, orjson.dumps({"status": "ok", "loop_lag": round(slots.worker.duty.loop_lag, 3)})
 
 
-def _readiness(slots: Slots) -> tuple[int, str, bytes]:
+def _readiness(slots: AnySlots) -> tuple[int, str, bytes]:
     """503 while it can begin no turn. Without Redis it claims straight from Postgres: 200, degraded."""
     duty, reasons, degraded = slots.worker.duty, [], []
     if slots.stopping or duty.draining:

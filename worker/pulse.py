@@ -22,7 +22,7 @@ from perdure import metrics
 from perdure.stuck import end_process, fail_at_the_end, stack_of_thread
 
 from .limits import hung_after
-from .slots import Slots
+from .slots import AnySlots
 
 log = structlog.get_logger(__name__)
 
@@ -34,7 +34,7 @@ _INTERVAL = 0.25
 class Pulse:
     """Feel that of the running event loop until `close`. `hung` is called, on the thread, once the loop is given up."""
 
-    def __init__(self, slots: Slots, *, hung: Callable[[], None] | None = None) -> None:
+    def __init__(self, slots: AnySlots, *, hung: Callable[[], None] | None = None) -> None:
         self._slots = slots
         self._hung = hung or _end_hung_process
         self._patience = hung_after(slots.worker.settings)

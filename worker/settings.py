@@ -17,10 +17,9 @@ from typing import Any
 from arq.worker import func
 
 from perdure import logs
-from perdure.agent import Agent
+from perdure.agents import Agents, load_agents
 from perdure.backends import make_queue, make_storage
 from perdure.errors import ConfigError, StorageUnavailable
-from perdure.loader import load_agent
 from perdure.queue.arq import (
     DELIVER_PUSH,
     RUN_TASK,
@@ -32,11 +31,11 @@ from perdure.queue.arq import (
 from perdure.settings import Settings, load_settings
 from perdure.stuck import ending_for_sure
 
-from .bell import HEALTH_SECONDS
+from .bell import HEALTH_SECONDS, hear
 from .health import key_to_check, own_key
 from .jobs import deliver_push, run_task
 from .process import working
-from .slots import EXIT_SECONDS, Slots
+from .slots import EXIT_SECONDS, AllSlots
 
 
 async def startup(ctx: dict[str, Any]) -> None:
@@ -44,37 +43,40 @@ async def startup(ctx: dict[str, Any]) -> None:
     stack = AsyncExitStack()
     try:
         logs.set_up(_settings.log)  # arq has set up its own by now
-        ctx["slots"] = slots = await stack.enter_async_context(working(_named_agent(_settings), _settings))
+        slots = await stack.enter_async_context(working(_named_agents(_settings), _settings))
     except (ConfigError, StorageUnavailable) as error:
         _end(error)
-    ctx["stack"] = stack
+    ctx["stack"], ctx["slots"] = stack, slots.each[0]
+    # arq hears one queue, that of an only agent. Those of several are heard beside it.
+    named = [each for each in slots.each if each.worker.name]
+    ctx["bells"] = [asyncio.create_task(hear(each, _settings)) for each in named]
     _drain_on_signals(slots)
 
 
 async def shutdown(ctx: dict[str, Any]) -> None:
     """arq has waited for its jobs; give back what is left."""
+    for bell in ctx.get("bells", ()):
+        bell.cancel()
     if stack := ctx.get("stack"):
         await stack.aclose()
     with ending_for_sure():
         pass
 
 
-def _named_agent(settings: Settings) -> Agent:
+def _named_agents(settings: Settings) -> Agents:
     if settings.storage_type == "memory":
         raise ConfigError(
             "a worker needs STORAGE_TYPE=postgres: it cannot see the tasks in another process's memory"
         )
     if settings.queue_type == "inline":
         raise ConfigError("arq hears the bell of Redis: set QUEUE_TYPE=arq here and for the front door")
-    if not settings.agent:
-        raise ConfigError("which agent? set AGENT to a file's path or module:attribute")
     # Before the agent is loaded: an `alembic/` in the author's folder would be taken for the library.
     make_storage(settings)
     make_queue(settings)
-    return load_agent(settings.agent)
+    return load_agents(settings)
 
 
-def _drain_on_signals(slots: Slots) -> None:
+def _drain_on_signals(slots: AllSlots) -> None:
     """arq tells nobody that it was asked to stop. Its handler is called through asyncio's wake-up descriptor; Python's own, a
     no-op there, is free to take notice as well. (Where arq has installed none, this is not its process.)
 

@@ -1,10 +1,11 @@
-"""Slots: the turns that run in this process, whoever asked for them."""
+"""Slots: the turns of an agent that run in this process, whoever asked for them."""
 
 from __future__ import annotations
 
 import asyncio
 import math
 import time
+from collections.abc import Sequence
 from uuid import UUID
 
 import structlog
@@ -22,11 +23,13 @@ EXIT_SECONDS = PATIENCE_AT_EXIT + 5.0
 
 
 class Slots:
-    """At most `settings.worker.slots` turns at once, for the bell, for the jobs of arq and for what is claimed unasked."""
+    """At most so many turns at once, for the bell, for the jobs of arq and for what is claimed unasked: as many as the agent
+    says, but never more than `settings.worker.slots`."""
 
     def __init__(self, worker: Worker) -> None:
         self.worker = worker
-        self.capacity = worker.settings.worker.slots
+        most = worker.settings.worker.slots
+        self.capacity = min(worker.agent.config.slots or most, most)
         self.stopped = asyncio.Event()
         self._places = asyncio.Semaphore(self.capacity)
         self._turns: dict[asyncio.Task[None], Reins] = {}
@@ -51,9 +54,14 @@ class Slots:
         return 0 if self.stopping or self.worker.duty.draining else max(self.capacity - self.running, 0)
 
     @property
-    def silence(self) -> float:
-        """Seconds since the bell rang."""
-        return time.monotonic() - self._rung_at
+    def each(self) -> Sequence[Slots]:
+        """Those of each agent: these."""
+        return (self,)
+
+    def look_after(self, silence: float) -> None:
+        """Look if a slot is free and the bell has not rung for so many seconds; at once where other processes ring no bell."""
+        if self.free and (time.monotonic() - self._rung_at >= silence or not self.worker.queue.shared):
+            self.look()
 
     def task_ids(self) -> list[UUID]:
         """The tasks whose turns run. From any thread."""
@@ -160,3 +168,53 @@ class Slots:
         finally:
             if not claimed.done():
                 claimed.set_result(False)
+
+
+class AllSlots:
+    """The slots of every agent that this process serves. Each agent has its own: a slow one takes none from another."""
+
+    def __init__(self, each: Sequence[Slots]) -> None:
+        self.each = each
+        self.worker = each[0].worker
+        """For what all of them share."""
+
+    @property
+    def capacity(self) -> int:
+        """As of `Slots`, in all."""
+        return sum(slots.capacity for slots in self.each)
+
+    @property
+    def running(self) -> int:
+        """As of `Slots`, in all."""
+        return sum(slots.running for slots in self.each)
+
+    @property
+    def stopping(self) -> bool:
+        """As of `Slots`: they stop together."""
+        return self.each[0].stopping
+
+    def task_ids(self) -> list[UUID]:
+        """As of `Slots`, in all. From any thread."""
+        return [task_id for slots in self.each for task_id in slots.task_ids()]
+
+    def react_by(self) -> float:
+        """As of `Slots`, the first of all."""
+        return min(slots.react_by() for slots in self.each)
+
+    def resume(self) -> None:
+        """As of `Slots`, all."""
+        for slots in self.each:
+            slots.resume()
+
+    def stop(self) -> None:
+        """As of `Slots`, all."""
+        for slots in self.each:
+            slots.stop()
+
+    async def drain(self, grace: float) -> None:
+        """As of `Slots`, all at the same time."""
+        self.stop()
+        await asyncio.gather(*(slots.drain(grace) for slots in self.each))
+
+
+AnySlots = Slots | AllSlots

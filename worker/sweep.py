@@ -6,7 +6,7 @@ import asyncio
 import os
 import socket
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 
 import structlog
@@ -16,7 +16,7 @@ from perdure import __version__, metrics
 from perdure.errors import QueueUnavailable, SchemaMismatch, StorageUnavailable
 from perdure.storage.operators import WorkerBeat
 
-from .slots import Slots
+from .slots import AnySlots, Slots
 from .worker import Worker, announce, ring
 
 log = structlog.get_logger(__name__)
@@ -63,7 +63,7 @@ class Contact:
         )
 
 
-async def sweep(worker: Worker, slots: Slots) -> None:
+async def sweep(worker: Worker, slots: AnySlots) -> None:
     """For ever: look after leases and claim unasked; and, apart from that, since a Redis that hangs and a long log must hold up
     nothing else, after what the bell forgot, and fold what was streamed."""
     lease = worker.settings.worker.lease
@@ -105,28 +105,30 @@ def _interval(worker: Worker) -> float:
     return min(interval, _DEGRADED_INTERVAL) if worker.watch.degraded else interval
 
 
-async def swept(worker: Worker, slots: Slots, contact: Contact) -> None:
+async def swept(worker: Worker, slots: AnySlots, contact: Contact) -> None:
     """One tick."""
     now = await worker.storage.check()
     contact.made()
     worker.duty.storage_answers = True
     _count(worker, "sweeps", 1, metrics.SWEEPS)
     if contact.steady:
-        await _rescue(worker, now)
+        await _rescue(worker, now, [each.worker.name for each in slots.each])
     await _expire(worker)
-    if slots.free and (slots.silence >= _interval(worker) or not worker.queue.shared):
-        slots.look()
+    for each in slots.each:
+        each.look_after(_interval(worker))
     await worker.storage.drop_finished(worker.settings.storage.finished_tasks)
     contact.made()
 
 
-async def _rescue(worker: Worker, now: datetime) -> None:
-    """As of `now`: should this very statement be held up by an outage, whoever could not renew meanwhile keeps his task."""
+async def _rescue(worker: Worker, now: datetime, agents: Sequence[str]) -> None:
+    """As of `now`: should this very statement be held up by an outage, whoever could not renew meanwhile keeps his task. Those of
+    other agents are put back into their line as well, but not given up."""
     rescued = await worker.storage.rescue_tasks(
         grace=worker.settings.worker.lease_grace,
         max_crashes=worker.settings.turns.max_crashes,
         as_of=now,
         up_for=worker.settings.worker.lease,
+        agents=agents,
     )
     _count(worker, "rescued", len(rescued.notices), metrics.RESCUES)
     if rescued.notices:
@@ -151,15 +153,22 @@ def _count(worker: Worker, name: str, how_many: int, counter: Counter) -> None:
     counter.inc(how_many)
 
 
-async def rung_again(worker: Worker, slots: Slots) -> None:
-    """Ring for tasks that the bell has forgotten: at most 100 a tick, each ever more rarely (`Storage.stranded`; DESIGN 4.9).
+async def rung_again(worker: Worker, slots: AnySlots) -> None:
+    """Ring for tasks of the own agents that the bell has forgotten: at most 100 of each a tick, each ever more rarely
+    (`Storage.stranded`; DESIGN 4.9).
 
     Where it forgot one it forgot more, and a hundred rings a tick would be all that a fleet with many free slots does: who
     finds it out claims what is due unasked.
     """
     if not worker.queue.shared:
         return
-    waiting = await worker.storage.stranded(idle=worker.settings.worker.sweep_interval)
+    for each in slots.each:
+        await _rung_again(each)
+
+
+async def _rung_again(slots: Slots) -> None:
+    worker = slots.worker
+    waiting = await worker.storage.stranded(idle=worker.settings.worker.sweep_interval, agent=worker.name)
     try:
         forgotten = await worker.queue.missing(waiting)
     except QueueUnavailable:
@@ -177,14 +186,14 @@ async def folded(worker: Worker) -> None:
     await worker.storage.fold_tasks(ended_for=worker.settings.worker.fold_after)
 
 
-async def give_signs_of_life(worker: Worker, slots: Slots) -> None:
+async def give_signs_of_life(worker: Worker, slots: AnySlots) -> None:
     """For ever: a beat every `beat_interval` seconds."""
     while True:
         await beat(worker, slots)
         await asyncio.sleep(worker.settings.worker.beat_interval)
 
 
-async def beat(worker: Worker, slots: Slots) -> None:
+async def beat(worker: Worker, slots: AnySlots) -> None:
     """One sign of life, which an operator may answer: begin no more turns, or some again. Best effort."""
     try:
         asked_to_drain = await worker.storage.beat(
@@ -197,6 +206,7 @@ async def beat(worker: Worker, slots: Slots) -> None:
                 name=f"{socket.gethostname()}:{os.getpid()}",
                 loop_lag=worker.duty.loop_lag,
                 counters=worker.duty.counters,
+                agents=[each.worker.name for each in slots.each if each.worker.name],
             )
         )
         _drain_or_resume(worker, slots, asked_to_drain)
@@ -206,7 +216,7 @@ async def beat(worker: Worker, slots: Slots) -> None:
         log.exception("beat.failed")
 
 
-def _drain_or_resume(worker: Worker, slots: Slots, drain: bool) -> None:
+def _drain_or_resume(worker: Worker, slots: AnySlots, drain: bool) -> None:
     if drain is worker.duty.draining:
         return
     worker.duty.draining = drain

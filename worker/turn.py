@@ -21,12 +21,14 @@ from perdure.agent import Turn
 from perdure.answer import Answer
 from perdure.errors import LeaseLost, StorageUnavailable
 from perdure.ids import message_id, new_token
+from perdure.owners import caller_of
 from perdure.perform import BAD_OUTPUT, Outcome, name_of, perform
 from perdure.retries import MayPass
 from perdure.steps import Steps, Store
 from perdure.storable import cleaned
 from perdure.storage import Claim, ClaimedTurn, Written
 from perdure.tasks import Message, Notice, Ring, TaskState, TextPart
+from perdure.tracing import spans
 
 from .failures import record_failure
 from .lease import Reins, Stop, kept
@@ -74,6 +76,7 @@ async def claim_turn(worker: Worker) -> Taken | None:
         new_token(),
         lease=worker.settings.worker.lease,
         history=worker.settings.turns.history,
+        agent=worker.name,
     )
     metrics.CLAIMS.labels("task" if claimed else "nothing").inc()
     if claimed and claimed.claim.attempt == 1:
@@ -87,10 +90,19 @@ async def work_on(worker: Worker, taken: Taken, reins: Reins) -> None:
     claim = taken.claimed.claim
     with (
         metrics.SLOTS_USED.track_inprogress(),
-        bound_contextvars(task_id=str(claim.task_id), attempt=claim.attempt, worker=worker.worker_id),
+        spans.turn(worker.agent.config.name, taken.claimed, worker.worker_id) as span,
+        bound_contextvars(
+            task_id=str(claim.task_id),
+            context_id=claim.context_id,
+            attempt=claim.attempt,
+            caller=caller_of(claim.owner),
+            worker=worker.worker_id,
+            **_named(worker),
+        ),
     ):
         if reins.why or _too_late(worker, taken):
-            await _release(worker, claim, reins, Stop.DEPLOY.value if reins.why else "late")
+            reason = Stop.DEPLOY.value if reins.why else "late"
+            spans.ended(span, await _release(worker, claim, reins, reason))
             return
         limit = limit_of(worker, taken.claimed)
         hung = limit.seconds + hung_after(worker.settings)
@@ -104,8 +116,14 @@ async def work_on(worker: Worker, taken: Taken, reins: Reins) -> None:
                 worker.keeper.settling(claim)
                 await outbox.close()
             ended = await _recorded(worker, taken.claimed, outbox, reins, outcome)
+            spans.ended(span, ended)
             metrics.ATTEMPTS.labels(ended).inc()
             metrics.RUN.labels(ended).observe(time.monotonic() - taken.sent)
+
+
+def _named(worker: Worker) -> dict[str, str]:
+    """Among several agents it is said whose turn it is."""
+    return {"agent": worker.name} if worker.name else {}
 
 
 # ---------------------------------------------------------------------- before
@@ -131,7 +149,7 @@ async def _performed(
     """How the handler ended; None when it was stopped before."""
     turn, answer = _stage(worker, claimed, outbox, reins)
     started = time.monotonic()
-    log.info("turn.started", context_id=claimed.claim.context_id)
+    log.info("turn.started")
     handler = asyncio.create_task(
         _handled(worker, claimed, turn, answer), name=name_of(turn.task_id, turn.attempt)
     )
@@ -175,7 +193,11 @@ def _stage(worker: Worker, claimed: ClaimedTurn, outbox: Outbox, reins: Reins) -
 async def _handled(worker: Worker, claimed: ClaimedTurn, turn: Turn, answer: Answer) -> Outcome:
     """What is loaded for a handler takes of its time, and is stopped with it."""
     turn.referenced_tasks = await referenced_tasks(worker.storage, claimed)
-    return await perform(worker.agent, turn, answer)
+    with spans.invocation(worker.agent.config, claimed.claim) as span:
+        outcome = await perform(worker.agent, turn, answer)
+        if outcome.state is TaskState.FAILED:
+            span.fail(type(outcome.error).__qualname__ if outcome.error else "failed")
+        return outcome
 
 
 def _keeping_steps(worker: Worker, claim: Claim, reins: Reins, answer: Answer) -> Store:
@@ -269,7 +291,7 @@ async def _settle_or_retry(
         delay = passing.delay(failures, base=turns.retry_base, cap=turns.retry_cap)
         note = {"note": cleaned(passing.reason)} if passing.reason else {}
         retry = {"number": failures + 1, "of": turns.max_failures, "after": round(delay, 3), **note}
-        log.info("turn.retry", **retry)
+        log.info("turn.retry", number=failures + 1, of=turns.max_failures, after=round(delay, 3))
         reason = Stop.TIMEOUT.value if reins.why is Stop.TIMEOUT else "retry"
         told = {"retry": retry}
         return await _release(worker, claimed.claim, reins, reason, failed=True, delay=delay, metadata=told)

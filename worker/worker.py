@@ -11,6 +11,7 @@ import structlog
 
 from perdure.agent import Agent
 from perdure.errors import QueueUnavailable
+from perdure.owners import ONLY
 from perdure.queue import Queue
 from perdure.settings import Settings
 from perdure.storage import Keeper, Storage
@@ -42,10 +43,13 @@ class Duty:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Worker:
-    """A process that runs turns. `worker_id` is random for each start."""
+    """A process that runs turns of an agent. `worker_id` is random for each start. One that serves several agents is one of these
+    for each, which share all but the agent."""
 
     worker_id: str
     agent: Agent
+    name: str = ONLY
+    """Of the agent, among several."""
     storage: Storage
     queue: Queue
     watch: Watch

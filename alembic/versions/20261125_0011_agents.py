@@ -1,4 +1,4 @@
-"""Several agents: whose task a task is, the line of each agent, and whom a worker serves."""
+"""Several agents: whose task a task is, and whom a worker serves."""
 
 from __future__ import annotations
 
@@ -28,15 +28,9 @@ END
 
 
 def upgrade() -> None:
-    """Add columns with defaults, an index that is empty where there is one agent, and a function. What is there stays: processes
-    of the version before go on as they are, with the tasks of their only agent."""
+    """Add columns with defaults and a function. What is there stays: processes of the version before go on as they are, with the
+    tasks of their only agent."""
     op.add_column("tasks", sa.Column("agent", sa.Text(), server_default=sa.text("''::text"), nullable=False))
-    op.create_index(
-        "ix_tasks_agent_due",
-        "tasks",
-        ["agent", sa.text("priority DESC"), "rank", "due_at", "task_id"],
-        postgresql_where=sa.text("state = 'submitted' AND lease_token IS NULL AND agent <> ''"),
-    )
     op.add_column(
         "workers",
         sa.Column("agents", ARRAY(sa.Text()), server_default=sa.text("'{}'::text[]"), nullable=False),
@@ -50,5 +44,4 @@ def downgrade() -> None:
     op.execute("DELETE FROM contexts c USING tasks t WHERE t.owner = c.owner AND t.agent <> ''")
     op.execute("DROP FUNCTION perdure_least_rank(text, smallint)")
     op.drop_column("workers", "agents")
-    op.drop_index("ix_tasks_agent_due", "tasks")
     op.drop_column("tasks", "agent")

@@ -12,7 +12,9 @@ from contextlib import suppress
 import structlog
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Receive, Scope, Send
+from structlog.contextvars import bound_contextvars
 
+from perdure.owners import is_caller
 from perdure.settings import AuthSettings
 from perdure.storage.keys import Keys
 
@@ -98,7 +100,9 @@ class Guard:
                 return
         elif scope["type"] != "lifespan":
             return  # there are no websockets here
-        await self._app(scope, receive, send)
+        caller = scope.get(CALLER)
+        with bound_contextvars(**({"caller": caller.owner} if caller else {})):
+            await self._app(scope, receive, send)
 
     async def _let_in(self, request: Request) -> None:
         browsed = self._is_browsed(request.scope)
@@ -107,7 +111,10 @@ class Guard:
         if self._authenticator is None:
             request.scope[CALLER] = ANYBODY
         elif _path(request.scope) not in self._public:
-            request.scope[CALLER] = await self._authenticator.caller(request, browsed=browsed)
+            caller = await self._authenticator.caller(request, browsed=browsed)
+            if not is_caller(caller.owner):
+                raise Refused("a name that is none of a caller")
+            request.scope[CALLER] = caller
 
     def _is_browsed(self, scope: Scope) -> bool:
         path = _path(scope)

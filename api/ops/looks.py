@@ -13,8 +13,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoes
 from starlette.responses import HTMLResponse, Response
 
 from perdure import __version__
+from perdure.owners import shown
 from perdure.storage.operators import Minute, Why
 from perdure.tasks import TaskState
+
+from .query import of_owner
 
 MOST_SHOWN = 4_000
 """Characters of a message, an artifact or a traceback on the page: the rest is told in numbers."""
@@ -147,4 +150,6 @@ _TEMPLATES.filters.update(
     capped=capped,
     pretty=pretty,
     tone=tone,
+    owner=shown,
+    of_owner=of_owner,
 )

@@ -14,10 +14,12 @@ from starlette.responses import Response
 
 from perdure.ids import parse_task_id
 from perdure.operating import MOST_AT_ONCE, RETRY_OF, RETRYABLE
+from perdure.owners import ONLY, owner_at
 from perdure.payload import dump_body
 from perdure.storage.operators import COUNTED, SCANNED, SEARCHED, TaskLine
 from perdure.storage.webhooks import DeliveryQuery
 from perdure.tasks import Event, StatusChange, Task, TaskState
+from perdure.tracing import trace_ids
 
 from ..auth import Caller
 from ..health import MISSED_BEATS
@@ -151,6 +153,7 @@ async def task(desk: Desk, request: Request, caller: Caller) -> Response:
         first_text=_first_text(whole, line),
         retry_of=retry_of,
         curl=_curl(desk, request, line),
+        traces=[(found, desk.settings.ops.trace_link(found)) for found in trace_ids(line.trace_contexts)],
         live=f"/ops/live?task={task_id}",
     )
 
@@ -211,7 +214,8 @@ async def conversations(desk: Desk, request: Request, caller: Caller) -> Respons
 
 async def conversation(desk: Desk, request: Request, caller: Caller) -> Response:
     """The tasks of one in their order."""
-    owner, context_id = request.query_params.get("owner", ""), request.query_params.get("context", "")
+    asked = request.query_params
+    owner, context_id = owner_at(asked.get("agent", ONLY), asked.get("owner", "")), asked.get("context", "")
     lines = await desk.storage.context_line(owner, context_id)
     if not lines:
         raise HTTPException(404, "There is no such conversation.")

@@ -7,6 +7,7 @@ from urllib.parse import parse_qsl, urlencode
 
 from starlette.exceptions import HTTPException
 
+from perdure.owners import agent_of, caller_of
 from perdure.storage.operators import TaskFilter
 from perdure.tasks import TaskState
 
@@ -22,6 +23,7 @@ def read_filter(query: Mapping[str, str]) -> TaskFilter:
     return TaskFilter(
         state=_state(given.get("state")),
         owner=given.get("owner"),
+        agent=given.get("agent"),
         context_id=given.get("context"),
         worker=given.get("worker"),
         fingerprint=given.get("fingerprint"),
@@ -38,6 +40,7 @@ def as_query(wanted: TaskFilter, **more: str) -> str:
     members = {
         "state": wanted.state.value if wanted.state else None,
         "owner": wanted.owner,
+        "agent": wanted.agent,
         "context": wanted.context_id,
         "worker": wanted.worker,
         "fingerprint": wanted.fingerprint,
@@ -47,6 +50,12 @@ def as_query(wanted: TaskFilter, **more: str) -> str:
         "text": wanted.text,
     }
     return urlencode({name: value for name, value in {**members, **more}.items() if value})
+
+
+def of_owner(owner: str) -> str:
+    """A part of a query: an owner, as the filter and the page of a conversation take it."""
+    agent = agent_of(owner)
+    return urlencode({"owner": caller_of(owner), **({"agent": agent} if agent else {})})
 
 
 def members(wanted: TaskFilter) -> list[tuple[str, str]]:

@@ -12,6 +12,7 @@ class AgentInterface(Told):
     url: str
     protocol_binding: str
     protocol_version: str
+    tenant: str | None = None
 
 
 class AgentInterface03(Told):

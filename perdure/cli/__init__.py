@@ -57,9 +57,13 @@ app.add_typer(fleet.contexts)
 for command in (card, fleet.top, day2.doctor, day2.backup, day2.restore):
     app.command(epilog=EXIT_CODES)(command)
 
-AgentArgument = Annotated[
-    str | None,
-    typer.Argument(help="A file's path or module:attribute. Default: the setting AGENT.", show_default=False),
+AgentsArgument = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[AGENT]...",
+        help="A file's path or module:attribute; several agents are served by name. Default: the settings AGENT and AGENTS.",
+        show_default=False,
+    ),
 ]
 PortOption = Annotated[int | None, typer.Option(help="The port to listen on (PORT).", show_default=False)]
 
@@ -99,7 +103,7 @@ def _one_line_errors() -> Iterator[None]:
 
 @app.command(epilog=EXIT_CODES)
 def serve(
-    agent: AgentArgument = None,
+    agents: AgentsArgument = None,
     host: Annotated[
         str | None, typer.Option(help="The address to listen on (HOST).", show_default=False)
     ] = None,
@@ -110,19 +114,19 @@ def serve(
     insecure: InsecureOption = False,
     ready_fd: Annotated[int | None, typer.Option(hidden=True)] = None,
 ) -> None:
-    """Serve an agent over HTTP.
+    """Serve an agent over HTTP, or several, each at /agents/NAME.
 
     With QUEUE_TYPE=inline, the default, the agent runs in this process too; with QUEUE_TYPE=arq in `perdure worker` processes.
     Several processes (`--workers`) need STORAGE_TYPE=postgres; one that dies is started again.
     """
     with _one_line_errors():
         from perdure import launch
+        from perdure.agents import chosen
         from perdure.settings import load_settings
 
         server = None if workers is None else {"workers": workers}
-        settings = load_settings(
-            agent=agent, host=host, port=port, auth=_auth(insecure=insecure), server=server
-        )
+        settings = load_settings(host=host, port=port, auth=_auth(insecure=insecure), server=server)
+        settings = chosen(settings, agents or ())
         launch.serve(settings=settings, ready=None if ready_fd is None else _tell(ready_fd))
 
 
@@ -141,18 +145,22 @@ def _tell(fd: int) -> Any:
 
 
 @app.command(epilog=EXIT_CODES)
-def worker(agent: AgentArgument = None) -> None:
-    """Run an agent's turns: as many of these, on as many machines, as there is work for. Needs STORAGE_TYPE=postgres."""
+def worker(agents: AgentsArgument = None) -> None:
+    """Run an agent's turns: as many of these, on as many machines, as there is work for. Needs STORAGE_TYPE=postgres.
+
+    Where AGENTS is set, the turns of all of them, or of those that are given here.
+    """
     with _one_line_errors():
         from perdure import launch
+        from perdure.agents import chosen
         from perdure.settings import load_settings
 
-        launch.work(settings=load_settings(agent=agent))
+        launch.work(settings=chosen(load_settings(), agents or ()))
 
 
 @app.command(epilog=EXIT_CODES)
 def up(
-    agent: AgentArgument = None,
+    agents: AgentsArgument = None,
     workers: Annotated[int, typer.Option(min=1, max=100, help="Worker processes.")] = 2,
     data_dir: Annotated[
         Path | None, typer.Option(help="Where the data is kept (DATA_DIR).", show_default=False)
@@ -168,7 +176,7 @@ def up(
     with _one_line_errors():
         from perdure.up import run_stack
 
-        code = run_stack(agent, workers=workers, data_dir=data_dir, port=port, insecure=insecure)
+        code = run_stack(agents or (), workers=workers, data_dir=data_dir, port=port, insecure=insecure)
     raise typer.Exit(code)
 
 

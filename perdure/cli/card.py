@@ -12,7 +12,6 @@ import typer
 if TYPE_CHECKING:
     from jwt import PyJWK
 
-    from perdure.agent import Agent
     from perdure.settings import Settings
 
 CARD_PATH = "/.well-known/agent-card.json"
@@ -50,24 +49,29 @@ def card(
         if verify:
             _verify(verify, keys)
             return
-        from perdure.launch import load_named
+        from perdure.agents import chosen
         from perdure.settings import load_settings
 
-        settings = load_settings(agent=agent)
-        loaded = load_named(settings.agent)
-        shown = _made(loaded, settings, extended=extended)
+        settings = chosen(load_settings(), [agent] if agent else ())
+        shown = _made(settings, extended=extended)
         if check:
             _check(shown)
         else:
             print(json.dumps(shown, indent=2, ensure_ascii=False))
 
 
-def _made(agent: Agent, settings: Settings, *, extended: bool) -> Json:
+def _made(settings: Settings, *, extended: bool) -> Json:
+    from perdure.agents import load_agents
     from perdure.card_signatures import read_key
     from perdure.errors import ConfigError
     from perdure.launch import ours, served
 
-    cards = ours("api.cards").cards_of(served(agent, settings), read_key(settings.card))
+    agents = load_agents(settings)
+    if len(agents) > 1:
+        raise ConfigError(f"whose card? name one of the agents: {', '.join(agents)}")
+    ((name, agent),) = agents.items()
+    placed, also = ours("api.several").placed(name, served(agent, settings))
+    cards = ours("api.cards").cards_of(placed, read_key(settings.card), also)
     found: Json | None = cards.extended.document if extended else cards.public
     if found is None:
         raise ConfigError(

@@ -9,6 +9,7 @@ import typer
 
 from perdure.cli.forms import ago, lasting, one_line, table
 from perdure.cli.operator import EXIT_CODES, as_operator, said_in_one_line
+from perdure.owners import ONLY, agent_of, caller_of, owner_at, shown
 
 if TYPE_CHECKING:
     from perdure.storage.operators import WorkerStatus
@@ -85,12 +86,15 @@ def list_contexts(
     """Print the conversations of the newest tasks."""
     found = as_operator(lambda operator: operator.storage.newest_contexts(limit))
     if as_json:
-        members = ("owner", "contextId", "newestTaskAt", "waiting", "running")
-        rows = [(owner, name, at.isoformat(), wait, run and str(run)) for owner, name, at, wait, run in found]
-        print(json.dumps([dict(zip(members, row, strict=True)) for row in rows], indent=2))
+        members = ("owner", "agent", "contextId", "newestTaskAt", "waiting", "running")
+        told = [
+            (caller_of(owner), agent_of(owner) or None, name, at.isoformat(), wait, run and str(run))
+            for owner, name, at, wait, run in found
+        ]
+        print(json.dumps([dict(zip(members, row, strict=True)) for row in told], indent=2))
         return
     rows = [
-        (one_line(owner, 30), one_line(name, 60), ago(at), str(wait), str(run or ""))
+        (one_line(shown(owner), 30), one_line(name, 60), ago(at), str(wait), str(run or ""))
         for owner, name, at, wait, run in found
     ]
     print(table(("OWNER", "CONTEXT", "AGE", "WAIT", "RUNNING"), rows))
@@ -100,10 +104,11 @@ def list_contexts(
 def show(
     owner: Annotated[str, typer.Argument(help="Whose conversation it is.")],
     context: Annotated[str, typer.Argument(help="Its id.")],
+    agent: Annotated[str, typer.Option(help="At this one of several agents.", show_default=False)] = ONLY,
     as_json: JsonOption = False,
 ) -> None:
     """Print the tasks of a conversation in their order."""
-    found = as_operator(lambda operator: operator.storage.context_line(owner, context))
+    found = as_operator(lambda operator: operator.storage.context_line(owner_at(agent, owner), context))
     if as_json:
         told = [{"taskId": str(line.task_id), "state": line.state.value, "text": line.text} for line in found]
         print(json.dumps(told, indent=2))
@@ -129,7 +134,7 @@ def _worker_row(worker: WorkerStatus) -> tuple[str, ...]:
         f"{beat.running}/{beat.slots}",
         lasting(beat.loop_lag),
         lasting(worker.silent),
-        mark,
+        " ".join(filter(None, (mark, ", ".join(beat.agents)))),
     )
 
 
@@ -140,6 +145,7 @@ def _worker_as_json(worker: WorkerStatus) -> dict[str, Any]:
         "name": beat.name,
         "version": beat.version,
         "startedAt": worker.started_at.isoformat(),
+        "agents": list(beat.agents),
         "slots": beat.slots,
         "running": beat.running,
         "draining": beat.draining or worker.asked_to_drain,

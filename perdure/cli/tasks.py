@@ -12,6 +12,7 @@ import typer
 from perdure.cli import send as talking
 from perdure.cli.forms import ago, lasting, one_line, seconds, table
 from perdure.cli.operator import EXIT_CODES, as_operator
+from perdure.owners import agent_of, caller_of, shown
 
 if TYPE_CHECKING:
     from perdure.operating import Operator
@@ -31,7 +32,10 @@ tasks.command(epilog=talking.EXIT_CODES)(talking.tail)
 StateOption = Annotated[
     str | None, typer.Option(help="submitted, working, input-required, failed ...", show_default=False)
 ]
-OwnerOption = Annotated[str | None, typer.Option(help="Whose they are.", show_default=False)]
+OwnerOption = Annotated[
+    str | None, typer.Option(help="Whose they are; of several agents with --agent.", show_default=False)
+]
+AgentOption = Annotated[str | None, typer.Option(help="Of this one of several agents.", show_default=False)]
 ContextOption = Annotated[str | None, typer.Option(help="Of which conversation.", show_default=False)]
 WorkerOption = Annotated[str | None, typer.Option(help="Held by this worker now.", show_default=False)]
 OlderOption = Annotated[
@@ -52,6 +56,7 @@ YesOption = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 def list_tasks(
     state: StateOption = None,
     owner: OwnerOption = None,
+    agent: AgentOption = None,
     context: ContextOption = None,
     worker: WorkerOption = None,
     older: OlderOption = None,
@@ -62,7 +67,7 @@ def list_tasks(
     as_json: JsonOption = False,
 ) -> None:
     """Print the newest tasks that match, whoever owns them. With --json a line for each."""
-    wanted = _filter(state, owner, context, worker, older, newer, error, text)
+    wanted = _filter(state, owner, agent, context, worker, older, newer, error, text)
     found = as_operator(lambda operator: _found(operator.storage, wanted, limit))
     if as_json:
         for line in found:
@@ -78,10 +83,14 @@ def show(
     events: Annotated[bool, typer.Option("--events", help="Every event of its log as well.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Print a task: where it stands, its attempts and why they ended, what was said."""
+    """Print a task: where it stands, its attempts and why they ended, its traces, what was said."""
     line, attempts, whole, log = as_operator(lambda operator: _one(operator.storage, task, events))
     if as_json:
-        told = {**_line_as_json(line), "attempts": [_attempt_as_json(each) for each in attempts]}
+        told = {
+            **_line_as_json(line),
+            "traces": [{"traceId": trace, "url": link or None} for trace, link in _traces(line)],
+            "attempts": [_attempt_as_json(each) for each in attempts],
+        }
         print(json.dumps({**told, "task": _task_as_json(whole), "events": log}, indent=2))
         return
     print(_told(line, attempts, whole))
@@ -98,6 +107,7 @@ def cancel(
     everything: AllOption = False,
     state: StateOption = None,
     owner: OwnerOption = None,
+    agent: AgentOption = None,
     context: ContextOption = None,
     worker: WorkerOption = None,
     older: OlderOption = None,
@@ -107,7 +117,7 @@ def cancel(
     yes: YesOption = False,
 ) -> None:
     """Cancel tasks, by their ids or (--all) all that match."""
-    wanted = _filter(state, owner, context, worker, older, newer, error, text)
+    wanted = _filter(state, owner, agent, context, worker, older, newer, error, text)
 
     async def one(operator: Operator, task: UUID) -> str:
         return await (operator.force_cancel(task) if force else operator.cancel(task))
@@ -124,6 +134,7 @@ def retry(
     everything: AllOption = False,
     state: StateOption = None,
     owner: OwnerOption = None,
+    agent: AgentOption = None,
     context: ContextOption = None,
     older: OlderOption = None,
     newer: NewerOption = None,
@@ -132,7 +143,7 @@ def retry(
     yes: YesOption = False,
 ) -> None:
     """Try failed, canceled or rejected tasks again, as new tasks of their owners: by their ids or (--all) all that match."""
-    wanted = _filter(state, owner, context, None, older, newer, error, text)
+    wanted = _filter(state, owner, agent, context, None, older, newer, error, text)
 
     async def one(operator: Operator, task: UUID) -> str:
         return f"retried as {await operator.retry(task, say)}"
@@ -144,6 +155,7 @@ def retry(
 def export(
     state: StateOption = None,
     owner: OwnerOption = None,
+    agent: AgentOption = None,
     context: ContextOption = None,
     older: OlderOption = None,
     newer: NewerOption = None,
@@ -151,7 +163,7 @@ def export(
     text: TextOption = None,
 ) -> None:
     """Print all that match as JSON lines: A2A 1.0 tasks with their history and artifacts, the newest first."""
-    wanted = _filter(state, owner, context, None, older, newer, error, text)
+    wanted = _filter(state, owner, agent, context, None, older, newer, error, text)
     as_operator(lambda operator: _exported(operator.storage, wanted))
 
 
@@ -161,6 +173,7 @@ def export(
 def _filter(
     state: str | None,
     owner: str | None,
+    agent: str | None,
     context: str | None,
     worker: str | None,
     older: str | None,
@@ -176,6 +189,7 @@ def _filter(
     return TaskFilter(
         state=None if state is None else TaskState(state),
         owner=owner,
+        agent=agent,
         context_id=context,
         worker=worker,
         older=seconds(older, "--older"),
@@ -284,7 +298,7 @@ def _row(line: TaskLine) -> tuple[str, ...]:
         ago(line.created_at),
         str(line.attempt),
         line.holder,
-        one_line(line.owner, 30),
+        one_line(shown(line.owner), 30),
         one_line(line.error or line.text, 60),
     )
 
@@ -293,11 +307,12 @@ def _told(line: TaskLine, attempts: Sequence[Attempt], task: Task) -> str:
     facts = [
         ("task", str(line.task_id)),
         ("state", f"{line.state} since {ago(line.status_timestamp)}"),
-        ("owner", line.owner),
+        ("owner", shown(line.owner)),
         ("context", line.context_id),
         ("sent", f"{line.created_at:%Y-%m-%d %H:%M:%S %Z}, {ago(line.created_at)} ago"),
         ("attempts", f"{line.attempt}, of which {line.failures} failed and {line.crashes} crashed"),
         ("held by", line.holder or "nobody"),
+        *(("trace", link or trace) for trace, link in _traces(line)),
     ]
     told = [f"{name:9} {value}" for name, value in facts]
     if progress := task.metadata.get("progress"):
@@ -312,6 +327,15 @@ def _told(line: TaskLine, attempts: Sequence[Attempt], task: Task) -> str:
         told.append(f"{task.state}: {one_line(task.status_message.text, 2000)}")
     told += [f"artifact {each.artifact_id}: {one_line(each.text, 2000)}" for each in task.artifacts]
     return "\n".join(told)
+
+
+def _traces(line: TaskLine) -> list[tuple[str, str]]:
+    """The ids of its traces, the newest first, and where to look at them if OPS__TRACE_URL says so."""
+    from perdure.settings import load_settings
+    from perdure.tracing import trace_ids
+
+    ops = load_settings(storage_type="postgres").ops
+    return [(found, ops.trace_link(found)) for found in trace_ids(line.trace_contexts)]
 
 
 def _attempt_row(attempt: Attempt) -> tuple[str, ...]:
@@ -332,7 +356,8 @@ def _line_as_json(line: TaskLine) -> dict[str, Any]:
     return {
         "taskId": str(line.task_id),
         "contextId": line.context_id,
-        "owner": line.owner,
+        "owner": caller_of(line.owner),
+        "agent": agent_of(line.owner) or None,
         "state": line.state.value,
         "createdAt": line.created_at.isoformat(),
         "statusTimestamp": line.status_timestamp.isoformat(),

@@ -11,6 +11,7 @@ from uuid import UUID
 import typer
 
 from perdure.cli.keys import EXIT_CODES, JsonOption, on_storage
+from perdure.owners import ONLY, agent_of, caller_of, owner_at
 
 if TYPE_CHECKING:
     from perdure.storage.webhooks import Delivery, DeliveryAttempt, DeliveryQuery, Endpoint
@@ -27,7 +28,10 @@ TaskOption = Annotated[str | None, typer.Option("--task", help="Of this task.", 
 ConfigOption = Annotated[
     str | None, typer.Option("--config", help="Of the push config with this id.", show_default=False)
 ]
-OwnerOption = Annotated[str | None, typer.Option(help="Of this owner.", show_default=False)]
+OwnerOption = Annotated[
+    str | None, typer.Option(help="Of this owner; of several agents with --agent.", show_default=False)
+]
+AgentOption = Annotated[str | None, typer.Option(help="Where the owner is a caller.", show_default=False)]
 StateOption = Annotated[str | None, typer.Option(help="waiting, delivered or failed.", show_default=False)]
 SinceOption = Annotated[
     str | None, typer.Option(help="From this time on, as in 2026-11-25T20:00.", show_default=False)
@@ -40,6 +44,7 @@ def list_deliveries(
     task: TaskOption = None,
     config: ConfigOption = None,
     owner: OwnerOption = None,
+    agent: AgentOption = None,
     state: StateOption = None,
     since: SinceOption = None,
     until: UntilOption = None,
@@ -47,7 +52,7 @@ def list_deliveries(
     as_json: JsonOption = False,
 ) -> None:
     """Print deliveries, newest first."""
-    query = _query(owner, task, config, state, since, until)
+    query = _query(owner, agent, task, config, state, since, until)
     page = on_storage(lambda storage: storage.list_deliveries(query, page_size=limit))
     if as_json:
         print(json.dumps([_as_json(delivery) for delivery in page.deliveries], indent=2))
@@ -82,6 +87,7 @@ def replay(
     task: TaskOption = None,
     config: ConfigOption = None,
     owner: OwnerOption = None,
+    agent: AgentOption = None,
     state: StateOption = None,
     since: SinceOption = None,
     until: UntilOption = None,
@@ -89,7 +95,7 @@ def replay(
 ) -> None:
     """Send deliveries now, under their ids: again what has an end, without waiting for its next try what waits. One, or all that
     are chosen (at most 1000 at once, the oldest first)."""
-    query = _query(owner, task, config, state, since, until, delivery)
+    query = _query(owner, agent, task, config, state, since, until, delivery)
     if not any((delivery, task, owner, since, until)):
         raise typer.BadParameter("which? name a delivery, or choose with --task, --owner, --since, --until")
     number = on_storage(lambda storage: storage.replay_deliveries(query))
@@ -149,6 +155,7 @@ def rotate() -> None:
 
 def _query(
     owner: str | None,
+    agent: str | None,
     task: str | None,
     config: str | None,
     state: str | None,
@@ -158,12 +165,14 @@ def _query(
 ) -> DeliveryQuery:
     from perdure.storage.webhooks import DeliveryQuery, DeliveryState
 
+    if agent and not owner:
+        raise typer.BadParameter("needs --owner: which of its callers?", param_hint="--agent")
     try:
         wanted = DeliveryState(state) if state else None
     except ValueError:
         raise typer.BadParameter(f"{state!r} is none of waiting, delivered, failed") from None
     return DeliveryQuery(
-        owner=owner,
+        owner=None if owner is None else owner_at(agent or ONLY, owner),
         task_id=_uuid(task, "--task") if task else None,
         config_id=config,
         delivery_id=_uuid(delivery, "DELIVERY") if delivery else None,
@@ -227,7 +236,8 @@ def _as_json(delivery: Delivery) -> dict[str, Any]:
         "deliveryId": str(delivery.delivery_id),
         "taskId": str(delivery.task_id),
         "configId": delivery.config_id,
-        "owner": delivery.owner,
+        "owner": caller_of(delivery.owner),
+        "agent": agent_of(delivery.owner) or None,
         "event": delivery.seq,
         "kind": delivery.kind,
         "state": delivery.state.value,

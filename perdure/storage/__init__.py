@@ -82,6 +82,8 @@ class NewTask:
     """What it counts against while it runs: a key, and how many may run with it."""
     webhooks: Sequence[WebhookConfig] = ()
     """Who is told of its changes, from the first one on."""
+    trace_context: str = ""
+    """Of the request that brings it, as `perdure.tracing` writes it; empty: it is not traced."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +138,8 @@ class ClaimedTurn:
     """Results of checkpoints that earlier attempts of this turn stored, by name and occurrence (1, 2, ...)."""
     deadline: float | None = None
     """Seconds until the task's deadline."""
+    trace_contexts: Sequence[str] = ()
+    """Of the requests that brought its messages, the newest last; the last `TRACED`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,6 +210,9 @@ class TaskCounts:
 MOST_BACKOFF = 5
 """A task that waits is rung for again at the latest after 2^5 = 32 times the idle time. Nothing waits for that: a worker with a
 free slot and a silent bell claims unasked."""
+
+TRACED = 8
+"""How many trace contexts a task keeps: those of its newest messages."""
 
 TOTAL_CAP = 10_000
 """Counting stops here: an exact count of a million rows takes a quarter of a second and nobody pages through them."""
@@ -298,8 +305,10 @@ class Storage(Folding, Keys, Operators, Webhooks, Protocol):
         *,
         key: IdempotencyKey | None = None,
         webhooks: Sequence[WebhookConfig] = (),
+        trace_context: str = "",
     ) -> Accepted:
-        """Append a message to a task. `webhooks` are added to it, and told of what comes after the message.
+        """Append a message to a task. `webhooks` are added to it, and told of what comes after the message; `trace_context` is
+        kept beside those of earlier messages.
 
         An interrupted task becomes `submitted` (two events: the message, the status) and a turn is due. At `submitted` and
         `working` the message is kept (one event) and seen by the next turn. Two messages with the same id are two messages.
@@ -490,8 +499,9 @@ class Storage(Folding, Keys, Operators, Webhooks, Protocol):
     async def forget_worker(self, worker_id: str) -> None:
         """The worker ended in order."""
 
-    async def workers_alive(self, within: float) -> int:
-        """How many workers gave a sign of life in the last `within` seconds and are not draining."""
+    async def workers_alive(self, within: float, *, agent: str | None = None) -> int:
+        """How many workers (of this one among several agents) gave a sign of life in the last `within` seconds and are not
+        draining."""
 
     def keeper(self, *, lease: float) -> Keeper:
         """A keeper of its own thread and connection; close it when done."""

@@ -178,7 +178,7 @@ def require_current(found: str | None, comment: str | None = None) -> None:
             f"{head}: run `perdure migrate upgrade`"
         )
     oldest = read_oldest_code(comment)
-    if found not in known and oldest is not None and (head or "") < oldest:
+    if found not in known and oldest is not None and oldest not in known:
         raise CodeOutdated(
             f"the database's schema is at revision {found}, which needs a version of Perdure that knows {oldest}; this one knows "
             f"{head}: start the newer version"

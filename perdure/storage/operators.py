@@ -13,6 +13,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Protocol
 from uuid import UUID
 
+from perdure.owners import ONLY, owner_at
 from perdure.tasks import TaskState
 
 if TYPE_CHECKING:
@@ -60,12 +61,14 @@ class WorkerStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskFilter:
-    """All that are given have to hold. `worker` holds the task now. `older` and `newer`: sent so many seconds ago at least, at
+    """All that are given have to hold. `owner` is a caller at `agent`, or where that is not given at an only agent. `worker`
+    holds the task now. `older` and `newer`: sent so many seconds ago at least, at
     most. `error` is searched in the failures' classes and messages, `text` in the first message; both ignore case. A `text`
     that is a task's or a context's id finds that."""
 
     state: TaskState | None = None
     owner: str | None = None
+    agent: str | None = None
     context_id: str | None = None
     worker: str | None = None
     fingerprint: str | None = None
@@ -73,6 +76,11 @@ class TaskFilter:
     newer: float | None = None
     error: str | None = None
     text: str | None = None
+
+    @property
+    def whose(self) -> str | None:
+        """The owner as tasks have it."""
+        return None if self.owner is None else owner_at(self.agent or ONLY, self.owner)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +104,8 @@ class TaskLine:
     lease_until: datetime | None
     text: str
     error: str
+    trace_contexts: Sequence[str] = ()
+    """As in `ClaimedTurn`."""
 
 
 @dataclass(frozen=True, slots=True)

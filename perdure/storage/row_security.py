@@ -86,6 +86,8 @@ def _apply(connection: sa.Connection, fronts: list[str], workers: list[str]) -> 
             f"CREATE POLICY perdure_functions ON {table} FOR SELECT TO {owner} USING (current_user <> session_user)",
         )
     for function in FUNCTIONS:
+        if not _value(connection, "SELECT to_regprocedure(:name)::oid", name=function):
+            continue  # an older or a newer schema has another
         _run(connection, f"GRANT EXECUTE ON FUNCTION {function} TO {everybody}")
 
 

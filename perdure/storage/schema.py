@@ -130,6 +130,8 @@ tasks = sa.Table(
     sa.Column("streamed", sa.Boolean, nullable=False, server_default=sa.text("false")),
     # Whose task it is; empty for an agent that is alone. The owner says it too: this is for who claims.
     sa.Column("agent", sa.Text, nullable=False, server_default=sa.text("''::text")),
+    # W3C trace contexts of the requests that brought its messages, the newest last; null where nothing is traced.
+    sa.Column("trace_contexts", ARRAY(sa.Text)),
     sa.PrimaryKeyConstraint("task_id"),
     sa.ForeignKeyConstraint(
         ["owner", "context_id"], ["contexts.owner", "contexts.context_id"], ondelete="CASCADE"

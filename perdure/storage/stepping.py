@@ -85,8 +85,8 @@ class _Guard:
 
 
 def oldest_code(script: ScriptDirectory, revision: str) -> str | None:
-    """The revision of the oldest code that works on the schema of `revision`: the newest `oldest_code` that a migration has named
-    up to there. None: all code that there is."""
+    """What code has to know to work on the schema of `revision`: the newest `oldest_code` that a migration has named up to there.
+    None: all code that there is works."""
     named = (getattr(each.module, "oldest_code", None) for each in script.iterate_revisions(revision, "base"))
     return next((str(name) for name in named if name), None)
 

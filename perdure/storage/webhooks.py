@@ -74,6 +74,8 @@ class ClaimedDelivery:
     """Seconds since the line's first failure after its last success."""
     config: WebhookConfig
     token: UUID
+    trace_contexts: Sequence[str] = ()
+    """As in `ClaimedTurn`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from uuid import UUID
 
+from perdure.fingerprints import fingerprint
 from perdure.ids import new_token
 from perdure.tasks import TRANSITIONS, Artifact, ArtifactChunk, Message, StatusChange, TaskState, TextPart
 
+LOST = "worker lost"
 YIELDS_TO_UNREAD = frozenset({TaskState.COMPLETED, TaskState.INPUT_REQUIRED, TaskState.AUTH_REQUIRED})
 """Ends of a turn that give way to a message which the turn has not seen; the other ends are final."""
 
@@ -47,6 +49,13 @@ def crashed(*, again: bool, message_id: str = "") -> StatusChange:
     text = "The agent stopped unexpectedly each time it worked on this task. It will not be tried again."
     message = Message(parts=(TextPart(text),), message_id=message_id or str(new_token()))
     return StatusChange(TaskState.FAILED, message, {"reason": "crash"})
+
+
+def worker_lost(*, spoke: bool) -> tuple[str, str, str]:
+    """What operators are told of an attempt whose worker gave no sign for a lease: the failure's class, message and fingerprint.
+    `spoke`: the handler had given messages or artifacts."""
+    message = f"it died, or was cut off, {'after' if spoke else 'before'} the handler had given anything"
+    return LOST, message, fingerprint(LOST, message)
 
 
 def expired() -> StatusChange:

@@ -13,16 +13,19 @@ from api.openapi import document
 from perdure.agent import AgentConfig
 
 Json = dict[str, Any]
-UNDOCUMENTED = re.compile(r"/openapi\.json|/docs(/.*)?|/\.well-known/agent\.json|/metrics|/ops(/.*)?")
-"""The document itself, the page that shows it, an older address, and what is for operators."""
+UNDOCUMENTED = re.compile(r"/openapi\.json|/docs(/.*)?|/\.well-known/agent\.json|/metrics|/ops(/.*)?|/agents")
+"""The document itself, the page that shows it, an older address, what is for operators, and which agents there are."""
+OF_AN_AGENT = re.compile(r"^/agents/[^/]+")
+"""Below it is what is at the root of an only agent."""
 
 
 def check(response: httpx.Response) -> None:
     """Raises AssertionError or ValidationError for an answer that the document does not tell of."""
     request = response.request
-    if UNDOCUMENTED.fullmatch(request.url.path):
+    path = OF_AN_AGENT.sub("", request.url.path) or "/"
+    if UNDOCUMENTED.fullmatch(path):
         return
-    operation = _operation(request.method, request.url.path)
+    operation = _operation(request.method, path)
     if operation is None or (request.method == "HEAD" and response.status_code == 405):
         assert response.status_code in (401, 404, 405), request.url
         return

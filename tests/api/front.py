@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -19,10 +19,19 @@ from api.task_manager import TaskManager
 from perdure.agent import Agent
 from perdure.callables import Handler
 from perdure.ids import new_token
+from perdure.owners import ONLY
 from perdure.queue.inline import InlineQueue
-from perdure.settings import AuthSettings, CardSettings, ServerSettings, Settings, WorkerSettings
+from perdure.settings import (
+    AuthSettings,
+    CardSettings,
+    ServerSettings,
+    Settings,
+    WebhookSettings,
+    WorkerSettings,
+)
 from perdure.storage import ClaimedTurn, Storage, TaskQuery
 from perdure.storage.memory import MemoryStorage
+from perdure.storage.operators import TaskLine
 from perdure.tasks import (
     ANONYMOUS,
     Artifact,
@@ -31,6 +40,7 @@ from perdure.tasks import (
     Message,
     Notice,
     Role,
+    Task,
     TaskState,
     TextPart,
 )
@@ -87,6 +97,7 @@ class Front:
     agent: Agent
     settings: Settings
     http: httpx.AsyncClient
+    several: Mapping[str, Agent] = field(default_factory=dict)
     turns: set[asyncio.Task[None]] = field(default_factory=set)
     bell: asyncio.Queue[None] = field(default_factory=asyncio.Queue)
     """Has an item for every ring."""
@@ -144,9 +155,9 @@ class Front:
         await self.bell.get()
         return await self.takes()
 
-    async def takes(self) -> ClaimedTurn:
+    async def takes(self, agent: str = ONLY) -> ClaimedTurn:
         """The agent starts the turn that is due."""
-        turn = await self.storage.claim_task("worker", new_token(), lease=60)
+        turn = await self.storage.claim_task("worker", new_token(), lease=60, agent=agent)
         assert turn is not None, "nothing is due"
         await self.tell(turn, TaskState.WORKING)
         return turn
@@ -171,6 +182,19 @@ class Front:
         """How many tasks there are."""
         return (await self.storage.list_tasks(TaskQuery(owner=ANONYMOUS))).total
 
+    async def line(self, task_id: str) -> TaskLine:
+        """A task as operators see it."""
+        return await self.storage.task_line(UUID(task_id))
+
+    async def rests(self, task_id: str) -> Task:
+        """A task, once it rests."""
+        with self.watch.waiter(UUID(task_id)) as waiter:
+            task = await self.storage.load_task(ANONYMOUS, UUID(task_id))
+            while not task.state.rests:
+                await waiter.beyond(task.last_seq)
+                task = await self.storage.load_task(ANONYMOUS, UUID(task_id))
+            return task
+
     async def log(self, task_id: str) -> Sequence[Event]:
         """A task's events."""
         return await self.storage.events_since(ANONYMOUS, UUID(task_id), 0)
@@ -188,25 +212,33 @@ async def opened_front(
     storage: Storage | None = None,
     handler: Handler | Sequence[Handler] = lambda messages: messages,
     auth: AuthSettings | None = None,
+    webhooks: WebhookSettings | None = None,
     card: CardSettings | None = None,
+    agents: Sequence[str] = (),
     **server: Any,
 ) -> AsyncIterator[Front]:
-    """A front door for an agent with the given config and server settings. The handler runs only inside of `at_work`."""
+    """A front door for an agent with the given config and server settings, or for several with these names. The handler runs
+    only inside of `at_work`, that of the first agent for all of them."""
     storage, queue = storage or MemoryStorage(), InlineQueue()
     settings = Settings(
-        server=ServerSettings(**server), auth=auth or AuthSettings(), card=card or CardSettings()
+        server=ServerSettings(**server),
+        auth=auth or AuthSettings(),
+        webhooks=webhooks or WebhookSettings(),
+        card=card or CardSettings(),
     )
     watch = Watch(storage, queue, refresh=settings.server.refresh)
     agent = Agent.of({"name": "echo", "deployment": {"url": URL}} | (config or {}), handler)
-    app = create_app(agent, storage, queue, watch, settings)
+    several = {name: replace(agent, config=agent.config.model_copy(update={"name": name})) for name in agents}
+    app = create_app(several or agent, storage, queue, watch, settings)
     manager = app.state.manager
     transport = httpx.ASGITransport(app)
     async with (
         watch.running(),
         httpx.AsyncClient(transport=transport, base_url=URL, event_hooks={"response": [_documented]}) as http,
     ):
-        front = Front(storage, queue, watch, app, manager, agent, settings, http)
-        queue.attach(lambda: front.bell.put_nowait(None))
+        front = Front(storage, queue, watch, app, manager, agent, settings, http, several)
+        for name in several or {ONLY: agent}:
+            queue.attach(lambda: front.bell.put_nowait(None), name)
         yield front
         for task in front.turns:
             task.cancel()
@@ -217,7 +249,7 @@ async def opened_front(
 async def at_work(front: Front) -> AsyncIterator[None]:
     """A worker runs the handler while inside. It hears of changes by notices only, not by its renewals."""
     settings = front.settings.model_copy(update={"worker": WorkerSettings(lease=3600, grace=0)})
-    async with embedded(front.agent, front.storage, front.queue, front.watch, settings):
+    async with embedded(front.several or front.agent, front.storage, front.queue, front.watch, settings):
         yield
 
 

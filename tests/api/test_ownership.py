@@ -1,4 +1,5 @@
-"""What is not yours does not exist: every operation of every dialect, asked by a second caller for the first one's ids.
+"""What is not yours does not exist: every operation of every dialect, asked by a second caller for the first one's ids; and by
+the same caller at another agent for those of the first agent.
 
 The answer has to be, to the letter, the one for ids that nobody has; and nothing of the first caller's may have changed. The
 cases are driven by the tables of methods and paths: an operation that is added without a case fails here.
@@ -21,6 +22,7 @@ from api.jsonrpc import METHODS
 from api.rest import BINDINGS
 from api.wire.writing import write_token
 from perdure.ids import new_task_id, new_token
+from perdure.owners import ONLY, owner_at
 from perdure.settings import AuthSettings
 from perdure.storage import Cursor, TaskQuery
 from perdure.storage.webhooks import Breaker, Delivered, DeliveryAttempt
@@ -255,10 +257,11 @@ def test_every_operation_has_its_cases() -> None:
 
 
 class Asker:
-    """Asks as one caller."""
+    """Asks as one caller, at one of several agents if it is given."""
 
-    def __init__(self, front: Front, key: str) -> None:
+    def __init__(self, front: Front, key: str, agent: str = ONLY) -> None:
         self._front, self._key = front, key
+        self._below = f"/agents/{agent}" if agent else ""
 
     async def rpc(self, method: str, probe: Probe) -> str:
         body = {"jsonrpc": "2.0", "id": 7, "method": method, "params": probe.body}
@@ -267,7 +270,9 @@ class Asker:
     async def ask(self, method: str, path: str, probe: Probe) -> str:
         """The answer as text: its status, the headers that say something, its body or the first event of a stream."""
         headers = {**(probe.headers or {}), "X-API-Key": self._key}
-        async with Live(self._front.app, method, path + probe.query, probe.body, headers) as live:
+        async with Live(
+            self._front.app, method, self._below + path + probe.query, probe.body, headers
+        ) as live:
             await live.starts()
             if live.headers["content-type"].startswith("text/event-stream"):
                 frame = await live.frame()
@@ -287,14 +292,16 @@ async def _pieces(live: Live) -> Any:
 
 
 def leveled(text: str, ids: Ids) -> str:
-    """Without what is bound to differ: the ids that were asked for, others that were made for the answer, times."""
+    """Without what is bound to differ: the ids that were asked for, others that were made for the answer, times; and whose card
+    it is."""
+    text = re.sub(r"\bagent-\d+\b", "<agent>", text)
     for field in fields(ids):
         text = text.replace(getattr(ids, field.name), f"<{field.name}>")
     text = re.sub(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", "<made>", text)
     return re.sub(r"\d{4}-\d\d-\d\dT[\d:.]+(Z|\+00:00)", "<time>", text)
 
 
-async def ada_works(front: Front, ada: Asker) -> Ids:
+async def ada_works(front: Front, ada: Asker, agent: str) -> Ids:
     """The first caller leaves something of everything."""
 
     async def send(**members: Any) -> str:
@@ -304,16 +311,16 @@ async def ada_works(front: Front, ada: Asker) -> Ids:
 
     done = await send()
     await ada.rpc("CreateTaskPushNotificationConfig", Probe({"taskId": done, "id": "hers", "url": HOOK}))
-    await front.ends(await front.takes(), **answer("a secret"))
+    await front.ends(await front.takes(agent), **answer("a secret"))
     asking = await send()
-    await front.ends(await front.takes(), **question("which secret?"))
+    await front.ends(await front.takes(agent), **question("which secret?"))
     waiting = await send()
     for task in (done, asking, waiting):
         hook = {"taskId": task, "id": "hers", "url": HOOK, "token": "secret"}
         await ada.rpc("CreateTaskPushNotificationConfig", Probe(hook))
         await ada.rpc("tasks/feedback", Probe({"taskId": task, "feedback": "a secret", "rating": 5}))
     await ada.rpc("SendMessage", Probe(sent("v1"), {"Idempotency-Key": "hers-too"}))
-    page = await front.storage.list_tasks(TaskQuery(owner="ada", page_size=1))
+    page = await front.storage.list_tasks(TaskQuery(owner=owner_at(agent, "ada"), page_size=1))
     breaker = Breaker()
     [told] = await front.storage.claim_deliveries(
         new_token(), lease=60, limit=1, per_endpoint=1, breaker=breaker
@@ -339,30 +346,36 @@ def _time_of(token: str) -> Any:
     return cursor.time
 
 
-async def everything(front: Front, ids: Ids) -> Sequence[Any]:
+async def everything(front: Front, owner: str, ids: Ids) -> Sequence[Any]:
     """All that the first caller has."""
     storage = front.storage
-    found: list[Any] = [await storage.list_tasks(TaskQuery(owner="ada")), await storage.list_contexts("ada")]
+    found: list[Any] = [await storage.list_tasks(TaskQuery(owner=owner)), await storage.list_contexts(owner)]
     for task in map(UUID, ids.tasks):
-        found += [await storage.load_task("ada", task), await storage.events_since("ada", task, 0)]
-        found += [await storage.load_feedback("ada", task), await storage.list_webhook_configs("ada", task)]
-    return [*found, await storage.load_context("ada", ids.context)]
+        found += [await storage.load_task(owner, task), await storage.events_since(owner, task, 0)]
+        found += [await storage.load_feedback(owner, task), await storage.list_webhook_configs(owner, task)]
+    return [*found, await storage.load_context(owner, ids.context)]
 
 
 @dataclass
 class Situation:
-    """The first caller's things, and second callers: each one new, so that none has anything."""
+    """The first caller's things, and second callers: each one new, so that none has anything. Among several agents it is the
+    first caller, each time at another agent."""
 
     front: Front
+    key: str
+    agents: Iterator[str]
     ada: Asker
+    owner: str
     ids: Ids
 
     async def eve(self) -> Asker:
+        if (agent := next(self.agents, None)) is not None:
+            return Asker(self.front, self.key, agent)
         return Asker(self.front, await key_for(self.front.storage, f"eve-{new_task_id()}"))
 
     async def compare(self, asks: Callable[[Asker, Ids, int], Any], count: int, *, takes_ids: bool) -> None:
         """Ask each of `count` cases for her ids and for nobody's."""
-        before = await everything(self.front, self.ids)
+        before = await everything(self.front, self.owner, self.ids)
         nobodys = of_nobody(self.ids)
         answers = []
         for number in range(count):
@@ -372,7 +385,7 @@ class Situation:
             assert "secret" not in theirs
             assert "500 " not in theirs[:4]
             answers.append(theirs)
-        assert await everything(self.front, self.ids) == before
+        assert await everything(self.front, self.owner, self.ids) == before
         if takes_ids:  # the cases would have found something: for her one of them does
             for number, theirs in enumerate(answers):
                 if leveled(await asks(self.ada, self.ids, number), self.ids) != theirs:
@@ -380,11 +393,15 @@ class Situation:
             raise AssertionError("no case asks for what there is")
 
 
-@pytest.fixture
-async def situation(open_front: Opens) -> Any:
-    async with open_front(CONFIG, auth=AuthSettings(api_keys=True)) as front:
-        ada = Asker(front, await key_for(front.storage, "ada"))
-        yield Situation(front, ada, await ada_works(front, ada))
+@pytest.fixture(params=["another caller", "another agent"])
+async def situation(open_front: Opens, request: pytest.FixtureRequest) -> Any:
+    agents = [f"agent-{number}" for number in range(40)] if request.param == "another agent" else []
+    async with open_front(CONFIG, auth=AuthSettings(api_keys=True), agents=agents) as front:
+        agent, *others = agents or [ONLY]
+        key = await key_for(front.storage, "ada")
+        ada = Asker(front, key, agent)
+        ids = await ada_works(front, ada, agent)
+        yield Situation(front, key, iter(others), ada, owner_at(agent, "ada"), ids)
 
 
 @pytest.mark.parametrize("method", METHODS)

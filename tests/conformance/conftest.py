@@ -6,11 +6,14 @@ from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
+from pydantic import SecretStr
 
+from perdure.settings import CardSettings
 from perdure.storage import Storage
 from perdure.tasks import ANONYMOUS
 from tests.api.front import Front, echo, opened_front
 from tests.conftest import DatabaseServer
+from tests.support.keys import pem
 from tests.support.storages import opened_memory, opened_postgres
 
 from .marks import Missing, Requirement
@@ -22,6 +25,7 @@ def pytest_configure(config: pytest.Config) -> None:
         "requirement(Requirement): what the specification says",
         "not_yet(Missing): in which bindings it does not hold",
         "agent(config): the agent behind the front door",
+        "signed(kind): the key that its card is signed with",
     ):
         config.addinivalue_line("markers", mark)
 
@@ -87,7 +91,9 @@ async def front(request: pytest.FixtureRequest, storage: Storage) -> AsyncIterat
     mark = request.node.get_closest_marker("agent")
     config = mark.args[0] if mark else {"capabilities": {"push_notifications": True}}
     config = {"default_input_modes": ["*/*"], **config}
-    async with opened_front(config, storage=storage) as front:
+    key = request.node.get_closest_marker("signed")
+    signing = CardSettings(signing_key=SecretStr(pem(key.args[0])), key_id="key-1") if key else CardSettings()
+    async with opened_front(config, storage=storage, card=signing) as front:
         yield front
 
 

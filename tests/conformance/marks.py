@@ -56,5 +56,10 @@ def agent(**config: object) -> pytest.MarkDecorator:
     return pytest.mark.agent(config)
 
 
+def signed(kind: str) -> pytest.MarkDecorator:
+    """The card is signed with a key of this kind (`tests.support.keys`), whose id is `key-1`."""
+    return pytest.mark.signed(kind)
+
+
 IN_ONE_LOOP = pytest.mark.asyncio(loop_scope="session")
 """The tests of this folder share the connections to Postgres, and with them the event loop."""

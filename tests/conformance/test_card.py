@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from urllib.parse import urlsplit
 
 import pytest
+import rfc8785
+from jwt import PyJWK, PyJWS
+from jwt.exceptions import InvalidSignatureError
+from jwt.utils import base64url_decode, base64url_encode
 
 from tests.api.front import Front, Json
 
-from .marks import IN_ONE_LOOP, NEW, OLD, RPC, agent, must, should
+from .marks import IN_ONE_LOOP, NEW, OLD, RPC, agent, must, should, signed
 from .speakers import SPEAKERS
 
 pytestmark = IN_ONE_LOOP
@@ -194,3 +199,57 @@ async def test_security_of_0_3(front: Front) -> None:
     assert types == {name: scheme["type"] for name, scheme in SCHEMES.items()}
     assert found["securitySchemes"]["key"]["in"] == "header"
     assert found["security"] == [{"token": []}, {"key": [], "login": ["read"]}]
+
+
+def header_of(signature: Json) -> Json:
+    found: Json = json.loads(base64url_decode(signature["protected"]))
+    return found
+
+
+@must("8.4.2", "The protected header of a signature names its algorithm and its key; its typ is JOSE", *NEW)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=signed(kind)) for kind in ("ES256", "EdDSA", "RS256")]
+)
+async def test_headers_of_signatures(front: Front, kind: str) -> None:
+    signatures = (await card(front))["signatures"]
+    assert signatures
+    for each in signatures:
+        assert header_of(each) == {"alg": kind, "kid": "key-1", "typ": "JOSE"}
+
+
+@must(
+    "8.4.1",
+    "What is signed is the card in canonical JSON (RFC 8785), without its signatures and without defaults, "
+    "required members and `optional` ones excepted",
+    *NEW,
+)
+@signed("ES256")
+@agent(security_schemes={"token": {"type": "http", "scheme": "bearer"}}, security=[{"token": []}])
+async def test_what_is_signed(front: Front) -> None:
+    found = await card(front)
+    [key] = (await front.http.get("/.well-known/jwks.json")).json()["keys"]
+    names = (
+        "name",
+        "description",
+        "version",
+        "supportedInterfaces",
+        "defaultInputModes",
+        "defaultOutputModes",
+    )
+    expected = {name: found[name] for name in (*names, "capabilities")} | {
+        "skills": [],
+        "securitySchemes": {"token": {"httpAuthSecurityScheme": {"scheme": "bearer"}}},
+        "securityRequirements": [{"schemes": {"token": {}}}],
+    }
+    assert expected["capabilities"]["extendedAgentCard"] is False
+    payload = base64url_encode(rfc8785.dumps(expected)).decode()
+    assert any(fits(each, payload, PyJWK(key)) for each in found["signatures"])
+
+
+def fits(signature: Json, payload: str, key: PyJWK) -> bool:
+    token = f"{signature['protected']}.{payload}.{signature['signature']}"
+    try:
+        PyJWS().decode(token, key, algorithms=["ES256"])
+    except InvalidSignatureError:
+        return False
+    return True

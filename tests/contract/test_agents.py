@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 from uuid import UUID
 
 import pytest
 
 from perdure.errors import ContextNotFound, TaskNotFound
 from perdure.ids import new_task_id, new_token
-from perdure.owners import agent_of, caller_of, is_caller, owner_at
+from perdure.owners import agent_of, caller_of, is_caller, owner_at, shown
 from perdure.storage import IdempotencyKey, NewTask, Storage, TaskQuery
-from perdure.storage.operators import WorkerBeat
+from perdure.storage.operators import TaskFilter, WorkerBeat
 from perdure.tasks import Ring, TaskState
 from tests.support.storages import Clock
 from tests.support.stories import ME, SOMEONE_ELSE, claim, id_of, idle, says, settle, submit
@@ -182,6 +183,32 @@ async def test_a_canceled_task_is_let_go_of_by_any_sweep(storage: Storage, clock
     await clock.expire_lease(turn.claim.task_id)
     rescued = await storage.rescue_tasks(grace=0.0, max_crashes=1, agents=["b"])
     assert [(ring.task_id, ring.agent) for ring in rescued.rings] == [(id_of(waiting), "a")]
+
+
+async def test_operators_look_at_the_tasks_of_one_agent(storage: Storage) -> None:
+    for owner in (ME, AT_A, AT_B, owner_at("a", SOMEONE_ELSE)):
+        await submit(storage, f"of {shown(owner)}", owner=owner)
+
+    async def found(**wanted: Any) -> set[str]:
+        lines = (await storage.find_tasks(TaskFilter(**wanted))).lines
+        assert await storage.count_matching(TaskFilter(**wanted)) == len(lines)
+        return {line.text for line in lines}
+
+    assert len(await found()) == 4
+    assert await found(agent="a") == {"of me at a", "of someone else at a"}
+    assert await found(agent="a", owner=ME) == {"of me at a"}
+    assert await found(owner=ME) == {"of me"}
+    assert await found(agent="b", state=TaskState.SUBMITTED) == {"of me at b"}
+    assert await found(agent="nobody's") == set()
+
+
+async def test_workers_are_counted_by_whom_they_serve(storage: Storage) -> None:
+    await storage.beat(WorkerBeat(worker_id="1", slots=1, running=0, version="1", agents=("a", "b")))
+    await storage.beat(
+        WorkerBeat(worker_id="2", slots=1, running=0, version="1", agents=("a",), draining=True)
+    )
+    assert await storage.workers_alive(60.0) == 1
+    assert [await storage.workers_alive(60.0, agent=agent) for agent in ("a", "b", "c")] == [1, 1, 0]
 
 
 async def test_a_beat_says_whom_a_worker_serves(storage: Storage) -> None:

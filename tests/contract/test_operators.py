@@ -17,6 +17,7 @@ from tests.support.storages import Clock
 from tests.support.stories import (
     ME,
     SOMEONE_ELSE,
+    chunk,
     claim,
     ended,
     id_of,
@@ -301,6 +302,38 @@ async def test_failures_that_differ_in_numbers_are_one_group(storage: Storage) -
     assert (hosts.failures, hosts.tasks, hosts.failed) == (2, 2, 1)
     assert hosts.message == "no route to host 2"
     assert hosts.first_seen <= hosts.last_seen <= newest.last_seen
+
+
+async def test_a_lost_worker_is_a_failure_too(storage: Storage, clock: Clock) -> None:
+    """Grouped by how far its handler had come; what the attempt itself has said counts first."""
+    silent = [await started(storage, context=f"silent {number}") for number in range(2)]
+    spoke = await started(storage, context="spoke")
+    await storage.update_task(spoke.claim, 1, new_artifacts=[chunk("so far")])
+    told = await started(storage, context="told")
+    await storage.record_failure(_failure(told))
+    settled = await started(storage, context="settled")
+    await settle(storage, settled)
+    for turn in (*silent, spoke, told):
+        await clock.expire_lease(id_of(turn))
+    await storage.rescue_tasks(grace=0, max_crashes=1)
+    groups = {group.message: group for group in await storage.failure_groups()}
+    before = groups["it died, or was cut off, before the handler had given anything"]
+    assert (before.error_class, before.failures, before.tasks, before.failed) == ("worker lost", 2, 2, 2)
+    after = groups["it died, or was cut off, after the handler had given anything"]
+    assert (after.error_class, after.failures) == ("worker lost", 1)
+    assert after.fingerprint != before.fingerprint
+    assert set(groups) == {before.message, after.message, "no route"}
+    [attempt] = await storage.attempts(id_of(spoke))
+    assert attempt.failure is not None
+    assert attempt.failure.worker == attempt.worker == "worker-1"
+    assert len(await _found(storage, error="worker lost")) == 3
+    assert len(await _found(storage, fingerprint=before.fingerprint)) == 2
+    # A second look changes nothing, and neither does a worker that comes back.
+    await storage.rescue_tasks(grace=0, max_crashes=1)
+    await storage.record_failure(_failure(spoke))
+    assert {group.message: group.failures for group in await storage.failure_groups()} == {
+        message: group.failures for message, group in groups.items()
+    }
 
 
 async def test_a_failure_of_a_task_that_is_gone_is_no_error(storage: Storage) -> None:

@@ -78,7 +78,8 @@ class Stack:
             "WEBHOOKS__KEYS": new_key(),
         }
 
-    def _start(self, command: list[str], event: str, **settings: str) -> tuple[Process, dict[str, Any]]:
+    def start(self, command: list[str], event: str, **settings: str) -> tuple[Process, dict[str, Any]]:
+        """A process, and the line of its log with this event."""
         env = surroundings(**{"PYTHONPATH": str(ROOT), **self.settings, **settings})
         popen = self._stack.enter_context(started(command, cwd=self.folder, env=env))
         first = heard(popen, event)
@@ -86,16 +87,22 @@ class Stack:
         return process, first
 
     def front_door(self, **settings: str) -> tuple[Server, Process]:
-        process, first = self._start([PERDURE, "serve", "--port", "0"], "serving", **settings)
+        process, first = self.start([PERDURE, "serve", "--port", "0"], "serving", **settings)
         server = Server(process.popen, first["url"])
         self._stack.callback(server.close)
         return server, process
 
-    def worker(self, **settings: str) -> Process:
-        return self._start([PERDURE, "worker"], "worker.started", **settings)[0]
+    def at_agent(self, server: Server, name: str) -> Server:
+        """One of several agents behind a front door."""
+        found = Server(server.process, f"{server.url}/agents/{name}")
+        self._stack.callback(found.close)
+        return found
+
+    def worker(self, *agents: str, **settings: str) -> Process:
+        return self.start([PERDURE, "worker", *agents], "worker.started", **settings)[0]
 
     def arq_worker(self, **settings: str) -> Process:
-        return self._start([ARQ, "worker.settings.WorkerSettings"], "worker.started", **settings)[0]
+        return self.start([ARQ, "worker.settings.WorkerSettings"], "worker.started", **settings)[0]
 
     def rows(self, statement: str, *arguments: Any) -> list[Any]:
         """What Postgres says."""

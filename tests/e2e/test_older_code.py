@@ -19,7 +19,8 @@ from tests.support.processes import ROOT, text_of
 
 from .conftest import Process, Stack, at, until
 
-OLDEST = oldest_code(ScriptDirectory.from_config(migrate.configuration()), migrate.head())
+SCRIPTS = ScriptDirectory.from_config(migrate.configuration())
+OLDEST = oldest_code(SCRIPTS, migrate.head())
 
 
 def git(*arguments: str) -> subprocess.CompletedProcess[bytes]:
@@ -35,7 +36,8 @@ def last_release() -> str | None:
 def last_commit_at(revision: str) -> str | None:
     """The last commit whose newest migration was `revision`: the one before that which brought the next. Looked for by the names
     of the files, which stay when history is written anew."""
-    path = f"alembic/versions/*_{int(revision) + 1:04d}_*.py"
+    [following] = SCRIPTS.get_revision(revision).nextrev
+    path = f"alembic/versions/*_{following}_*.py"
     found = git(
         "log", "--first-parent", "-m", "--diff-filter=A", "--format=%H", "-1", "HEAD", "--", path
     ).stdout.split()

@@ -37,9 +37,7 @@ def _open_files() -> None:
 def front_door(stack: Stack) -> Server:
     """One that may open fewer files than it needs, as most systems have it, until it asks for more."""
     command = ["sh", "-c", f"ulimit -Sn 256 && exec {PERDURE} serve --port 0"]
-    process, first = stack._start(
-        command, "serving", STORAGE__POOL_SIZE=str(POOL), STORAGE__POOL_TIMEOUT="60"
-    )
+    process, first = stack.start(command, "serving", STORAGE__POOL_SIZE=str(POOL), STORAGE__POOL_TIMEOUT="60")
     return Server(process.popen, first["url"])
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.support.keys import pem
 from tests.support.processes import ROOT, finished, serving, surroundings, text_of
 
 ARQ = Path(sys.executable).parent / "arq"
@@ -114,6 +115,16 @@ def test_it_serves_from_a_folder_with_packages_called_like_ours(installed: Path,
         for path in ("/docs", "/docs/swagger-ui-bundle.js", "/openapi.json"):
             assert httpx.get(server.url + path).status_code == 200
         assert server.stop() == 0
+
+
+def test_it_signs_cards_from_such_a_folder(installed: Path, hostile: Path) -> None:
+    (hostile / "key.pem").write_text(pem("EdDSA"))
+    perdure, env = str(installed / "perdure"), surroundings(CARD__SIGNING_KEY="key.pem")
+    with serving([perdure, "serve", "agent.py", "--port", "0"], cwd=hostile, env=env) as server:
+        verified = finished([perdure, "card", "--verify", server.url], cwd=hostile)
+    assert verified.stdout.startswith("shout: signed with the key "), verified.stderr
+    shown = finished([perdure, "card", "agent.py"], cwd=hostile, env=env)
+    assert '"signatures"' in shown.stdout, shown.stderr
 
 
 def test_an_authors_tests_run_from_such_a_folder(installed: Path, hostile: Path) -> None:

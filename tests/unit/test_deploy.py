@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -16,6 +17,7 @@ from perdure import metrics
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 RULES = yaml.safe_load((DEPLOY / "alerts.yml").read_text())["groups"][0]["rules"]
 PANELS = json.loads((DEPLOY / "grafana" / "perdure.json").read_text())["panels"]
+RUNBOOK = (DEPLOY.parent / "docs" / "runbook.md").read_text()
 OURS = re.compile(r"\bperdure_\w+")
 
 
@@ -39,6 +41,17 @@ def test_every_alert_asks_for_what_exists(rule: dict[str, str]) -> None:
     assert asked
     assert asked <= _known()
     assert rule["annotations"]
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule["alert"])
+def test_every_alert_has_its_section_in_the_runbook(rule: dict[str, Any]) -> None:
+    assert rule["annotations"]["runbook"] == f"docs/runbook.md#{rule['alert'].lower()}"
+    [section] = re.findall(rf"^### {rule['alert']}\n\n\*(\w+)\.\*", RUNBOOK, re.MULTILINE)
+    assert section.lower() == rule["labels"]["severity"]
+
+
+def test_the_runbook_has_no_section_of_an_alert_that_is_gone() -> None:
+    assert set(re.findall(r"^### (Perdure\w+)", RUNBOOK, re.MULTILINE)) == {rule["alert"] for rule in RULES}
 
 
 @pytest.mark.parametrize("panel", PANELS, ids=lambda panel: panel["title"])

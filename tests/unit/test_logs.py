@@ -46,7 +46,7 @@ def test_json_has_a_line_for_an_event(capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def test_a_traceback_stays_one_line_of_json(capsys: pytest.CaptureFixture[str]) -> None:
-    logs.set_up(LogSettings())
+    logs.set_up(LogSettings(contents="shown"))
     try:
         raise ValueError("why")
     except ValueError:
@@ -54,6 +54,55 @@ def test_a_traceback_stays_one_line_of_json(capsys: pytest.CaptureFixture[str]) 
         logging.getLogger("somebody").exception("failed")
     lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
     assert [line["exception"].splitlines()[-1] for line in lines] == ["ValueError: why"] * 2
+
+
+HIDDEN = "do-not-tell"
+"""It stands in no line of the code, which tracebacks quote."""
+
+
+def trouble() -> None:
+    """An error that leads to two others."""
+    try:
+        raise KeyError(HIDDEN)
+    except KeyError as error:
+        raise ExceptionGroup(HIDDEN, [ValueError(HIDDEN), OSError(HIDDEN)]) from error
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+def test_what_errors_say_is_not_said_where_nobody_asked_for_it(
+    capsys: pytest.CaptureFixture[str], form: str
+) -> None:
+    """Not on a terminal, as here: what is told is where it was raised."""
+    logs.set_up(LogSettings.model_validate({"format": form}))
+    try:
+        trouble()
+    except ExceptionGroup as error:
+        structlog.get_logger().exception("ours")
+        structlog.get_logger().error("given", exc_info=error)
+        logging.getLogger("somebody").exception("theirs")
+        logging.getLogger("asyncio").error("Task failed\nfuture: <Task exception=%r>", error)
+    said = capsys.readouterr().err
+    assert HIDDEN not in said
+    for word in ("ours", "given", "theirs", "Task failed"):
+        assert word in said
+    for kind in ("KeyError", "ExceptionGroup", "ValueError", "OSError"):
+        assert said.count(f"{kind}: [its text is not logged") == 3
+    assert said.count("The above exception was the direct cause") == 3
+    assert "test_logs.py" in said
+
+
+def test_an_error_within_another_is_told_as_tracebacks_do() -> None:
+    with pytest.raises(ExceptionGroup) as raised:
+        trouble()
+    error = raised.value
+    error.__cause__ = None
+    error.__suppress_context__ = False
+    told = logs.redacted(error)
+    assert told.index("KeyError: ") < told.index("During handling") < told.index("ExceptionGroup: ")
+    error.__suppress_context__ = True
+    assert "KeyError: " not in logs.redacted(error)
+    error.__cause__ = error  # no end
+    assert logs.redacted(error).count("ExceptionGroup: ") == 1
 
 
 def test_the_console_is_for_people(capsys: pytest.CaptureFixture[str]) -> None:

@@ -143,7 +143,7 @@ def test_an_unknown_member_of_a_group_is_refused(monkeypatch: pytest.MonkeyPatch
     assert refusal(monkeypatch, STORAGE__COLOUR="1").startswith("STORAGE__COLOUR is not a setting")
 
 
-@pytest.mark.parametrize("name", ["LOG_LEVEL", "AGENTS", "POST", "HOSTS", "LOG", "SERVER", "DATABASE_HOST"])
+@pytest.mark.parametrize("name", ["LOG_LEVEL", "POST", "HOSTS", "LOG", "SERVER", "DATABASE_HOST"])
 def test_other_peoples_variables_are_ignored(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv(name, "nonsense")
     assert load_settings() == Settings()

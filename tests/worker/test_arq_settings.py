@@ -176,7 +176,7 @@ def test_importing_the_settings_needs_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "line"),
     [
-        ({"AGENT": ""}, "which agent? set AGENT"),
+        ({"AGENT": ""}, "which agent? give"),
         ({"AGENT": "no/such.py"}, "there is no file"),
         ({"STORAGE_TYPE": "", "DATABASE_URL": "", "QUEUE_TYPE": ""}, "a worker needs STORAGE_TYPE=postgres"),
         ({"QUEUE_TYPE": ""}, "set QUEUE_TYPE=arq"),

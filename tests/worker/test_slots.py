@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 from perdure.agent import Agent
@@ -16,10 +16,14 @@ from worker.slots import Slots
 from .conftest import SETTINGS, Shop, meddled
 
 
-def at(shop: Shop, handler: Callable[..., Any], **changes: Any) -> AbstractAsyncContextManager[Slots]:
+@asynccontextmanager
+async def at(shop: Shop, handler: Callable[..., Any], **changes: Any) -> AsyncIterator[Slots]:
     """A front door's worker; `changes` to the settings of workers."""
     settings = SETTINGS.model_copy(update={"worker": SETTINGS.worker.model_copy(update=changes)})
-    return embedded(Agent.of({"name": "test"}, handler), shop.storage, shop.queue, shop.watch, settings)
+    agent = Agent.of({"name": "test"}, handler)
+    async with embedded(agent, shop.storage, shop.queue, shop.watch, settings) as slots:
+        (own,) = slots.each
+        yield own
 
 
 class Waiting:

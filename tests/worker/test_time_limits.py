@@ -85,6 +85,8 @@ async def test_it_fails_when_it_takes_too_long_each_time(shop: Shop) -> None:
         "The agent was not done within 0.1 seconds.",
     )
     assert (task.failures, task.crashes, task.metadata) == (1, 0, {})
+    [group] = await shop.storage.failure_groups()
+    assert (group.error_class, group.failures, group.failed) == ("timeout", 2, 1)
 
 
 async def test_a_turn_that_passes_the_tasks_deadline_fails_at_once(any_shop: Shop) -> None:

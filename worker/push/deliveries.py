@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -21,6 +22,8 @@ from perdure.ids import new_token
 from perdure.settings import Settings
 from perdure.storage import Storage
 from perdure.storage.webhooks import Breaker, ClaimedDelivery, DeliveryAttempt
+from perdure.tracing import headers as trace_headers
+from perdure.tracing import spans
 
 from .client import Answer, Client, NoAnswer
 from .request import body, headers, receiver
@@ -159,7 +162,7 @@ class Deliveries:
         else:
             named = headers(to, claimed.config.version, str(claimed.delivery_id), started_at, content)
             try:
-                answer = await self._client.post(to.url, named, content)
+                answer = await self._post(claimed, to.url, named, content)
                 blame = blamed(answer)
             except Refused as refused:
                 # blamed as a name without an address is: else its owner could tell them apart by when its breaker opens
@@ -175,6 +178,16 @@ class Deliveries:
             answer=_head(answer),
         )
         return _Found(attempt, answer, blame)
+
+    async def _post(
+        self, claimed: ClaimedDelivery, url: str, named: Mapping[str, str], content: bytes
+    ) -> Answer:
+        with spans.delivery(claimed, url) as span:
+            answer = await self._client.post(url, {**named, **trace_headers(span.context)}, content)
+            span.note({"http.response.status_code": answer.status})
+            if answer.status >= 400:
+                span.fail(str(answer.status))
+            return answer
 
     async def _settle(self, claimed: ClaimedDelivery, found: _Found) -> None:
         decided = verdict(

@@ -127,6 +127,7 @@ class MemoryStorage(Contexts, Belongings, Counts, Folding, Keys, Operators, Webh
         *,
         key: IdempotencyKey | None = None,
         webhooks: Sequence[WebhookConfig] = (),
+        trace_context: str = "",
     ) -> Accepted:
         with self._lock:
             if taken := self._ledger.taken(owner, key):
@@ -138,6 +139,7 @@ class MemoryStorage(Contexts, Belongings, Counts, Folding, Keys, Operators, Webh
                 raise UnsupportedOperation(f"the task is {row.state} and takes no more messages")
             now = self._ledger.now()
             row.append(draft(complete(message, row.context_id, row.task_id)), 0, now)
+            row.trace(trace_context)
             self._ledger.take_key(row, key)
             self._ledger.touch(owner, row.context_id, now)
             heard = row.events(row.last_seq - 1, 1)
@@ -229,6 +231,7 @@ class MemoryStorage(Contexts, Belongings, Counts, Folding, Keys, Operators, Webh
                 conversation=said,
                 steps=row.stored_steps(),
                 deadline=deadline,
+                trace_contexts=row.trace_contexts,
             )
 
     def _held_with(self, token: UUID) -> TaskRow | None:
@@ -371,6 +374,7 @@ class MemoryStorage(Contexts, Belongings, Counts, Folding, Keys, Operators, Webh
         if row.state is TaskState.WORKING:
             row.crashes += 1
             row.lost_attempts.add(row.attempt)
+            row.lost_worker(now)
             status = crashed(again=row.crashes < max_crashes)
             if status.message is not None:
                 status = replace(status, message=complete(status.message, row.context_id, row.task_id))
@@ -421,10 +425,13 @@ class MemoryStorage(Contexts, Belongings, Counts, Folding, Keys, Operators, Webh
         with self._lock:
             self._workers.pop(worker_id, None)
 
-    async def workers_alive(self, within: float) -> int:
+    async def workers_alive(self, within: float, *, agent: str | None = None) -> int:
         with self._lock:
             since = self._ledger.now() - timedelta(seconds=within)
-            return sum(not sign.beat.draining and sign.time >= since for sign in self._workers.values())
+            alive = [
+                sign.beat for sign in self._workers.values() if sign.time >= since and not sign.beat.draining
+            ]
+            return sum(agent is None or agent in beat.agents for beat in alive)
 
     def keeper(self, *, lease: float) -> Keeper:
 

@@ -122,6 +122,7 @@ class Ledger:
         for key, most in new.limits.items():
             self._limits.setdefault(key, Limit(most)).most = most
         row.append(message, 0, now)
+        row.trace(new.trace_context)
         self.tasks[row.task_id] = row
         context.entries.append(row)
         self.waiting.add(row)

@@ -227,7 +227,8 @@ class Operators(Locked):
 def _tests(wanted: TaskFilter, now: datetime) -> list[Callable[[TaskRow], bool]]:
     given: list[tuple[Any, Callable[[TaskRow, Any], bool]]] = [
         (wanted.state, lambda row, state: row.state is state),
-        (wanted.owner, lambda row, owner: row.owner == owner),
+        (wanted.whose, lambda row, owner: row.owner == owner),
+        (wanted.agent, lambda row, agent: row.agent == agent),
         (wanted.context_id, lambda row, context_id: row.context_id == context_id),
         (wanted.worker, lambda row, worker: row.held and row.holder == worker),
         (wanted.fingerprint, _has_fingerprint),
@@ -282,6 +283,7 @@ def _line(limits: Mapping[str, int], row: TaskRow) -> TaskLine:
         lease_until=row.lease_until,
         text=words[:HEAD],
         error=_told(last)[:HEAD] if last else "",
+        trace_contexts=row.trace_contexts,
     )
 
 

@@ -19,11 +19,12 @@ import orjson
 from perdure.owners import agent_of
 from perdure.payload import dump_body, load_body
 from perdure.storable import unstorable
-from perdure.storage import MOST_BACKOFF, Claim, Context, Feedback, Held
+from perdure.storage import MOST_BACKOFF, TRACED, Claim, Context, Feedback, Held
 from perdure.storage.folding import folded
 from perdure.storage.memory.outbox import Line
 from perdure.storage.operators import Failure
 from perdure.storage.views import conversation, last, task_artifacts, task_conversation, task_history
+from perdure.storage.writes import worker_lost
 from perdure.tasks import ArtifactChunk, Event, Message, StatusChange, Task, TaskState
 
 Body = Message | ArtifactChunk | StatusChange
@@ -111,6 +112,12 @@ class TaskRow:
     keys: list[str] = field(default_factory=list)  # the idempotency keys that stand for it
     feedback: list[tuple[Feedback, bytes]] = field(default_factory=list)
     webhooks: dict[str, Line] = field(default_factory=dict)  # by the ids of their configs
+    trace_contexts: tuple[str, ...] = ()
+
+    def trace(self, context: str) -> None:
+        """A message came with this trace context."""
+        if context:
+            self.trace_contexts = (*self.trace_contexts, context)[-TRACED:]
 
     # ------------------------------------------------------------------ the log
 
@@ -164,6 +171,21 @@ class TaskRow:
             self.log[self._place(event.first_seq) : place + 1] = [
                 _Entry(event.first_seq, event.seq, event.attempt, event.time, made.kind, made.payload)
             ]
+
+    def lost_worker(self, time: datetime) -> None:
+        """Why the attempt ended, for operators, where nobody has said it yet."""
+        spoke = any(entry.attempt == self.attempt and entry.kind != "status" for entry in self.log)
+        error_class, message, fingerprint = worker_lost(spoke=spoke)
+        failure = Failure(
+            task_id=self.task_id,
+            attempt=self.attempt,
+            error_class=error_class,
+            message=message,
+            fingerprint=fingerprint,
+            worker=self.holder,
+            created_at=time,
+        )
+        self.troubles.setdefault(self.attempt, failure)
 
     @property
     def agent(self) -> str:

@@ -83,7 +83,8 @@ class Webhooks(Locked):
                 parcel.attempts += 1
                 parcel.tries += 1
                 outbox.half_open(line.config.endpoint, until, breaker)
-                claimed.append(_claimed(line, parcel, now, token))
+                traced = self._ledger.tasks[line.config.task_id].trace_contexts
+                claimed.append(_claimed(line, parcel, now, token, traced))
             return claimed
 
     async def delivery_events(
@@ -237,7 +238,9 @@ def _same(event: Event, own: Event) -> bool:
     return event.seq == own.seq
 
 
-def _claimed(line: Line, parcel: Parcel, now: datetime, token: UUID) -> ClaimedDelivery:
+def _claimed(
+    line: Line, parcel: Parcel, now: datetime, token: UUID, trace_contexts: Sequence[str]
+) -> ClaimedDelivery:
     return ClaimedDelivery(
         delivery_id=parcel.delivery_id,
         owner=line.owner,
@@ -247,6 +250,7 @@ def _claimed(line: Line, parcel: Parcel, now: datetime, token: UUID) -> ClaimedD
         failing_for=(now - line.failing_since).total_seconds() if line.failing_since else 0.0,
         config=line.config,
         token=token,
+        trace_contexts=trace_contexts,
     )
 
 

@@ -35,7 +35,7 @@ from perdure.storage.postgres.turns import Turns, renew
 from perdure.storage.postgres.wall import NOBODY
 from perdure.storage.postgres.webhooks import Webhooks
 from perdure.storage.schema import VERSION_TABLE
-from perdure.storage.writes import crashed, expired
+from perdure.storage.writes import crashed, expired, worker_lost
 from perdure.tasks import Notice, Ring, TaskState
 from perdure.vault import Vault
 
@@ -131,6 +131,7 @@ class PostgresStorage(
             *(grace, max_crashes, limit),
             *(dumps(again), dumps(failed), message_json(poison.message)),
             *(as_of, up_for, None if agents is None else list(agents)),
+            [*worker_lost(spoke=False), *worker_lost(spoke=True)],
         )
         return Swept(
             rings=tuple(Ring(row["task_id"], row["dispatch"], row["agent"]) for row in rows if row["rings"]),
@@ -186,8 +187,8 @@ class PostgresStorage(
     async def forget_worker(self, worker_id: str) -> None:
         await self._rows(sql.FORGET_WORKER, worker_id)
 
-    async def workers_alive(self, within: float) -> int:
-        row = await self._row(sql.WORKERS_ALIVE, within, owner=NOBODY)
+    async def workers_alive(self, within: float, *, agent: str | None = None) -> int:
+        row = await self._row(sql.WORKERS_ALIVE, within, agent, owner=NOBODY)
         return row["count"] if row else 0
 
     def keeper(self, *, lease: float) -> Keeper:

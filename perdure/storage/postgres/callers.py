@@ -26,15 +26,16 @@ from perdure.tasks import Message, StatusChange, Task, TaskState
 from perdure.vault import Vault
 
 # As SUBMIT, for several. $1 task_ids, $2 owners, $3 context_ids, $4 metadata, $5 messages, $6 policies, $7 priorities, $8 delays,
-# $9 expiries or null, $10 deadlines or null, $11 agents, $12 idempotency keys or null, $13 their fingerprints. Left out, for
-# SUBMIT to say why: what is there already, whose key is taken, and whose policy is to reject where the context is busy.
+# $9 expiries or null, $10 deadlines or null, $11 agents, $12 idempotency keys or null, $13 their fingerprints, $14 trace contexts
+# or null. Left out, for SUBMIT to say why: what is there already, whose key is taken, and whose policy is to reject where the
+# context is busy.
 # Keys are locked before contexts, as a single send does it. One that rejects is alone with its context in a batch.
 SUBMIT_ALL = f"""
 WITH asked AS (
         SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::jsonb[], $5::jsonb[], $6::text[], $7::int[], $8::float8[],
-                             $9::float8[], $10::float8[], $11::text[], $12::text[], $13::text[])
+                             $9::float8[], $10::float8[], $11::text[], $12::text[], $13::text[], $14::text[])
                WITH ORDINALITY AS a(task_id, owner, context_id, metadata, message, policy, priority, delay, expires, deadline,
-                                    agent, key, fingerprint, place)
+                                    agent, key, fingerprint, trace_context, place)
          WHERE NOT EXISTS (SELECT FROM tasks t WHERE t.task_id = a.task_id)),
     taken AS (
         INSERT INTO idempotency_keys (owner, key, fingerprint, task_id)
@@ -65,11 +66,12 @@ WITH asked AS (
     task AS (
         INSERT INTO tasks (task_id, owner, context_id, position, metadata, last_seq, message_seq, dispatch,
                            due_at, dispatched_at, status_timestamp, created_at, updated_at,
-                           priority, rank, parallel, expires_at, deadline_at, agent)
+                           priority, rank, parallel, expires_at, deadline_at, agent, trace_contexts)
         SELECT f.task_id, f.owner, f.context_id, line.last_position - f.tasks + f.nth, f.metadata, 1, 1, 1,
                now + make_interval(secs => f.delay), now, now, now, now,
                f.priority, ranks.rank + f.later, f.parallel,
-               now + make_interval(secs => f.expires), now + make_interval(secs => f.deadline), f.agent
+               now + make_interval(secs => f.expires), now + make_interval(secs => f.deadline), f.agent,
+               CASE WHEN f.trace_context IS NOT NULL THEN ARRAY[f.trace_context] END
           FROM fresh f JOIN line ON line.owner = f.owner AND line.context_id = f.context_id
           JOIN ranks ON ranks.owner = f.owner AND ranks.priority = f.priority
         RETURNING task_id, owner, context_id, created_at),
@@ -98,6 +100,7 @@ class New(NamedTuple):
     agent: str
     key: str | None
     fingerprint: str | None
+    trace_context: str | None
 
 
 class Callers(Reads):
@@ -141,15 +144,20 @@ class Callers(Reads):
         if _goes_with_others(new, key):
             row = await self._submits.ask(
                 New(
-                    *(
-                        new.task_id,
-                        new.owner,
-                        new.context_id,
-                        dumps(dict(new.metadata)),
-                        message_json(message),
-                    ),
-                    *(new.policy.value, new.priority, new.delay, new.expires, new.deadline),
-                    *(agent_of(new.owner), key.key if key else None, key.fingerprint if key else None),
+                    task_id=new.task_id,
+                    owner=new.owner,
+                    context_id=new.context_id,
+                    metadata=dumps(dict(new.metadata)),
+                    message=message_json(message),
+                    policy=new.policy.value,
+                    priority=new.priority,
+                    delay=new.delay,
+                    expires=new.expires,
+                    deadline=new.deadline,
+                    agent=agent_of(new.owner),
+                    key=key.key if key else None,
+                    fingerprint=key.fingerprint if key else None,
+                    trace_context=new.trace_context or None,
                 )
             )
             if row is not None:
@@ -186,9 +194,10 @@ class Callers(Reads):
         *,
         key: IdempotencyKey | None = None,
         webhooks: Sequence[WebhookConfig] = (),
+        trace_context: str = "",
     ) -> Accepted:
         stored = complete(message, "", task_id)
-        work = sends.append(owner, task_id, stored, message.context_id, key)
+        work = sends.append(owner, task_id, stored, message.context_id, key, trace_context)
         found = await self._database.run(with_webhooks(work, owner, webhooks, self._vault), owner=owner)
         if isinstance(found, UUID):
             return Accepted(await self._bare(owner, found), None, repeated=True)

@@ -89,7 +89,7 @@ WITH mine AS (
           FROM claimed),
     turns AS (
         SELECT * FROM claimed UNION ALL SELECT * FROM mine)
-SELECT r.held_up, {TASK}, t.position, t.turns, t.status_seq, t.lease_token,
+SELECT r.held_up, {TASK}, t.position, t.turns, t.status_seq, t.lease_token, t.trace_contexts,
        CASE WHEN t.position = 1 AND t.last_seq = 2 THEN (
             SELECT e.payload FROM task_events e WHERE e.task_id = t.task_id AND e.seq = 1) END AS opening
   FROM (SELECT EXISTS (SELECT FROM refused) AS held_up) r LEFT JOIN turns t ON true
@@ -210,6 +210,7 @@ def _turn(
         conversation=task.history if said is None else said,
         steps=steps or {},
         deadline=row["deadline"],
+        trace_contexts=row["trace_contexts"] or (),
     )
 
 

@@ -136,7 +136,7 @@ class Lane(Generic[Item, Answer]):
             return await self._send(items)
         except Exception as error:
             if len(items) > 1 and _may_be_a_neighbours(error):
-                log.info("lane.one_by_one", items=len(items), error=f"{type(error).__name__}: {error}")
+                log.info("lane.one_by_one", items=len(items), error=type(error).__name__)
                 return _joined(await asyncio.gather(*(self._answers([item]) for item in items)))
             return [_own(error) for _ in items]
 

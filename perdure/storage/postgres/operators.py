@@ -83,7 +83,7 @@ SELECT percentile_cont(ARRAY[0.5, 0.95]) WITHIN GROUP (ORDER BY extract(epoch FR
 
 _LINE = f"""
 SELECT t.task_id, t.context_id, t.owner, t.state, t.created_at, t.status_timestamp, t.due_at, t.attempt, t.failures, t.crashes,
-       t.priority, t.parallel, t.lease_holder, t.lease_until,
+       t.priority, t.parallel, t.lease_holder, t.lease_until, t.trace_contexts,
        (SELECT jsonb_object_agg(l.limit_key, l.max_running) FROM concurrency_limits l
          WHERE l.limit_key = ANY (t.limit_keys)) AS limits,
        (SELECT left(string_agg(p ->> 'text', ' '), {HEAD}) FROM task_events e, jsonb_array_elements(e.payload -> 'parts') p
@@ -271,7 +271,7 @@ _INDEXED = {
 
 
 _COLUMNS = """task_id, context_id, owner, state, created_at, status_timestamp, due_at, attempt, failures, crashes, priority,
-       parallel, lease_holder, lease_until, limit_keys"""
+       parallel, lease_holder, lease_until, limit_keys, trace_contexts"""
 
 
 def _scan(wanted: TaskFilter, before: UUID | None) -> tuple[str, list[Any]]:
@@ -279,7 +279,7 @@ def _scan(wanted: TaskFilter, before: UUID | None) -> tuple[str, list[Any]]:
     named = parse_task_id(wanted.text) if wanted.text else None
     arguments: list[Any] = [
         before,
-        wanted.owner,
+        wanted.agent if wanted.whose is None else wanted.whose,
         wanted.context_id,
         wanted.worker,
         wanted.fingerprint,
@@ -295,7 +295,7 @@ def _scan(wanted: TaskFilter, before: UUID | None) -> tuple[str, list[Any]]:
         condition
         for value, condition in (
             (before, "task_id < $1"),
-            (wanted.owner, "owner = $2"),
+            (wanted.agent or wanted.owner, "agent = $2" if wanted.whose is None else "owner = $2"),
             (wanted.context_id, "context_id = $3"),
             (wanted.worker, "lease_token IS NOT NULL AND lease_holder = $4"),
             (wanted.fingerprint, "task_id IN (SELECT task_id FROM task_failures WHERE fingerprint = $5)"),
@@ -355,6 +355,7 @@ def _line(row: Row) -> TaskLine:
         lease_until=row["lease_until"],
         text=row["text"] or "",
         error=row["error"] or "",
+        trace_contexts=row["trace_contexts"] or (),
     )
 
 

@@ -83,6 +83,7 @@ async def _insert(connection: Any, new: NewTask, message: Message) -> Submitted 
         [name for name, _ in limits],
         [limit for _, limit in limits],
         agent_of(new.owner),
+        [new.trace_context] if new.trace_context else None,
     )
     if row is None:  # busy, maybe with this very task
         if await connection.fetchrow(OWNS, new.task_id, new.owner) is not None:
@@ -109,7 +110,12 @@ def in_time(new: NewTask) -> bool:
 
 
 def append(
-    owner: str, task_id: UUID, message: Message, context_id: str, key: IdempotencyKey | None
+    owner: str,
+    task_id: UUID,
+    message: Message,
+    context_id: str,
+    key: IdempotencyKey | None,
+    trace_context: str,
 ) -> Work[Appended | UUID]:
     """Store a message to a task; `context_id` is the one that its sender named, or empty.
 
@@ -119,11 +125,10 @@ def append(
     async def work(connection: Any, again: bool) -> Appended | UUID:
         if again and (kept := await _kept_before(connection, owner, task_id, message)):
             return kept
+        asked = (connection, owner, task_id, message, context_id, trace_context)
         if key is None:
-            return await _append(connection, owner, task_id, message, context_id)
-        return await _once(
-            connection, owner, task_id, key, lambda: _append(connection, owner, task_id, message, context_id)
-        )
+            return await _append(*asked)
+        return await _once(connection, owner, task_id, key, lambda: _append(*asked))
 
     return work
 
@@ -134,9 +139,11 @@ async def _kept_before(connection: Any, owner: str, task_id: UUID, message: Mess
     return None if dispatch is None else Appended(dispatch, due=True)
 
 
-async def _append(connection: Any, owner: str, task_id: UUID, message: Message, context_id: str) -> Appended:
+async def _append(
+    connection: Any, owner: str, task_id: UUID, message: Message, context_id: str, trace_context: str
+) -> Appended:
     row: Row | None = await connection.fetchrow(
-        sql.CONTINUE, task_id, owner, context_id, message_json(message)
+        sql.CONTINUE, task_id, owner, context_id, message_json(message), trace_context or None
     )
     if row is None:
         raise TaskNotFound(task_id)

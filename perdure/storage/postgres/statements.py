@@ -20,7 +20,7 @@ Parameters are listed above each statement.
 
 from __future__ import annotations
 
-from perdure.storage import MOST_BACKOFF
+from perdure.storage import MOST_BACKOFF, TRACED
 from perdure.storage.postgres.wall import across
 
 TERMINAL = "('completed', 'failed', 'canceled', 'rejected')"
@@ -98,8 +98,8 @@ def rank(owner: str, priority: str, agent: str) -> str:
 
 
 # $1 task_id, $2 owner, $3 context_id, $4 metadata, $5 message, $6 policy, $7 priority, $8 delay in seconds, $9 expires in
-# seconds or null, $10 deadline in seconds or null, $11 limit keys, $12 their limits, $13 agent. No row: the policy is to reject,
-# and the context is busy.
+# seconds or null, $10 deadline in seconds or null, $11 limit keys, $12 their limits, $13 agent, $14 trace contexts or null.
+# No row: the policy is to reject, and the context is busy.
 SUBMIT = f"""
 WITH place AS (
         INSERT INTO contexts AS c (owner, context_id, last_position, waiting) VALUES ($2, $3, 1, ($6 <> 'parallel')::int)
@@ -117,10 +117,10 @@ WITH place AS (
     task AS (
         INSERT INTO tasks (task_id, owner, context_id, position, metadata, last_seq, message_seq, dispatch,
                            due_at, dispatched_at, status_timestamp, created_at, updated_at,
-                           priority, rank, parallel, limit_keys, expires_at, deadline_at, agent)
+                           priority, rank, parallel, limit_keys, expires_at, deadline_at, agent, trace_contexts)
         SELECT $1, $2, $3, place.last_position, $4, 1, 1, 1, now + make_interval(secs => $8), now, now, now, now,
                $7, {rank("$2", "$7", "$13::text")}, $6 = 'parallel', $11,
-               now + make_interval(secs => $9), now + make_interval(secs => $10), $13
+               now + make_interval(secs => $9), now + make_interval(secs => $10), $13, $14
           FROM place
         RETURNING task_id, created_at),
     event AS (
@@ -168,7 +168,7 @@ DELETE FROM idempotency_keys WHERE (owner, key) IN (
 RETURNING true
 """
 
-# $1 task_id, $2 owner, $3 context_id or '', $4 message (its context is put in here)
+# $1 task_id, $2 owner, $3 context_id or '', $4 message (its context is put in here), $5 trace context or null
 CONTINUE = f"""
 WITH line AS (
         SELECT c.owner, c.context_id, c.running_task, c.waiting FROM contexts c
@@ -193,6 +193,8 @@ WITH line AS (
                due_at = CASE WHEN task.wakes THEN task.now ELSE t.due_at END,
                dispatch = t.dispatch + task.wakes::int,
                dispatched_at = CASE WHEN task.wakes THEN task.now ELSE t.dispatched_at END,
+               trace_contexts = CASE WHEN $5::text IS NULL THEN t.trace_contexts
+                   ELSE array_append(t.trace_contexts[greatest(cardinality(t.trace_contexts) - {TRACED - 2}, 1):], $5) END,
                updated_at = task.now
           FROM task
          WHERE t.task_id = task.task_id AND task.state NOT IN {TERMINAL} AND $3 IN ('', t.context_id)
@@ -327,7 +329,8 @@ CLAIMABLE = """t.state = 'submitted' AND t.lease_token IS NULL AND t.due_at <= n
                                                                AND l.running >= l.max_running)"""
 
 # $1 grace in seconds, $2 max crashes, $3 limit, $4 status payload (crash), $5 status payload (failed), $6 its message,
-# $7 as of when or null, $8 how long the server has to be up in seconds, $9 the agents whose tasks may end as failed or null.
+# $7 as of when or null, $8 how long the server has to be up in seconds, $9 the agents whose tasks may end as failed or null,
+# $10 what operators are told, of an attempt that has said nothing and of another: class, message and fingerprint of each.
 # The tasks rescued, those of them that worked with their state; and what else became claimable.
 _LAPSED = """t.lease_token IS NOT NULL
            AND t.lease_until < coalesce($7::timestamptz, clock_timestamp()) - make_interval(secs => $1)
@@ -344,7 +347,7 @@ WITH lapsed AS (
          ORDER BY c.owner, c.context_id FOR NO KEY UPDATE SKIP LOCKED),
     held AS (
         SELECT t.task_id, t.state, t.state = 'working' AND t.crashes + 1 < $2 AS again, t.state = 'working' AS worked,
-               clock_timestamp() AS now
+               t.lease_holder, clock_timestamp() AS now
           FROM tasks t JOIN line ON t.owner = line.owner AND t.context_id = line.context_id
          WHERE {_LAPSED}
          ORDER BY t.task_id FOR NO KEY UPDATE OF t SKIP LOCKED),
@@ -364,13 +367,20 @@ WITH lapsed AS (
                due_at = held.now, dispatch = t.dispatch + held.again::int, dispatched_at = held.now, updated_at = held.now
           FROM held WHERE t.task_id = held.task_id
         RETURNING t.task_id, t.owner, t.context_id, t.state, t.attempt, t.last_seq, t.dispatch, t.agent,
-                  t.status_message, t.updated_at, t.parallel, t.limit_keys, held.again, held.worked),
+                  t.status_message, t.updated_at, t.parallel, t.limit_keys, held.again, held.worked, held.lease_holder),
     let_go AS (SELECT * FROM rescued),{UNCOUNT},{UNLIMITED},
     event AS (
         INSERT INTO task_events (task_id, seq, first_seq, kind, attempt, payload, created_at)
         SELECT task_id, last_seq, last_seq, 'status', 0,
                CASE WHEN again THEN $4::jsonb ELSE jsonb_set($5::jsonb, '{{status,message}}', status_message) END, updated_at
           FROM rescued WHERE worked),
+    why AS (
+        INSERT INTO task_failures (task_id, attempt, error_class, message, fingerprint, worker)
+        SELECT task_id, attempt, ($10::text[])[1 + spoke], ($10::text[])[2 + spoke], ($10::text[])[3 + spoke], lease_holder
+          FROM (SELECT r.*, 3 * EXISTS (SELECT FROM task_events e WHERE e.task_id = r.task_id AND e.attempt = r.attempt
+                                                                    AND e.kind <> 'status')::int AS spoke
+                  FROM rescued r WHERE worked) lost
+            ON CONFLICT (task_id, attempt) DO NOTHING),
     slot AS (
         UPDATE contexts c SET running_task = NULL, waiting = line.waiting + r.again::int
           FROM rescued r JOIN line ON line.owner = r.owner AND line.context_id = r.context_id
@@ -451,7 +461,8 @@ ON CONFLICT (worker_id) DO UPDATE
 RETURNING asked_to_drain
 """
 FORGET_WORKER = "DELETE FROM workers WHERE worker_id = $1"
-# $1 seconds; workers that died long ago go with it
+# $1 seconds, $2 agent or null
 WORKERS_ALIVE = """
 SELECT count(*) FROM workers WHERE beat_at > clock_timestamp() - make_interval(secs => $1) AND NOT draining
+   AND ($2::text IS NULL OR $2 = ANY (agents))
 """

@@ -107,7 +107,8 @@ WITH RECURSIVE lined(endpoint) AS (
          WHERE d.delivery_id = head.delivery_id AND d.state = 'waiting'
         RETURNING d.delivery_id, d.task_id, d.config_id, d.seq, d.owner, d.attempts, d.tries)
 SELECT held.{_COLUMNS.replace(", ", ", held.")}, sent.delivery_id, sent.seq, sent.owner, sent.attempts, sent.tries,
-       coalesce(extract(epoch FROM clock_timestamp() - held.failing_since), 0)::float8 AS failing_for
+       coalesce(extract(epoch FROM clock_timestamp() - held.failing_since), 0)::float8 AS failing_for,
+       (SELECT t.trace_contexts FROM tasks t WHERE t.task_id = held.task_id) AS trace_contexts
   FROM held LEFT JOIN sent ON sent.task_id = held.task_id AND sent.config_id = held.config_id
 """
 
@@ -353,6 +354,7 @@ class Webhooks(Statements):
             failing_for=row["failing_for"],
             config=self._config(row),
             token=token,
+            trace_contexts=row["trace_contexts"] or (),
         )
 
     async def delivery_events(
