@@ -5,9 +5,13 @@ from __future__ import annotations
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-from tests.support.processes import text_of
+from tests.support.processes import Server, text_of
 
 from .conftest import AGENTS, Stack, at, until
+
+
+def all_at(server: Server, tasks: list[str], state: str) -> None:
+    until(lambda: all(at(server, task, state) for task in tasks))
 
 
 def test_limits_hold_for_all_workers_together(stack: Stack) -> None:
@@ -22,10 +26,11 @@ def test_limits_hold_for_all_workers_together(stack: Stack) -> None:
     sent = 0
     while sent == 0 or not all(
         worker.said("turn.settled") for worker in workers
-    ):  # whoever is rung may take all of a round
+    ):  # who is rung may take a whole round
         with ThreadPoolExecutor(8) as clients:
-            tasks = list(clients.map(send, range(sent, sent := sent + 40)))
-        until(lambda tasks=tasks: all(at(server, task, "completed") for task in tasks))
+            tasks = list(clients.map(send, range(sent, sent + 40)))
+        sent += len(tasks)
+        all_at(server, tasks, "completed")
     met = [line.split() for line in (stack.folder / "turns.log").read_text().splitlines()]
     assert len(met) == sent
     assert max(map(len, met)) == 2
