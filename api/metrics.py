@@ -9,6 +9,7 @@ from starlette.responses import Response
 
 from perdure import metrics
 from perdure.errors import QueueUnavailable, SchemaMismatch, StorageUnavailable
+from perdure.pruning import Rules
 from perdure.queue import Queue
 from perdure.settings import Settings
 from perdure.storage import Storage
@@ -29,6 +30,7 @@ class Metrics:
         self._queue = queue
         self._alive = settings.worker.beat_interval * MISSED_BEATS
         self._walled = sees_one_owner(settings)
+        self._retains = bool(Rules.of(settings.retention))
         self._looked_at = float("-inf")
 
     async def __call__(self, request: Request) -> Response:
@@ -48,6 +50,7 @@ class Metrics:
             counts, oldest = await self._storage.waiting()
             workers = await self._storage.list_workers()
             endpoints = await self._storage.list_endpoints()
+            pruned = await self._storage.retention_age()
             now = await self._storage.check()
         except (StorageUnavailable, SchemaMismatch):
             metrics.STORAGE_UP.set(0)
@@ -56,6 +59,7 @@ class Metrics:
         for state in metrics.OPEN_STATES:
             metrics.TASKS.labels(state.value).set(counts.get(state, 0))
         metrics.OLDEST_WAITING.set(oldest or 0.0)
+        metrics.RETENTION_AGE.set((self._retains and pruned) or 0.0)
         metrics.WEBHOOKS_WAITING.set(sum(each.waiting for each in endpoints))
         waiting = [each.oldest for each in endpoints if each.oldest]
         metrics.OLDEST_DELIVERY.set((now - min(waiting)).total_seconds() if waiting else 0.0)

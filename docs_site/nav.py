@@ -23,6 +23,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "configuration.md",
         "security.md",
         "limits.md",
+        "retention.md",
         "faults.md",
         "redis.md",
         "performance.md",

@@ -20,6 +20,7 @@ PerdureError
 │   └── Overloaded                  all callers together are over a limit: says when to try again
 ├── StorageUnavailable              the database cannot be reached now; nothing was half-written
 ├── QueueUnavailable                Redis cannot be reached now; nothing depends on it
+├── ArchiveFailed                   what is about to be deleted cannot be written down first; nothing was deleted
 ├── LeaseLost                       the turn no longer holds its task; what it wrote was refused
 ├── ServerUnreachable               (clients) nobody answers at the address
 ├── ServerRefused                   (clients) the server's answer is an error
@@ -138,6 +139,10 @@ class Overloaded(CallerError):
 
 class StorageUnavailable(PerdureError):
     """The database cannot be reached now. What was asked for has not happened, or can be asked for again safely."""
+
+
+class ArchiveFailed(PerdureError):
+    """What is about to be deleted cannot be written down first: why. Nothing was deleted."""
 
 
 class QueueUnavailable(PerdureError):

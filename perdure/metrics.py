@@ -63,6 +63,13 @@ EXPIRED = Counter(
     "perdure_expired_tasks", "Tasks that failed because they were not done in time", registry=REGISTRY
 )
 RUNG_AGAIN = Counter("perdure_rung_again", "Tasks that the bell had forgotten", registry=REGISTRY)
+PRUNED = Counter(
+    "perdure_pruned_tasks",
+    "Tasks that were deleted when they had been kept long enough",
+    ["state"],
+    registry=REGISTRY,
+)
+TRIMMED = Counter("perdure_trimmed_tasks", "Tasks whose logs were trimmed", registry=REGISTRY)
 SLOTS = Gauge("perdure_slots", "Turns that this process runs at once at most", registry=REGISTRY)
 SLOTS_USED = Gauge("perdure_slots_used", "Turns that run in this process", registry=REGISTRY)
 DRAINING = Gauge("perdure_draining", "1 while this process begins no more turns", registry=REGISTRY)
@@ -110,6 +117,11 @@ OLDEST_DELIVERY = Gauge(
 )
 WORKERS = Gauge("perdure_workers", "Workers alive", ["draining"], registry=REGISTRY)
 WORKER_SLOTS = Gauge("perdure_worker_slots", "Slots of all workers alive", ["used"], registry=REGISTRY)
+RETENTION_AGE = Gauge(
+    "perdure_retention_last_run_seconds",
+    "How long ago the workers last had looked through all tasks for old ones; 0 where they need not",
+    registry=REGISTRY,
+)
 STORAGE_UP = Gauge("perdure_storage_up", "1 while the storage answers this front door", registry=REGISTRY)
 QUEUE_UP = Gauge("perdure_queue_up", "1 while Redis answers this front door", registry=REGISTRY)
 OPEN_STREAMS = Gauge("perdure_open_streams", "Event streams that are open", registry=REGISTRY)

@@ -71,7 +71,7 @@ class Operator:
             await self._cancel(line)
             return "canceled"
 
-        return await self._audited("cancel", str(task_id), act)
+        return await self.audited("cancel", str(task_id), act)
 
     async def force_cancel(self, task_id: UUID) -> str:
         """Cancel, and take the lease from whoever holds it at once: the conversation goes on, and what the holder still writes is
@@ -90,7 +90,7 @@ class Operator:
             await self._ring(await self.storage.release_task(claim, reason="forced"))
             return f"canceled; attempt {claim.attempt} lost its lease"
 
-        return await self._audited("force-cancel", str(task_id), act)
+        return await self.audited("force-cancel", str(task_id), act)
 
     async def retry(self, task_id: UUID, text: str | None = None) -> UUID:
         """A new task with the same message, or with `text` in the place of its words; its id. A task is retried once with the
@@ -103,7 +103,7 @@ class Operator:
             made.append(accepted.task.task_id)
             return f"{'was retried before as' if accepted.repeated else 'retried as'} {made[0]}"
 
-        await self._audited("retry" if text is None else "retry with other input", str(task_id), act)
+        await self.audited("retry" if text is None else "retry with other input", str(task_id), act)
         return made[0]
 
     # ------------------------------------------------------------------ all that match
@@ -128,7 +128,7 @@ class Operator:
             found.append(await self._each(wanted, act))
             return str(found[0])
 
-        await self._audited(action, _told(wanted), run)
+        await self.audited(action, _told(wanted), run)
         return found[0]
 
     async def _each(self, wanted: TaskFilter, act: Callable[[TaskLine], Awaitable[None]]) -> Bulk:
@@ -166,7 +166,7 @@ class Operator:
                 else ("resumed" if known else "no such worker")
             )
 
-        return await self._audited("drain" if drain else "resume", worker_id, act)
+        return await self.audited("drain" if drain else "resume", worker_id, act)
 
     # ------------------------------------------------------------------ webhooks
 
@@ -181,7 +181,7 @@ class Operator:
                 else "its webhook is disabled, or it is gone"
             )
 
-        return await self._audited("replay", str(delivery_id), act)
+        return await self.audited("replay", str(delivery_id), act)
 
     async def enable(self, delivery_id: UUID) -> str:
         """Send again to the disabled config of a delivery, beginning with what waits."""
@@ -195,7 +195,7 @@ class Operator:
             ]
             return "enabled" if any(enabled) else "there is no such webhook"
 
-        return await self._audited("enable webhook", str(delivery_id), act)
+        return await self.audited("enable webhook", str(delivery_id), act)
 
     # ------------------------------------------------------------------ how
 
@@ -246,7 +246,8 @@ class Operator:
         except QueueUnavailable as error:  # the sweep finds what was not rung for
             log.warning("ring.failed", tasks=len(rings), error=str(error))
 
-    async def _audited(self, action: str, target: str, act: Callable[[], Awaitable[str]]) -> str:
+    async def audited(self, action: str, target: str, act: Callable[[], Awaitable[str]]) -> str:
+        """Act, with an entry of the audit before it and its result after it."""
         entry = OperatorAction(
             action_id=new_task_id(), actor=self.actor, action=action, target=target, result="begun"
         )

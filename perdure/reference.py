@@ -27,6 +27,7 @@ _GROUPS = {
     "TURNS": "One run of a handler",
     "SERVER": "The front door",
     "WEBHOOKS": "Push notifications (times in seconds)",
+    "RETENTION": "How long what has ended is kept (times in seconds)",
     "AUTH": "Who may call",
     "CARD": "The signed agent card",
     "OPS": "The operators' page",

@@ -287,6 +287,28 @@ class WebhookSettings(_Group):
         return Egress(frozenset(int(port) for port in listed(self.ports)), self.http, hosts, networks)
 
 
+class RetentionSettings(_Group):
+    """`RETENTION__...`: how long what has ended is kept, in seconds from its end. Not set: for ever."""
+
+    completed: float | None = Field(None, ge=0, description="How long completed tasks are kept")
+    failed: float | None = Field(None, ge=0, description="How long failed tasks are kept")
+    canceled: float | None = Field(None, ge=0, description="How long canceled tasks are kept")
+    rejected: float | None = Field(None, ge=0, description="How long rejected tasks are kept")
+    events: float | None = Field(
+        None,
+        ge=0,
+        description="How long the whole log of a task is kept; then what history, artifacts and status do not need goes",
+    )
+    actions: float | None = Field(None, ge=0, description="How long entries of the operators' audit are kept")
+    archive: Path | None = Field(
+        None, description="A folder that every task is written to, as a line of JSON, before it is deleted"
+    )
+    compress: bool = Field(True, description="Whether the files of the archive are compressed (gzip)")
+    interval: float = Field(
+        60.0, gt=0, description="Seconds between two looks for what is old, by all workers together"
+    )
+
+
 class AuthSettings(_Group):
     """`AUTH__...`: who may call. Without one of the methods everybody is the same, anonymous caller."""
 
@@ -533,6 +555,7 @@ class Settings(BaseSettings):
     turns: TurnSettings = TurnSettings()
     server: ServerSettings = ServerSettings()
     webhooks: WebhookSettings = WebhookSettings()
+    retention: RetentionSettings = RetentionSettings()
     auth: AuthSettings = AuthSettings()
     card: CardSettings = CardSettings()
     ops: OpsSettings = OpsSettings()

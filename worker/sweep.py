@@ -16,6 +16,7 @@ from perdure import __version__, metrics
 from perdure.errors import QueueUnavailable, SchemaMismatch, StorageUnavailable
 from perdure.storage.operators import WorkerBeat
 
+from .retention import pruned
 from .slots import AnySlots, Slots
 from .worker import Worker, announce, ring
 
@@ -23,6 +24,7 @@ log = structlog.get_logger(__name__)
 
 _DEGRADED_INTERVAL = 1.0
 """Seconds between two looks at the storage while the bell is broken."""
+_FORGET_LIMITS_INTERVAL = 3600.0
 _TICKS_PER_LEASE = 4
 _LONGEST_GAP = 0.5
 """In leases: no longer break goes unnoticed. Before it the last renewal may have been a third of a lease ago, so a sixth of a
@@ -65,7 +67,8 @@ class Contact:
 
 async def sweep(worker: Worker, slots: AnySlots) -> None:
     """For ever: look after leases and claim unasked; and, apart from that, since a Redis that hangs and a long log must hold up
-    nothing else, after what the bell forgot, and fold what was streamed."""
+    nothing else, after what the bell forgot; fold what was streamed, forget limits that nobody counts against, and delete what is
+    old."""
     lease = worker.settings.worker.lease
     contact = Contact(steady_after=lease, gap=lease * _LONGEST_GAP)
 
@@ -81,6 +84,8 @@ async def sweep(worker: Worker, slots: AnySlots) -> None:
         _for_ever(look_after_leases, lambda: min(_interval(worker), lease / _TICKS_PER_LEASE)),
         _for_ever(lambda: rung_again(worker, slots), lambda: worker.settings.worker.sweep_interval),
         _for_ever(lambda: folded(worker), lambda: worker.settings.worker.sweep_interval),
+        _for_ever(lambda: limits_forgotten(worker), lambda: _FORGET_LIMITS_INTERVAL),
+        _for_ever(lambda: pruned(worker), lambda: worker.settings.retention.interval),
     )
 
 
@@ -184,6 +189,11 @@ async def _rung_again(slots: Slots) -> None:
 async def folded(worker: Worker) -> None:
     """Fold the streamed artifacts of tasks that ended a while ago."""
     await worker.storage.fold_tasks(ended_for=worker.settings.worker.fold_after)
+
+
+async def limits_forgotten(worker: Worker) -> None:
+    """Limits on each value of a member have a row for each: those of values that come no more would stay for ever."""
+    await worker.storage.forget_limits()
 
 
 async def give_signs_of_life(worker: Worker, slots: AnySlots) -> None:

@@ -38,11 +38,13 @@ _PAGE = 50
 
 async def overview(desk: Desk, request: Request, caller: Caller) -> Response:
     """How things stand."""
-    figures, workers = await asyncio.gather(desk.storage.figures(), desk.storage.list_workers())
+    figures, workers, pruned_ago = await asyncio.gather(
+        desk.storage.figures(), desk.storage.list_workers(), desk.storage.retention_age()
+    )
     alive = [each for each in workers if each.silent <= _silence(desk)]
     swept = {
         name: sum(each.beat.counters.get(name, 0) for each in alive)
-        for name in ("sweeps", "rescued", "expired", "rung_again")
+        for name in ("sweeps", "rescued", "expired", "rung_again", "pruned")
     }
     return await shown(
         desk,
@@ -57,6 +59,7 @@ async def overview(desk: Desk, request: Request, caller: Caller) -> Response:
         used=sum(each.beat.running for each in alive),
         slots=sum(each.beat.slots for each in alive),
         swept=swept,
+        pruned_ago=pruned_ago,
         bars=bars(figures.minutes, figures.time),
         series=series(figures.minutes, figures.time),
         scanned=SCANNED,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import perdure
-from perdure.cli import day2, fleet
+from perdure.cli import day2, fleet, retention
 from perdure.cli import send as talking
 from perdure.cli.card import card
 from perdure.cli.keys import EXIT_CODES, keys
@@ -56,6 +56,8 @@ app.add_typer(fleet.workers)
 app.add_typer(fleet.contexts)
 for command in (card, fleet.top, day2.doctor, day2.backup, day2.restore):
     app.command(epilog=EXIT_CODES)(command)
+app.command(epilog=EXIT_CODES)(retention.prune)
+app.command("import", epilog=EXIT_CODES)(retention.put_back)
 
 AgentsArgument = Annotated[
     list[str] | None,

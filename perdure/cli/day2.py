@@ -10,6 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
+from perdure.cli.forms import in_bytes
+
 EXIT_CODES = "Exit codes: 0 done, 1 failed, 2 wrong usage or settings, 130 interrupted."
 
 FileArgument = Annotated[Path, typer.Argument(help="SQL text; compressed where the name ends in .gz.")]
@@ -72,7 +74,7 @@ def backup(file: FileArgument) -> None:
         from perdure.storage.backup import backup as write
 
         size = write(database_url, file, wrote=tell)
-    print(f"{file}: {_size(size)}")
+    print(f"{file}: {in_bytes(size)}")
 
 
 def restore(file: FileArgument) -> None:
@@ -98,14 +100,10 @@ def _at_work(what: str) -> Iterator[tuple[str, Callable[[int], None]]]:
         url = database_url(load_settings(storage_type="postgres"), migrations=True)
         try:
             with Console(stderr=True).status(f"{what} ...") as status:
-                yield url, lambda size: status.update(f"{what}: {_size(size)} of SQL")
+                yield url, lambda size: status.update(f"{what}: {in_bytes(size)} of SQL")
         except BackupFailed as error:
             one_line(error)
             raise SystemExit(1) from None
-
-
-def _size(size: int) -> str:
-    return f"{size / 1e6:.1f} MB" if size >= 1_000_000 else f"{size / 1e3:.1f} kB"
 
 
 @contextmanager

@@ -52,3 +52,8 @@ def lasting(span: float | None) -> str:
         return f"{max(span, 0) * 1000:.0f}ms"
     unit = next((unit for unit in ("d", "h", "m") if span >= 2 * _UNITS[unit]), "s")
     return f"{span / _UNITS[unit]:.0f}{unit}"
+
+
+def in_bytes(size: int) -> str:
+    """`1.5 MB`, `20.0 kB`."""
+    return f"{size / 1e6:.1f} MB" if size >= 1_000_000 else f"{size / 1e3:.1f} kB"

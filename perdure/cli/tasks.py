@@ -86,12 +86,14 @@ def show(
     """Print a task: where it stands, its attempts and why they ended, its traces, what was said."""
     line, attempts, whole, log = as_operator(lambda operator: _one(operator.storage, task, events))
     if as_json:
+        from perdure.archive import task_json
+
         told = {
             **_line_as_json(line),
             "traces": [{"traceId": trace, "url": link or None} for trace, link in _traces(line)],
             "attempts": [_attempt_as_json(each) for each in attempts],
         }
-        print(json.dumps({**told, "task": _task_as_json(whole), "events": log}, indent=2))
+        print(json.dumps({**told, "task": task_json(whole), "events": log}, indent=2))
         return
     print(_told(line, attempts, whole))
     for event in log:
@@ -162,7 +164,8 @@ def export(
     error: ErrorOption = None,
     text: TextOption = None,
 ) -> None:
-    """Print all that match as JSON lines: A2A 1.0 tasks with their history and artifacts, the newest first."""
+    """Print all that match as JSON lines: A2A 1.0 tasks with their history and artifacts, the newest first; in their member
+    `perdure` with all that `perdure import` puts back."""
     wanted = _filter(state, owner, agent, context, None, older, newer, error, text)
     as_operator(lambda operator: _exported(operator.storage, wanted))
 
@@ -239,11 +242,12 @@ async def _log(storage: Storage, line: TaskLine) -> AsyncIterator[dict[str, Any]
 
 
 async def _exported(storage: Storage, wanted: TaskFilter) -> None:
+    from perdure.archive import line_of
     from perdure.errors import TaskNotFound
 
     async for line in _each(storage, wanted):
         try:
-            print(json.dumps(_task_as_json(await storage.load_task(line.owner, line.task_id))))
+            print(line_of(await storage.task_record(line.task_id)).decode(), end="")
         except TaskNotFound:  # cleared meanwhile
             continue
 
@@ -382,23 +386,4 @@ def _attempt_as_json(attempt: Attempt) -> dict[str, Any]:
         "why": attempt.why.value,
         "error": f"{failure.error_class}: {failure.message}" if failure else None,
         "traceback": failure.traceback if failure else None,
-    }
-
-
-def _task_as_json(task: Task) -> dict[str, Any]:
-    from perdure.payload import STATE_NAMES, dump_artifact, dump_message
-
-    status: dict[str, Any] = {
-        "state": STATE_NAMES[task.state],
-        "timestamp": task.status_timestamp.isoformat(),
-    }
-    if task.status_message:
-        status["message"] = dump_message(task.status_message)
-    return {
-        "id": str(task.task_id),
-        "contextId": task.context_id,
-        "status": status,
-        "history": [dump_message(message) for message in task.history],
-        "artifacts": [dump_artifact(artifact) for artifact in task.artifacts],
-        "metadata": dict(task.metadata),
     }

@@ -36,6 +36,7 @@ from perdure.owners import ONLY
 from perdure.storage.folding import Folding
 from perdure.storage.keys import Keys
 from perdure.storage.operators import Operators, WorkerBeat
+from perdure.storage.retention import Retention
 from perdure.storage.webhooks import WebhookConfig as WebhookConfig
 from perdure.storage.webhooks import WebhookConfigPage as WebhookConfigPage
 from perdure.storage.webhooks import Webhooks as Webhooks
@@ -271,7 +272,7 @@ class Keeper(Protocol):
         """End the thread."""
 
 
-class Storage(Folding, Keys, Operators, Webhooks, Protocol):
+class Storage(Folding, Keys, Operators, Retention, Webhooks, Protocol):
     """See the module's text for the rules that hold everywhere."""
 
     async def open(self) -> None:
@@ -440,6 +441,10 @@ class Storage(Folding, Keys, Operators, Webhooks, Protocol):
 
     async def forget_keys(self, *, older_than: float, limit: int = 1000) -> int:
         """Drop idempotency keys that were used more than `older_than` seconds ago; how many."""
+
+    async def forget_limits(self, *, batch: int = 1000) -> int:
+        """Drop the counters of limits that nothing counts against and no task that is open names, so many at a time; how many
+        went. The next task with such a limit makes it anew."""
 
     async def stranded(self, *, idle: float, limit: int = 100, agent: str = ONLY) -> Sequence[Ring]:
         """Tasks of an agent that could be claimed and were last dispatched more than `idle` * 2^n seconds ago, in the order of

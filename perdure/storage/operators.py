@@ -34,8 +34,8 @@ HEAD = 300
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerBeat:
     """A sign of life. `worker_id` is random for each start of a process, `name` says where it runs. `loop_lag` is in seconds.
-    `counters` count since the start: `sweeps`, `rescued`, `expired`, `rung_again`. `agents`: whose turns it runs, empty for one
-    that is alone in its deployment."""
+    `counters` count since the start: `sweeps`, `rescued`, `expired`, `rung_again`, `pruned`. `agents`: whose turns it runs, empty
+    for one that is alone in its deployment."""
 
     worker_id: str
     slots: int

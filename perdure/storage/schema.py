@@ -132,6 +132,8 @@ tasks = sa.Table(
     sa.Column("agent", sa.Text, nullable=False, server_default=sa.text("''::text")),
     # W3C trace contexts of the requests that brought its messages, the newest last; null where nothing is traced.
     sa.Column("trace_contexts", ARRAY(sa.Text)),
+    # Its log has been shortened to what says where it stands.
+    sa.Column("trimmed", sa.Boolean, nullable=False, server_default=sa.text("false")),
     sa.PrimaryKeyConstraint("task_id"),
     sa.ForeignKeyConstraint(
         ["owner", "context_id"], ["contexts.owner", "contexts.context_id"], ondelete="CASCADE"
@@ -405,6 +407,19 @@ operator_actions = sa.Table(
     sa.PrimaryKeyConstraint("action_id"),
 )
 
+# Who looks through the tasks for what has been kept for long enough: one worker at a time, and how far it has come.
+retention_runs = sa.Table(
+    "retention_runs",
+    metadata,
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("token", UUID),
+    sa.Column("lease_until", sa.TIMESTAMP(timezone=True)),
+    # After which task to go on; null at the end of a run.
+    sa.Column("place", UUID),
+    sa.Column("ended_at", sa.TIMESTAMP(timezone=True)),
+    sa.PrimaryKeyConstraint("name"),
+)
+
 api_keys = sa.Table(
     "api_keys",
     metadata,
@@ -530,6 +545,7 @@ OWNERLESS = {
     "webhook_endpoints": "who fails to take deliveries: workers alone look at it",
     "workers": "processes, not tasks: a front door counts them",
     "operator_actions": "what operators did, told to operators",
+    "retention_runs": "how far the workers have come with what is old",
     "concurrency_limits": "counters that the turns of all owners share, by the keys that the agent's author chose",
 }
 """Tables without a policy, and why: what stands in them is nobody's."""

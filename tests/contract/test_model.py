@@ -356,6 +356,7 @@ class Storages(RuleBasedStateMachine):
     @rule()
     def forget(self) -> None:
         self.both(lambda to: to.storage.forget_keys(older_than=0.0))
+        self.both(lambda to: to.storage.forget_limits())
 
     @precondition(lambda self: self.tasks)
     @rule(index=some)

@@ -24,9 +24,8 @@ def test_limits_hold_for_all_workers_together(stack: Stack) -> None:
         return str(server.send(str(number), blocking=False, metadata=metadata)["id"])
 
     sent = 0
-    while sent == 0 or not all(
-        worker.said("turn.settled") for worker in workers
-    ):  # who is rung may take a whole round
+    # Whoever is rung may take a whole round.
+    while sent == 0 or not all(worker.said("turn.settled") for worker in workers):
         with ThreadPoolExecutor(8) as clients:
             tasks = list(clients.map(send, range(sent, sent + 40)))
         sent += len(tasks)
@@ -35,7 +34,7 @@ def test_limits_hold_for_all_workers_together(stack: Stack) -> None:
     assert len(met) == sent
     assert max(map(len, met)) == 2
     assert all(len(set(tenants)) == len(tenants) for tenants in met)
-    assert {row["running"] for row in stack.rows("SELECT running FROM concurrency_limits")} == {0}
+    assert {row["running"] for row in stack.rows("SELECT running FROM concurrency_limits")} <= {0}
 
 
 def test_a_delayed_task_begins_by_itself(stack: Stack) -> None:
@@ -45,3 +44,11 @@ def test_a_delayed_task_begins_by_itself(stack: Stack) -> None:
     later = server.send("later", metadata={"perdure": {"notBefore": 1.5}})
     assert time.monotonic() - sent >= 1.5
     assert text_of(later) == "LATER"
+
+
+def test_counters_of_values_that_come_no_more_go(stack: Stack) -> None:
+    """A worker looks for them when it starts, and every hour."""
+    stack.front_door()
+    stack.run("INSERT INTO concurrency_limits (limit_key, max_running) VALUES ('tenant=gone', 1)")
+    stack.worker()
+    until(lambda: not stack.rows("SELECT FROM concurrency_limits"))

@@ -83,7 +83,7 @@ async def opened_postgres(
     try:
         await connection.execute(
             "DELETE FROM contexts; DELETE FROM workers; DELETE FROM concurrency_limits; DELETE FROM api_keys; "
-            "DELETE FROM operator_actions; DELETE FROM webhook_endpoints"
+            "DELETE FROM operator_actions; DELETE FROM webhook_endpoints; DELETE FROM retention_runs"
         )
         await storage.open()
         yield Opened(storage, PostgresClock(connection))

@@ -48,6 +48,7 @@ from perdure.storage.memory.folding import Folding
 from perdure.storage.memory.keys import Keys
 from perdure.storage.memory.ledger import Ledger
 from perdure.storage.memory.operators import Operators, Sign
+from perdure.storage.memory.retention import Retention, Run
 from perdure.storage.memory.rows import TaskRow, draft, merged, to_json
 from perdure.storage.memory.webhooks import Webhooks
 from perdure.storage.operators import OperatorAction, WorkerBeat
@@ -65,7 +66,7 @@ from perdure.tasks import (
 )
 
 
-class MemoryStorage(Contexts, Belongings, Counts, Folding, Keys, Operators, Webhooks):
+class MemoryStorage(Contexts, Belongings, Counts, Folding, Keys, Operators, Retention, Webhooks):
     """See `Storage`. Beyond `finished_tasks` ended tasks the oldest are dropped, with contexts that hold nothing else.
     `clock` tells the time, in UTC."""
 
@@ -80,6 +81,7 @@ class MemoryStorage(Contexts, Belongings, Counts, Folding, Keys, Operators, Webh
         self._keys = {}
         self._workers: dict[str, Sign] = {}
         self._actions: list[OperatorAction] = []
+        self._run = Run()
 
     async def open(self) -> None:
         pass
@@ -389,6 +391,10 @@ class MemoryStorage(Contexts, Belongings, Counts, Folding, Keys, Operators, Webh
     async def forget_keys(self, *, older_than: float, limit: int = 1000) -> int:
         with self._lock:
             return self._ledger.forget_keys(self._ledger.now() - timedelta(seconds=older_than), limit)
+
+    async def forget_limits(self, *, batch: int = 1000) -> int:
+        with self._lock:
+            return self._ledger.forget_limits()
 
     async def stranded(self, *, idle: float, limit: int = 100, agent: str = ONLY) -> Sequence[Ring]:
         with self._lock:

@@ -40,12 +40,15 @@ class Belongings(Locked):
                 created_at=self._ledger.now(),
             )
             row.feedback.append((feedback, kept))
-            return _feedback(feedback, kept)
+            return feedback_of(feedback, kept)
 
     async def load_feedback(self, owner: str, task_id: UUID) -> Sequence[Feedback]:
         with self._lock:
-            return [_feedback(feedback, kept) for feedback, kept in self._ledger.row(owner, task_id).feedback]
+            return [
+                feedback_of(feedback, kept) for feedback, kept in self._ledger.row(owner, task_id).feedback
+            ]
 
 
-def _feedback(feedback: Feedback, kept: bytes) -> Feedback:
+def feedback_of(feedback: Feedback, kept: bytes) -> Feedback:
+    """As it is shown."""
     return replace(feedback, metadata=orjson.loads(kept)["metadata"])

@@ -18,6 +18,7 @@ from perdure.storage import IdempotencyKey, NewTask, Policy
 from perdure.storage.memory.outbox import Line, Outbox, Parcel, is_told
 from perdure.storage.memory.rows import ContextRow, Draft, TaskRow, draft, to_json
 from perdure.storage.memory.waiting import Waiting
+from perdure.storage.retention import OLDER_PLACES
 from perdure.storage.webhooks import WebhookConfig, endpoint_of
 from perdure.storage.writes import complete, expired
 from perdure.tasks import Notice, Ring, TaskState
@@ -199,8 +200,16 @@ class Ledger:
         return row.parallel or (context.slot is None and context.first() is row)
 
     def limits_of(self, row: TaskRow) -> Mapping[str, int]:
-        """How many may run with each of its keys."""
-        return {key: self._limits[key].most for key in row.limit_keys}
+        """How many may run with each of its keys; without those that were forgotten after its end."""
+        return {key: self._limits[key].most for key in row.limit_keys if key in self._limits}
+
+    def forget_limits(self) -> int:
+        """Those that nothing counts against and no open task names."""
+        named = {key for row in self.tasks.values() if not row.state.terminal for key in row.limit_keys}
+        gone = [key for key, limit in self._limits.items() if not limit.running and key not in named]
+        for key in gone:
+            del self._limits[key]
+        return len(gone)
 
     def _limited(self, row: TaskRow) -> bool:
         limits = (self._limits[key] for key in row.limit_keys)
@@ -355,16 +364,34 @@ class Ledger:
     def drop_finished(self, keep: int) -> int:
         """Delete the oldest finished tasks beyond `keep`, and the contexts that hold nothing any more; how many tasks went."""
         surplus = max(len(self.finished) - keep, 0)
-        for _ in range(surplus):
-            task_id, row = self.finished.popitem(last=False)
-            del self.tasks[task_id]
-            self.outbox.forget(task_id, row.webhooks)
-            self._drop_keys(row)
-            context = self.context_of(row)
-            context.remove(row)
-            if not context.entries and context.metadata == b"{}":
-                del self.contexts[row.owner][row.context_id]
+        for row in list(islice(self.finished.values(), surplus)):
+            self.drop(row)
         return surplus
+
+    def drop(self, row: TaskRow) -> bool:
+        """Delete a finished task; whether its context went with it, since it held nothing else."""
+        del self.finished[row.task_id], self.tasks[row.task_id]
+        self.outbox.forget(row.task_id, row.webhooks)
+        self._drop_keys(row)
+        context = self.context_of(row)
+        context.remove(row)
+        if context.entries or context.metadata != b"{}":
+            return False
+        del self.contexts[row.owner][row.context_id]
+        return True
+
+    def put_back(self, row: TaskRow, limits: Mapping[str, int]) -> None:
+        """A finished task from elsewhere, at its place; before all of a context that has begun anew meanwhile."""
+        contexts = self.contexts.setdefault(row.owner, {})
+        new = ContextRow(row.owner, row.context_id, row.created_at, row.updated_at)
+        context = contexts.setdefault(row.context_id, new)
+        if context.is_anew(row):
+            row.place -= OLDER_PLACES
+        context.add(row)
+        for key, most in limits.items():
+            self._limits.setdefault(key, Limit(most))
+        self.tasks[row.task_id] = row
+        self.finish(row)
 
 
 def _after(now: datetime, seconds: float) -> datetime:

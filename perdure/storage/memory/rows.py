@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from heapq import heappop, heappush
 from operator import attrgetter
@@ -23,6 +23,7 @@ from perdure.storage import MOST_BACKOFF, TRACED, Claim, Context, Feedback, Held
 from perdure.storage.folding import folded
 from perdure.storage.memory.outbox import Line
 from perdure.storage.operators import Failure
+from perdure.storage.retention import needed
 from perdure.storage.views import conversation, last, task_artifacts, task_conversation, task_history
 from perdure.storage.writes import worker_lost
 from perdure.tasks import ArtifactChunk, Event, Message, StatusChange, Task, TaskState
@@ -92,6 +93,7 @@ class TaskRow:
     lost_attempts: set[int] = field(default_factory=set)
     unread: bool = False
     streamed: bool = False
+    trimmed: bool = False
     attempt: int = 0
     failures: int = 0
     crashes: int = 0
@@ -186,6 +188,36 @@ class TaskRow:
             created_at=time,
         )
         self.troubles.setdefault(self.attempt, failure)
+
+    def trim(self) -> None:
+        """Only what says where it stands stays in its log; each of these events begins where the one before it ends."""
+        self.trimmed = True
+        events = list(self.events())
+        stay = [
+            entry
+            for entry, event in zip(self.log, events, strict=True)
+            if needed(event, self.lost_attempts, self.status_seq)
+        ]
+        begins = [1, *(entry.seq + 1 for entry in stay)]
+        self.log = [replace(entry, first_seq=first) for entry, first in zip(stay, begins, strict=False)]
+
+    def put_log(self, events: Iterable[Event]) -> None:
+        """A log from elsewhere, as it stands."""
+        for event in events:
+            made = draft(event.body)
+            entry = _Entry(event.first_seq, event.seq, event.attempt, event.time, made.kind, made.payload)
+            self.log.append(entry)
+
+    def refers_to(self) -> set[str]:
+        """The tasks that its messages refer to, as they were sent."""
+        spoken = (entry for entry in self.log if entry.kind == "message")
+        said = (orjson.loads(entry.payload) for entry in spoken if b"referenceTaskIds" in entry.payload)
+        return {reference for message in said for reference in message.get("referenceTaskIds", ())}
+
+    @property
+    def size(self) -> int:
+        """Bytes, about."""
+        return len(self.metadata) + sum(len(entry.payload) for entry in self.log)
 
     @property
     def agent(self) -> str:
@@ -345,6 +377,20 @@ class ContextRow:
                 return entry
             heappop(self._line)
         return None
+
+    def is_anew(self, row: TaskRow) -> bool:
+        """Whether a younger task has a place such as this one's: the context was deleted after it, and begun again."""
+        return any(
+            other.place == row.place or (other.place < row.place and other.created_at > row.created_at)
+            for other in self.tasks()
+        )
+
+    def add(self, row: TaskRow) -> None:
+        """At its place, which may be an earlier one."""
+        self.entries.insert(self._index(row.place), row)
+        self.places = max(self.places, row.place)
+        self.created_at = min(self.created_at, row.created_at)
+        self.updated_at = max(self.updated_at, row.updated_at)
 
     def remove(self, row: TaskRow) -> None:
         """Its place stays empty."""

@@ -150,7 +150,7 @@ class Webhooks(Locked):
     ) -> DeliveryPage:
         with self._lock:
             found = sorted(
-                (_delivery(line, parcel) for line, parcel in self._found(query)), key=_order, reverse=True
+                (delivery_of(line, parcel) for line, parcel in self._found(query)), key=_order, reverse=True
             )
             place = (after.time, after.delivery_id) if after else None
             rest = [delivery for delivery in found if place is None or _order(delivery) < place]
@@ -281,7 +281,8 @@ def _matches(line: Line, parcel: Parcel, query: DeliveryQuery) -> bool:
     return after and (query.until is None or parcel.created_at < query.until)
 
 
-def _delivery(line: Line, parcel: Parcel) -> Delivery:
+def delivery_of(line: Line, parcel: Parcel) -> Delivery:
+    """As it is shown."""
     return Delivery(
         delivery_id=parcel.delivery_id,
         task_id=line.config.task_id,

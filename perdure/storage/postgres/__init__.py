@@ -28,8 +28,10 @@ from perdure.storage.postgres.counts import Counts
 from perdure.storage.postgres.database import Database
 from perdure.storage.postgres.folding import Folding
 from perdure.storage.postgres.keys import Keys
+from perdure.storage.postgres.limits import Limits
 from perdure.storage.postgres.operators import Operators
 from perdure.storage.postgres.records import dumps, message_json
+from perdure.storage.postgres.retention import Retention
 from perdure.storage.postgres.roles import require_roles
 from perdure.storage.postgres.turns import Turns, renew
 from perdure.storage.postgres.wall import NOBODY
@@ -43,7 +45,18 @@ log = structlog.get_logger(__name__)
 
 
 class PostgresStorage(
-    Callers, Claims, Turns, Contexts, Belongings, Counts, Folding, Keys, Operators, Webhooks
+    Callers,
+    Claims,
+    Turns,
+    Contexts,
+    Belongings,
+    Counts,
+    Folding,
+    Keys,
+    Limits,
+    Operators,
+    Retention,
+    Webhooks,
 ):
     """A `Storage` in Postgres 14 or newer. `url` as in DATABASE_URL; `migrations_url` where migrations need another way in, and
     `workers_url` where turns and sweeps need another role than the statements of callers (with row security on). Without a

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
+import asyncpg
+
 from perdure.errors import InvalidParams, TaskNotFound
 from perdure.ids import new_token
 from perdure.storable import require_storable
@@ -44,16 +46,11 @@ class Belongings(Statements):
         require_storable(text)
         if rating is not None and not 1 <= rating <= 5:
             raise InvalidParams("rating", "must be a whole number from 1 to 5")
-        row = await self._row(
-            STORE_FEEDBACK,
-            new_token(),
-            task_id,
-            owner,
-            text,
-            rating,
-            dumps(dict(metadata or {})),
-            owner=owner,
-        )
+        told = (text, rating, dumps(dict(metadata or {})))
+        try:
+            row = await self._row(STORE_FEEDBACK, new_token(), task_id, owner, *told, owner=owner)
+        except asyncpg.ForeignKeyViolationError:  # it was there, and is being deleted
+            row = None
         if row is None:
             raise TaskNotFound(task_id)
         return feedback_of(row)

@@ -234,8 +234,9 @@ class Callers(Reads):
 
 
 def _goes_with_others(new: NewTask, key: IdempotencyKey | None) -> bool:
-    """What interrupts, is limited or has webhooks writes more rows; who is refused after its key was taken must give it back."""
-    if new.limits or new.webhooks or new.policy is Policy.INTERRUPT:
+    """What interrupts, is limited, has webhooks or refers to other tasks writes or locks more rows; who is refused after its key
+    was taken must give it back."""
+    if new.limits or new.webhooks or new.message.reference_task_ids or new.policy is Policy.INTERRUPT:
         return False
     return key is None or new.policy is not Policy.REJECT
 

@@ -17,6 +17,7 @@ from uuid import UUID
 import asyncpg
 
 from perdure.errors import ContextBusy, InvalidParams, KeyReused, TaskNotFound, UnsupportedOperation
+from perdure.ids import parse_task_id
 from perdure.owners import agent_of
 from perdure.payload import dump_body
 from perdure.storage import IdempotencyKey, NewTask, Policy
@@ -56,7 +57,7 @@ def submit(new: NewTask, message: Message, key: IdempotencyKey | None) -> Work[S
                 return await _once(
                     connection, new.owner, new.task_id, key, lambda: _insert(connection, new, message)
                 )
-            if new.policy is not Policy.INTERRUPT:  # one statement
+            if new.policy is not Policy.INTERRUPT and not message.reference_task_ids:  # one statement
                 return await _insert(connection, new, message)
             async with connection.transaction():
                 return await _insert(connection, new, message)
@@ -89,6 +90,7 @@ async def _insert(connection: Any, new: NewTask, message: Message) -> Submitted 
         if await connection.fetchrow(OWNS, new.task_id, new.owner) is not None:
             return new.task_id
         raise ContextBusy(new.context_id)
+    await _hold_references(connection, new.owner, message)
     if new.policy is not Policy.INTERRUPT:
         return Submitted(row["created_at"], row["first"] and in_time(new))
     _, payload = dump_body(StatusChange(TaskState.CANCELED, metadata={"reason": "interrupted"}))
@@ -126,8 +128,11 @@ def append(
         if again and (kept := await _kept_before(connection, owner, task_id, message)):
             return kept
         asked = (connection, owner, task_id, message, context_id, trace_context)
-        if key is None:
+        if key is None and not message.reference_task_ids:  # one statement
             return await _append(*asked)
+        if key is None:
+            async with connection.transaction():
+                return await _append(*asked)
         return await _once(connection, owner, task_id, key, lambda: _append(*asked))
 
     return work
@@ -149,6 +154,7 @@ async def _append(
         raise TaskNotFound(task_id)
     if not row["kept"]:
         _refuse(row, context_id)
+    await _hold_references(connection, owner, message)
     return Appended(row["dispatch"], row["first"])
 
 
@@ -156,6 +162,22 @@ def _refuse(row: Row, context_id: str) -> NoReturn:
     if context_id not in ("", row["context_id"]):
         raise InvalidParams("message.contextId", f"the task belongs to the context {row['context_id']}")
     raise UnsupportedOperation(f"the task is {row['before']} and takes no more messages")
+
+
+# ---------------------------------------------------------------------- references
+
+# $1 task_ids, $2 owner
+REFERENCES = """
+SELECT FROM tasks WHERE task_id = ANY ($1) AND owner = $2 ORDER BY task_id FOR KEY SHARE
+"""
+
+
+async def _hold_references(connection: Any, owner: str, message: Message) -> None:
+    """In the transaction that stores the message: the tasks that it refers to are not deleted before that is committed, and then
+    retention sees the message. One that is being deleted is waited for."""
+    if message.reference_task_ids:
+        found = (parse_task_id(reference) for reference in message.reference_task_ids)
+        await connection.fetch(REFERENCES, [task_id for task_id in found if task_id], owner)
 
 
 # ---------------------------------------------------------------------- idempotency keys

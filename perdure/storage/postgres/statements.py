@@ -99,7 +99,7 @@ def rank(owner: str, priority: str, agent: str) -> str:
 
 # $1 task_id, $2 owner, $3 context_id, $4 metadata, $5 message, $6 policy, $7 priority, $8 delay in seconds, $9 expires in
 # seconds or null, $10 deadline in seconds or null, $11 limit keys, $12 their limits, $13 agent, $14 trace contexts or null.
-# No row: the policy is to reject, and the context is busy.
+# No row: the policy is to reject, and the context is busy. `known` holds its limits until the task is there (see `limits`).
 SUBMIT = f"""
 WITH place AS (
         INSERT INTO contexts AS c (owner, context_id, last_position, waiting) VALUES ($2, $3, 1, ($6 <> 'parallel')::int)
@@ -108,10 +108,14 @@ WITH place AS (
                updated_at = clock_timestamp()
          WHERE $6 <> 'reject' OR (c.running_task IS NULL AND c.waiting = 0)
         RETURNING last_position, waiting, running_task, updated_at AS now),
+    known AS (
+        SELECT l.limit_key FROM place, unnest($11::text[], $12::int[]) AS asked(key, max)
+          JOIN concurrency_limits l ON l.limit_key = asked.key AND l.max_running = asked.max
+         ORDER BY l.limit_key FOR KEY SHARE OF l),
     limits AS (
         INSERT INTO concurrency_limits AS l (limit_key, max_running)
         SELECT key, max FROM place, unnest($11::text[], $12::int[]) AS asked(key, max)
-         WHERE NOT EXISTS (SELECT FROM concurrency_limits known WHERE known.limit_key = key AND known.max_running = max)
+         WHERE NOT EXISTS (SELECT FROM known WHERE known.limit_key = key)
          ORDER BY key
         ON CONFLICT (limit_key) DO UPDATE SET max_running = excluded.max_running),
     task AS (

@@ -295,7 +295,12 @@ class Webhooks(Statements):
     # ------------------------------------------------------------------ configs
 
     async def save_webhook_config(self, owner: str, config: WebhookConfig) -> WebhookConfig:
-        row = await self._row(SAVE, config.task_id, owner, *_sealed(owner, config, self._vault), owner=owner)
+        try:
+            row = await self._row(
+                SAVE, config.task_id, owner, *_sealed(owner, config, self._vault), owner=owner
+            )
+        except asyncpg.ForeignKeyViolationError:  # it was there, and is being deleted
+            row = None
         if row is None:
             raise TaskNotFound(config.task_id)
         return config
@@ -422,14 +427,14 @@ class Webhooks(Statements):
     ) -> DeliveryPage:
         cursor = (after.time, after.delivery_id) if after else (None, None)
         rows = await self._rows(DELIVERIES, *_wanted(query), page_size + 1, *cursor, owner=query.owner)
-        found = [_delivery(row) for row in rows[:page_size]]
+        found = [delivery_of(row) for row in rows[:page_size]]
         more = len(rows) > page_size
         return DeliveryPage(
             found, DeliveryCursor(found[-1].created_at, found[-1].delivery_id) if more else None
         )
 
     async def delivery_attempts(self, owner: str | None, delivery_id: UUID) -> Sequence[DeliveryAttempt]:
-        return [_attempt(row) for row in await self._rows(ATTEMPTS, owner, delivery_id, owner=owner)]
+        return [attempt_of(row) for row in await self._rows(ATTEMPTS, owner, delivery_id, owner=owner)]
 
     async def replay_deliveries(self, query: DeliveryQuery, *, limit: int = 1000) -> int:
         row = await self._row(REPLAY, *_wanted(query), limit, owner=query.owner)
@@ -499,7 +504,8 @@ def _wanted(query: DeliveryQuery) -> tuple[Any, ...]:
     )
 
 
-def _attempt(row: Row) -> DeliveryAttempt:
+def attempt_of(row: Row) -> DeliveryAttempt:
+    """A row of webhook_attempts."""
     return DeliveryAttempt(
         attempt=row["attempt"],
         started_at=row["started_at"],
@@ -510,7 +516,8 @@ def _attempt(row: Row) -> DeliveryAttempt:
     )
 
 
-def _delivery(row: Row) -> Delivery:
+def delivery_of(row: Row) -> Delivery:
+    """A row of DELIVERIES."""
     state = DeliveryState(row["state"])
     return Delivery(
         delivery_id=row["delivery_id"],
@@ -526,5 +533,5 @@ def _delivery(row: Row) -> Delivery:
         delivered_at=row["ended_at"] if state is DeliveryState.DELIVERED else None,
         endpoint=row["endpoint"],
         disabled=row["disabled"],
-        last=_attempt(row) if row["attempt"] is not None else None,
+        last=attempt_of(row) if row["attempt"] is not None else None,
     )
