@@ -139,7 +139,7 @@ class Side:
         show_card = card.endpoint(self.cards.public)
         keys = self.key.jwks if self.key and settings.card.serve_jwks else None
         return [
-            Route("/", partial(jsonrpc.endpoint, self.door), methods=["POST"]),
+            Route("/", jsonrpc.Endpoint(self.door), methods=["POST"]),
             Route("/.well-known/agent-card.json", show_card),
             Route("/.well-known/agent.json", show_card),
             Route(JWKS_PATH, card.endpoint(keys)),

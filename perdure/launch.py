@@ -28,6 +28,7 @@ from perdure.agent import Agent
 from perdure.agents import Agents, by_name, known_as, load_agents
 from perdure.backends import make_queue, make_storage, opened, require_keys
 from perdure.errors import ConfigError, QueueUnavailable, StorageUnavailable
+from perdure.memory import keep_what_is_loaded
 from perdure.settings import Settings, load_settings
 from perdure.stuck import ending_for_sure, left_behind
 from perdure.watch import Watch
@@ -202,6 +203,7 @@ async def _serve(
     # is opened, listening only when all is: who connects too early is refused and not kept waiting.
     with ours("api.stream").ending_in_order():
         async with app.router.lifespan_context(app):
+            keep_what_is_loaded()
             server = _server(app, settings, lambda: listening(_url(listeners[0])))
             await server.serve(sockets=listeners)
             log.info("stopping")
@@ -354,8 +356,12 @@ def _on(number: signal.Signals, handler: Any) -> None:
 # ---------------------------------------------------------------------- the worker
 
 
-def work(agents: Agents | Agent | None = None, settings: Settings | None = None) -> None:
+def work(
+    agents: Agents | Agent | None = None, settings: Settings | None = None, *, finds_name: bool = False
+) -> None:
     """Run turns of an agent, or of several by their names (None: those that AGENT or AGENTS names) until SIGTERM, then return.
+    `finds_name`: where tasks wait for one of several agents that is called as the only one here, serve those.
+
     Ends the process as `serve` does."""
     with ending_for_sure(), one_line_errors():
         settings = settings or load_settings()
@@ -367,7 +373,7 @@ def work(agents: Agents | Agent | None = None, settings: Settings | None = None)
             )
         _import_parts(settings)
         main = ours("worker.main")
-        if run(main.work(_loaded(agents, settings), settings)) == signal.SIGINT:
+        if run(main.work(_loaded(agents, settings), settings, finds_name=finds_name)) == signal.SIGINT:
             raise KeyboardInterrupt
 
 
