@@ -12,7 +12,8 @@ RUN --mount=type=bind,from=build,source=/dist,target=/dist \
     pip install -c /constraints.txt /dist/*.whl \
     && useradd --system --uid 10001 --create-home --home-dir /app perdure
 WORKDIR /app
-USER perdure
+# By its number: whoever checks that it is not root (runAsNonRoot) cannot look a name up.
+USER 10001
 EXPOSE 3773
 # Of the front door, which is what CMD starts. A worker's is in docker-compose.yml, for it has no port.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 \

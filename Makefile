@@ -61,11 +61,12 @@ check: .venv  ## Check format, lint, types, imports between layers and spelling
 docs: .venv  ## Build the documentation as a site, and check every link on it (build/docs/site)
 	@$(BIN)/python -m docs_site
 
-# Built as it is released: the wheel from the sdist. Smoke-tested in clean environments, from a hostile folder.
+# Built as it is released: the wheel from the sdist. Smoke-tested in clean environments, from a hostile folder; with CLEAN=1 the
+# libraries are installed there too, by pip, as for a user (needs a network).
 dist: .venv  ## Build the wheel and the sdist into dist/ and try them out
 	@rm -f dist/*.whl dist/*.tar.gz
 	@$(BIN)/python -m build --no-isolation --outdir dist > .venv/build.log 2>&1 || { cat .venv/build.log; exit 1; }
-	@DIST=$(CURDIR)/dist $(BIN)/pytest -q -n 0 tests/smoke
+	@DIST=$(CURDIR)/dist $(BIN)/pytest -q -n 0 $(if $(CLEAN),--timeout 600) tests/smoke
 	@ls dist
 
 # What `pip install perdure` brings, at the pinned versions. Both environments are apart from .venv, which has tools.

@@ -60,7 +60,9 @@ def _is_left_out(scope: Scope) -> bool:
 
 
 def _route(scope: Scope) -> str:
-    """The path as it is declared. Starlette says in the scope what it called, not by which path."""
+    """The path as it is declared, with the root of its application. Starlette says in the scope what it called, not by which
+    path."""
     called = scope.get("endpoint")
     routes = scope["app"].routes if called and "app" in scope else ()
-    return next((route.path for route in routes if isinstance(route, Route) and route.endpoint is called), "")
+    declared = (route.path for route in routes if isinstance(route, Route) and route.endpoint is called)
+    return next((f"{scope.get('root_path', '')}{path}" for path in declared), "")

@@ -88,9 +88,14 @@ def entries(text: str) -> Sequence[Named]:
     return found
 
 
+def is_name(name: str) -> bool:
+    """Whether one of several agents may be called that: it stands in URLs, as a tenant and in keys."""
+    return _NAME.fullmatch(name) is not None and name.lower() not in _TAKEN
+
+
 def checked_name(name: str, spec: str) -> str:
-    """A name that can stand in a URL, as a tenant and in keys. `ConfigError`."""
-    if not _NAME.fullmatch(name) or name.lower() in _TAKEN:
+    """The name, if it is one. `ConfigError`."""
+    if not is_name(name):
         raise ConfigError(
             f"{spec}: {name!r} cannot be the name of one of several agents, since it stands in URLs: take letters, digits and "
             f"-, at most 63 of them and none of {', '.join(sorted(_TAKEN))}; in the agent's config, or as in "

@@ -23,6 +23,7 @@ from perdure.errors import (
 from perdure.queue import Queue
 from perdure.settings import Settings
 from perdure.storage import Storage
+from perdure.tracing import complaint
 
 SKEW = 2.0
 """Seconds that this machine's clock may differ from the database's: it is told, nothing depends on it but logs and tokens."""
@@ -55,6 +56,8 @@ async def examine(settings: Settings, *, url: str = "") -> AsyncIterator[Finding
         yield _card_key(settings)
     async for finding in _services(settings):
         yield finding
+    if settings.traces:
+        yield await _traces(settings)
     if url:
         yield await _card(url)
 
@@ -178,6 +181,14 @@ async def _redis(queue: Queue) -> AsyncIterator[Finding]:
         yield Finding("redis", Grade.WARNING, text, "set maxmemory-policy noeviction")
         return
     yield Finding("redis", Grade.OK, "answers" + (", and throws nothing away" if policy else ""))
+
+
+async def _traces(settings: Settings) -> Finding:
+    said, remedy = await complaint(settings)
+    if said:
+        return Finding("traces", Grade.WARNING, said, remedy)
+    endpoint = settings.otel_exporter_otlp_traces_endpoint or settings.otel_exporter_otlp_endpoint
+    return Finding("traces", Grade.OK, f"{endpoint or 'the collector'} takes them")
 
 
 async def _card(url: str) -> Finding:

@@ -354,8 +354,12 @@ def _on(number: signal.Signals, handler: Any) -> None:
 # ---------------------------------------------------------------------- the worker
 
 
-def work(agents: Agents | Agent | None = None, settings: Settings | None = None) -> None:
+def work(
+    agents: Agents | Agent | None = None, settings: Settings | None = None, *, finds_name: bool = False
+) -> None:
     """Run turns of an agent, or of several by their names (None: those that AGENT or AGENTS names) until SIGTERM, then return.
+    `finds_name`: where tasks wait for one of several agents that is called as the only one here, serve those.
+
     Ends the process as `serve` does."""
     with ending_for_sure(), one_line_errors():
         settings = settings or load_settings()
@@ -367,7 +371,7 @@ def work(agents: Agents | Agent | None = None, settings: Settings | None = None)
             )
         _import_parts(settings)
         main = ours("worker.main")
-        if run(main.work(_loaded(agents, settings), settings)) == signal.SIGINT:
+        if run(main.work(_loaded(agents, settings), settings, finds_name=finds_name)) == signal.SIGINT:
             raise KeyboardInterrupt
 
 

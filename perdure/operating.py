@@ -22,6 +22,7 @@ from perdure.errors import (
     UnsupportedOperation,
 )
 from perdure.ids import new_task_id
+from perdure.owners import agent_of
 from perdure.queue import Queue
 from perdure.storage import Accepted, IdempotencyKey, NewTask, Policy, Storage
 from perdure.storage.operators import OperatorAction, TaskFilter, TaskLine
@@ -227,7 +228,7 @@ class Operator:
             new, metadata={name: value for name, value in new.metadata.items() if value is not None}
         )
         key = IdempotencyKey(f"operator-retry:{line.task_id}", "retry") if text is None else None
-        with spans.sending(SYSTEM, new.task_id, new.context_id) as span:
+        with spans.sending(agent_of(line.owner) or SYSTEM, new.task_id, new.context_id) as span:
             accepted = await self.storage.submit_task(replace(new, trace_context=span.context), key=key)
         await self._announce(accepted)
         return accepted

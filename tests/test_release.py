@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -46,10 +47,25 @@ def test_a_release_is_checked_first() -> None:
     assert jobs["publish"]["needs"] == "build"
 
 
+def test_the_versions_of_python_are_the_same_everywhere() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    classifiers = project["project"]["classifiers"]
+    told = [found[1] for each in classifiers if (found := re.search(r":: Python :: (3\.\d+)$", each))]
+    assert project["project"]["requires-python"] == f">={told[0]}"
+    assert project["tool"]["mypy"]["python_version"] == told[0]
+    jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())["jobs"]
+    assert jobs["everything"]["strategy"]["matrix"]["python"] == told
+    bases = re.findall(r"^FROM python:(3\.\d+)-slim", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    assert len(set(bases)) == 1
+    assert bases[0] in told
+    assert f"Python {told[0]} or newer" in (ROOT / "README.md").read_text()
+
+
 def test_the_image_is_nobody_s_root_and_knows_whether_it_is_well(tmp_path: Path) -> None:
     recipe = (ROOT / "Dockerfile").read_text()
     final = recipe.rpartition("\nFROM ")[2]
-    assert "\nUSER perdure\n" in final
+    [user] = re.findall(r"^USER (\d+)$", final, re.MULTILINE)
+    assert f"useradd --system --uid {user} " in final
     [check] = re.findall(r"^HEALTHCHECK .*\\\n +CMD (\[.*\])$", final, re.MULTILINE)
     program, *arguments = json.loads(check)
     assert program == "python"

@@ -33,6 +33,8 @@ class Slots:
         self.stopped = asyncio.Event()
         self._places = asyncio.Semaphore(self.capacity)
         self._turns: dict[asyncio.Task[None], Reins] = {}
+        self.worked = False
+        """Whether there has ever been something to claim."""
         self._wanted = asyncio.Event()
         self._vacated = asyncio.Event()
         self._stopped_at = 0.0
@@ -154,6 +156,7 @@ class Slots:
     async def _turn(self, reins: Reins, claimed: asyncio.Future[bool]) -> None:
         def told(found: bool) -> None:
             claimed.set_result(found)
+            self.worked |= found
             if self.stopping:
                 reins.pull(Stop.DEPLOY)
 

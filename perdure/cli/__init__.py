@@ -150,14 +150,16 @@ def _tell(fd: int) -> Any:
 def worker(agents: AgentsArgument = None) -> None:
     """Run an agent's turns: as many of these, on as many machines, as there is work for. Needs STORAGE_TYPE=postgres.
 
-    Where AGENTS is set, the turns of all of them, or of those that are given here.
+    Where AGENTS is set, the turns of all of them, or of those that are given here. One that is given without AGENTS is an only
+    agent, or the one of its name beside `perdure serve A B`.
     """
     with _one_line_errors():
         from perdure import launch
         from perdure.agents import chosen
         from perdure.settings import load_settings
 
-        launch.work(settings=chosen(load_settings(), agents or ()))
+        settings = chosen(load_settings(), agents or ())
+        launch.work(settings=settings, finds_name=bool(agents) and settings.agents is None)
 
 
 @app.command(epilog=EXIT_CODES)

@@ -51,9 +51,7 @@ class PatientLoop(asyncio.SelectorEventLoop):
 
     def idle(self, until: float) -> asyncio.Future[None]:
         """Done when nothing is left to do before the clock shows `until`, which it then does (infinity: never again)."""
-        self._waiting.told = told = self.create_future()
-        self._waiting.until = until
-        return told
+        return self._waiting.begin(until, self.create_future())
 
     def run_in_executor(  # type: ignore[override]
         self, executor: Executor | None, func: Callable[..., Any], *args: Any
@@ -82,10 +80,18 @@ class _Waiting(selectors.BaseSelector):
         self.told: asyncio.Future[None] | None = None
         self.until = 0.0
 
+    def begin(self, until: float, told: asyncio.Future[None]) -> asyncio.Future[None]:
+        """See `PatientLoop.idle`."""
+        self.until, self.told, self._since = until, told, None
+        return told
+
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         found = self._inner.select(0)
         if found or (timeout is not None and timeout <= 0):
-            self._since = None
+            if (
+                self.until > self._clock.passed
+            ):  # where no time is to pass, what never falls silent is not waited for either
+                self._since = None
             return found
         if self.told is None or self.told.done():  # nobody plays with the time: the loop is being closed
             return self._inner.select(timeout)

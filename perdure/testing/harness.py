@@ -231,9 +231,15 @@ class Harness:
         reins, claimed = ours("worker.lease").Reins(), self._loop.create_future()
         turn = self._loop.create_task(ours("worker.turn").run_turn(self._worker, reins, claimed.set_result))
         self._turns[turn] = reins
-        turn.add_done_callback(self._turns.pop)
+        turn.add_done_callback(self._over)
         found: bool = await claimed
         return found
+
+    def _over(self, turn: asyncio.Task[Any]) -> None:
+        """A turn that ended without letting go of its task has died, or has left a handler behind that does not end."""
+        reins = self._turns.pop(turn)
+        if self._storage.holds(reins.task_id):
+            self._background.append(self._loop.create_task(self._rescue()))
 
     async def _listen(self) -> None:
         """For ever: stop the turns of tasks that were canceled. A task that was given back may be due at another time than any
@@ -253,8 +259,6 @@ class Harness:
 
     def _die(self) -> None:
         self._pull("LOST")
-        rescue = self._loop.create_task(self._rescue())
-        self._background.append(rescue)
 
     async def _rescue(self) -> None:
         """Once the leases are over, as a sweep does. Those of turns that run now have been renewed."""

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
+from uuid import UUID
 
 import orjson
 
@@ -53,6 +54,11 @@ class HarnessStorage(MemoryStorage):
         """When, at the earliest, time alone changes something."""
         with self._lock:
             return self._ledger.next_time()
+
+    def holds(self, task_id: UUID | None) -> bool:
+        """Whether a turn of the task has a claim, be it dead or alive."""
+        with self._lock:
+            return task_id in self._ledger.held
 
     async def result(self, task: Task) -> Result:
         """How a task stands."""

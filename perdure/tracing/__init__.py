@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext
+from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Literal, Protocol
 
 import structlog
@@ -25,6 +27,7 @@ log = structlog.get_logger(__name__)
 Kind = Literal["server", "client", "producer", "consumer", "internal"]
 Attributes = Mapping[str, str | int | float | bool]
 
+SEE = "see docs/tracing.md"
 FLUSH = 5.0
 """Seconds that a process which ends gives its last spans to be sent."""
 LONGEST_PARENT, LONGEST_STATE = 512, 512
@@ -149,16 +152,38 @@ def using(live: Live) -> Iterator[None]:
 
 
 def _begun(settings: Settings, service: str, version: str) -> Live | None:
+    try:
+        live: Live = _live_module(settings).begin(settings, service, version)
+        return live
+    except _CannotTrace as error:
+        log.warning("tracing.off", reason=str(error), remedy=error.remedy)
+    except ValueError as error:  # ours, and those of the SDK about its variables
+        log.warning("tracing.off", reason=str(error), remedy=SEE)
+    return None
+
+
+async def complaint(settings: Settings) -> tuple[str, str]:
+    """What stands in the way of traces that are asked for, tried out, and what to do about it; empty if nothing does."""
+    try:
+        said = await asyncio.to_thread(_live_module(settings).complaint, settings)
+    except _CannotTrace as error:
+        return str(error), error.remedy
+    except ValueError as error:
+        return str(error), SEE
+    return (
+        said,
+        "start the collector, or correct OTEL_EXPORTER_OTLP_ENDPOINT; tasks do not mind" if said else "",
+    )
+
+
+class _CannotTrace(Exception):
+    remedy = "pip install 'perdure[otel]', or set OTEL_SDK_DISABLED=true"
+
+
+def _live_module(settings: Settings) -> ModuleType:
     hand_on_opentelemetry(settings)
     try:
-        from perdure.tracing.live import begin
+        return import_module("perdure.tracing.live")
     except ImportError:
         missing = "opentelemetry-sdk and opentelemetry-exporter-otlp-proto-http are not installed"
-        remedy = "pip install 'perdure[otel]', or set OTEL_SDK_DISABLED=true"
-        log.warning("tracing.off", reason=missing, remedy=remedy)
-        return None
-    try:
-        return begin(settings, service, version)
-    except ValueError as error:  # ours, and those of the SDK about its variables
-        log.warning("tracing.off", reason=str(error), remedy="see docs/tracing.md")
-        return None
+        raise _CannotTrace(missing) from None

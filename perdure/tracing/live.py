@@ -13,7 +13,12 @@ from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter, SimpleSpanProcessor
+from opentelemetry.sdk.trace.export import (
+    BatchSpanProcessor,
+    ConsoleSpanExporter,
+    SimpleSpanProcessor,
+    SpanExportResult,
+)
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from perdure import __version__
@@ -24,6 +29,8 @@ _W3C = TraceContextTextMapPropagator()
 """Not what OTEL_PROPAGATORS names: in a task's row is the one form that any version of ours can read."""
 _TALKATIVE = ("opentelemetry.exporter.otlp.proto.http.trace_exporter", "opentelemetry.sdk._shared_internal")
 """They log each of their tries, and what is dropped meanwhile."""
+_PATIENCE = 3.0
+"""Seconds that a collector is given when somebody waits for it."""
 _EVERY = 60.0
 """Seconds between two lines of theirs that say the same."""
 
@@ -41,27 +48,54 @@ def begin(settings: Settings, service: str, version: str) -> Live:
 
 
 def _provider(settings: Settings, service: str, version: str) -> TracerProvider:
-    processors = [_processor(settings, name) for name in listed(settings.otel_traces_exporter or "otlp")]
+    exporters = _exporters(settings)
     ours = {"service.name": service, "service.version": version, "service.instance.id": str(uuid4())}
     resource = Resource.create(ours).merge(OTELResourceDetector().detect())
     provider = TracerProvider(resource=resource, shutdown_on_exit=False)  # that would wait half a minute
-    for processor in processors:
-        provider.add_span_processor(processor)
+    for exporter in exporters:
+        provider.add_span_processor(_processor(exporter))
     return provider
 
 
-def _processor(settings: Settings, exporter: str) -> SpanProcessor:
+def _exporters(settings: Settings) -> list[str]:
+    """Those that are asked for. ValueError for one that there is not."""
+    named = listed(settings.otel_traces_exporter or "otlp")
     protocol = settings.otel_exporter_otlp_traces_protocol or settings.otel_exporter_otlp_protocol
-    match exporter, protocol or "http/protobuf":
-        case "console", _:
-            return SimpleSpanProcessor(ConsoleSpanExporter())
-        case "otlp", "http/protobuf":
-            return BatchSpanProcessor(OTLPSpanExporter())
-        case "otlp", other:
-            raise ValueError(
-                f"OTEL_EXPORTER_OTLP_PROTOCOL is {other}: set http/protobuf, and the port that goes with it"
-            )
-    raise ValueError(f"OTEL_TRACES_EXPORTER is {exporter}: there are otlp, console and none")
+    if unknown := [name for name in named if name not in ("otlp", "console")]:
+        raise ValueError(f"OTEL_TRACES_EXPORTER is {unknown[0]}: there are otlp, console and none")
+    if "otlp" in named and protocol not in (None, "http/protobuf"):
+        raise ValueError(
+            f"OTEL_EXPORTER_OTLP_PROTOCOL is {protocol}: set http/protobuf, and the port that goes with it"
+        )
+    return named
+
+
+def _processor(exporter: str) -> SpanProcessor:
+    if exporter == "console":
+        return SimpleSpanProcessor(ConsoleSpanExporter())
+    return BatchSpanProcessor(OTLPSpanExporter())
+
+
+def complaint(settings: Settings) -> str:
+    """Why the collector takes no spans, in the words of the exporter, to which it sends none; empty if it does. ValueError for
+    what cannot be exported."""
+    if "otlp" not in _exporters(settings):
+        return ""
+    said: list[str] = []
+
+    def listen(record: logging.LogRecord) -> bool:
+        said.append(record.getMessage())
+        return False
+
+    logger = logging.getLogger(_TALKATIVE[0])
+    logger.addFilter(listen)
+    exporter = OTLPSpanExporter(timeout=_PATIENCE)
+    try:
+        result = exporter.export([])
+    finally:
+        exporter.shutdown()  # type: ignore[no-untyped-call]
+        logger.removeFilter(listen)
+    return "" if result is SpanExportResult.SUCCESS else (said or ["it takes no spans"])[0]
 
 
 class Rarely(logging.Filter):

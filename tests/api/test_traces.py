@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
+import httpx
 import pytest
-import structlog
 
-from perdure import logs
-from perdure.agent import Turn
+from api.app import create_app
+from perdure.agent import Agent, Turn
 from perdure.callables import Handler
 from perdure.errors import InputRequired, Retry
-from perdure.settings import LogSettings, WebhookSettings
+from perdure.queue.inline import InlineQueue
+from perdure.settings import Settings, WebhookSettings
 from perdure.storage import Storage
+from perdure.storage.memory import MemoryStorage
 from perdure.storage.webhooks import DeliveryQuery, DeliveryState
-from tests.api.front import Front, at_once, at_work, message, opened_front
+from perdure.watch import Watch
+from tests.api.front import URL, Front, at_once, at_work, message, opened_front
+from tests.support.logged import logged_as_json
 from tests.support.receiver import Receiver, receiving, status
 from tests.support.storages import opened_memory, opened_postgres
 from tests.support.traces import OTHER_PARENT, OTHER_TRACE, PARENT, TRACE, Traces, tracing_here
+from worker.embedded import embedded
 
 SECRET = "do-not-tell"
 
@@ -358,17 +362,9 @@ async def test_without_tracing_nothing_is_kept_or_sent(storage: Storage) -> None
 
 
 async def test_log_lines_name_the_trace(traces: Traces, capsys: pytest.CaptureFixture[str]) -> None:
-    root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
-    logs.set_up(LogSettings(format="json"))
-    try:
+    with logged_as_json():
         async with served(None, fails) as front:
             await front.call("SendMessage", {"message": message()}, traceparent=PARENT)
-    finally:
-        root.handlers[:] = handlers
-        root.setLevel(level)
-        logging.captureWarnings(False)
-        structlog.reset_defaults()
     lines = {line["event"]: line for line in map(json.loads, capsys.readouterr().err.splitlines())}
     turn, agent = traces.one("process"), traces.one("invoke_agent")
     for event, span in (("turn.started", turn), ("handler.failed", agent), ("turn.settled", turn)):
@@ -397,3 +393,24 @@ async def test_a_message_that_waits_for_a_turn_feeds_the_next(storage: Storage, 
     second = traces.named("process")[1]
     assert second.trace == "c" * 32
     assert [link[:32] for link in second.links] == [TRACE, OTHER_TRACE]
+
+
+async def test_each_of_several_agents_is_told_by_its_name(traces: Traces) -> None:
+    agents = {
+        name: Agent.of({"name": name.upper(), "deployment": {"url": URL}}, lambda messages: "done")
+        for name in ("one", "two")
+    }
+    storage, queue, settings = MemoryStorage(), InlineQueue(), Settings()
+    watch = Watch(storage, queue, refresh=60)
+    app = create_app(agents, storage, queue, watch, settings)
+    async with (
+        watch.running(),
+        embedded(agents, storage, queue, watch, settings),
+        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url=URL) as http,
+    ):
+        body = {"jsonrpc": "2.0", "id": 1, "method": "SendMessage", "params": {"message": message()}}
+        answer = await http.post("/agents/two/", json=body, headers={"traceparent": PARENT})
+        assert "result" in answer.json()
+    assert traces.one("POST").name == "POST /agents/two/"
+    names = ["send TWO", "process TWO", "invoke_agent TWO"]
+    assert [traces.one(name).trace for name in names] == [TRACE] * 3

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import Any
 from uuid import UUID
 
+import asyncpg
 import pytest
 
 from perdure.errors import ContextNotFound, TaskNotFound
@@ -13,6 +15,7 @@ from perdure.ids import new_task_id, new_token
 from perdure.owners import agent_of, caller_of, is_caller, owner_at, shown
 from perdure.storage import IdempotencyKey, NewTask, Storage, TaskQuery
 from perdure.storage.operators import TaskFilter, WorkerBeat
+from perdure.storage.postgres import claims
 from perdure.tasks import Ring, TaskState
 from tests.support.storages import Clock
 from tests.support.stories import ME, SOMEONE_ELSE, claim, id_of, idle, says, settle, submit
@@ -215,3 +218,46 @@ async def test_a_beat_says_whom_a_worker_serves(storage: Storage) -> None:
     await storage.beat(WorkerBeat(worker_id="1", slots=1, running=0, version="1", agents=("a", "b")))
     await storage.beat(WorkerBeat(worker_id="2", slots=1, running=0, version="1"))
     assert {status.beat.agents for status in await storage.list_workers()} == {("a", "b"), ()}
+
+
+# ---------------------------------------------------------------------- how Postgres finds them
+
+_BACKLOG = """
+DELETE FROM contexts;
+INSERT INTO contexts (owner, context_id, last_position, waiting)
+SELECT CASE g % 3 WHEN 0 THEN 'me' WHEN 1 THEN 'a' || chr(31) || 'me' ELSE 'b' || chr(31) || 'me' END, 'talk ' || g, 1, 1
+  FROM generate_series(1, 6000) g;
+INSERT INTO tasks (task_id, owner, context_id, position, rank, agent, last_seq, message_seq, dispatch)
+SELECT gen_random_uuid(), owner, context_id, 1, row_number() OVER (ORDER BY context_id),
+       CASE WHEN owner = 'me' THEN '' ELSE split_part(owner, chr(31), 1) END, 1, 1, 1
+  FROM contexts;
+ANALYZE tasks; ANALYZE contexts;
+"""
+
+
+@pytest.mark.parametrize(("agent", "index"), [("", "ix_tasks_due"), ("b", "ix_tasks_agent_due")])
+async def test_a_claim_reads_the_line_of_its_agent_in_order(
+    module_database_url: str, agent: str, index: str
+) -> None:
+    """Nothing is sorted, however much waits, and whatever the parameters turn out to be."""
+    connection = await asyncpg.connect(module_database_url)
+    undone = connection.transaction()
+    await undone.start()
+    try:
+        await connection.execute(_BACKLOG)
+        claim_of = claims._CLAIM_OF if agent else claims._CLAIM
+        for mode in ("force_custom_plan", "force_generic_plan"):
+            await connection.execute(f"SET LOCAL plan_cache_mode = {mode}")
+            named = [agent] if agent else []
+            rows = await connection.fetch(f"EXPLAIN {claim_of[1]}", ["w"], [new_token()], [60.0], *named)
+            plan = "\n".join(row[0] for row in rows)
+            found = re.search(
+                r"Limit.*?\n\s+->  LockRows.*?\n\s+->  Nested Loop.*?\n.*?Index Scan using (\w+) on tasks",
+                plan,
+                re.S,
+            )
+            assert found is not None, plan
+            assert found[1] == index
+    finally:
+        await undone.rollback()
+        await connection.close()

@@ -92,11 +92,14 @@ class Stack:
         self._stack.callback(server.close)
         return server, process
 
+    def at(self, server: Server) -> Server:
+        """Its connections are closed at the end."""
+        self._stack.callback(server.close)
+        return server
+
     def at_agent(self, server: Server, name: str) -> Server:
         """One of several agents behind a front door."""
-        found = Server(server.process, f"{server.url}/agents/{name}")
-        self._stack.callback(found.close)
-        return found
+        return self.at(Server(server.process, f"{server.url}/agents/{name}"))
 
     def worker(self, *agents: str, **settings: str) -> Process:
         return self.start([PERDURE, "worker", *agents], "worker.started", **settings)[0]

@@ -8,6 +8,7 @@ from pathlib import Path
 import redis
 
 from tests.support.processes import PERDURE, ROOT, finished, serving, surroundings
+from tests.support.traces import Collector
 
 from .conftest import Stack
 
@@ -77,6 +78,20 @@ def test_services_that_are_away(stack: Stack) -> None:
     code, found = findings(stack)
     assert (code, found["database"][0]) == (1, "failed")
     assert "clock" not in found
+
+
+def test_the_collector_of_traces_is_tried_out(stack: Stack) -> None:
+    stack.front_door()
+    collector = Collector()
+    assert findings(stack, OTEL_EXPORTER_OTLP_ENDPOINT=collector.url)[1]["traces"] == (
+        *("ok", f"{collector.url} takes them"),
+    )
+    collector.close()
+    code, found = findings(stack, OTEL_EXPORTER_OTLP_ENDPOINT=collector.url)
+    assert (code, found["traces"][0]) == (0, "warning")
+    assert "Connection refused" in found["traces"][1]
+    _, found = findings(stack, OTEL_EXPORTER_OTLP_ENDPOINT=collector.url, OTEL_EXPORTER_OTLP_PROTOCOL="grpc")
+    assert "OTEL_EXPORTER_OTLP_PROTOCOL is grpc" in found["traces"][1]
 
 
 def test_in_memory_there_is_little_to_look_at(tmp_path: Path) -> None:

@@ -80,22 +80,14 @@ def test_operators_and_callers_at_a_terminal(both: Stack) -> None:
         assert ended.returncode == 0, ended.stderr
         return ended.stdout
 
-    for name in ("talking", "gated"):
-        assert perdure("send", "hello", "--to", f"{server.url}/agents/{name}").strip() == "HELLO"
-    [line] = map(json.loads, perdure("tasks", "list", "--agent", "gated", "--json").splitlines())
-    assert (line["owner"], line["agent"]) == ("anonymous", "gated")
-    owned = ("--owner", "anonymous")
-    assert perdure("tasks", "list", *owned, "--agent", "gated", "--json") == json.dumps(line) + "\n"
-    assert perdure("tasks", "list", *owned, "--json") == ""
-    assert "anonymous at gated" in perdure("tasks", "show", line["taskId"])
-    assert line["taskId"] in perdure("contexts", "show", "anonymous", line["contextId"], "--agent", "gated")
-    assert {each["agent"] for each in json.loads(perdure("contexts", "list", "--json"))} == {
-        "talking",
-        "gated",
-    }
+    assert perdure("send", "hello", "--to", f"{server.url}/agents/talking").strip() == "HELLO"
+    context = both.at_agent(server, "gated").send("hello")["contextId"]
+    owned = ("--owner", "anonymous", "--agent", "gated")
+    [line] = map(json.loads, perdure("tasks", "list", *owned, "--json").splitlines())
+    assert (line["owner"], line["agent"], line["contextId"]) == ("anonymous", "gated", context)
+    assert line["taskId"] in perdure("contexts", "show", "anonymous", context, "--agent", "gated")
     [worker] = json.loads(perdure("workers", "list", "--json"))
     assert worker["agents"] == ["talking", "gated"]
-    assert "talking, gated" in perdure("workers", "list")
 
 
 def settled(log: list[str]) -> list[dict[str, Any]]:
@@ -137,6 +129,34 @@ def test_tasks_of_an_agent_without_a_worker_wait_and_are_in_nobodys_way(both: St
     until(lambda: bool(httpx.get(f"{server.url}/readyz", timeout=30).json()["status"] == "ready"))
 
 
+def test_a_worker_that_was_not_told_of_others_finds_its_name(both: Stack) -> None:
+    """`perdure serve a.py b.py`, `perdure worker a.py`, and no AGENTS anywhere."""
+    del both.settings["AGENTS"]
+    files = [str(AGENTS / f"{name}.py") for name in ("talking", "gated")]
+    process, first = both.start([PERDURE, "serve", "--port", "0", *files], "serving")
+    server = both.at(Server(process.popen, first["url"]))
+    talking = both.at_agent(server, "talking")
+    workers = [both.worker(file) for file in files]
+    for _ in range(2):
+        assert text_of(talking.send("hello")) == "HELLO"
+    assert text_of(both.at_agent(server, "e2e").send("hello")) == "HELLO"
+    assert [worker.said("worker.named") for worker in workers] == [1, 1]
+
+
+def test_a_worker_that_has_served_an_only_agent_stays_with_it(both: Stack) -> None:
+    both.settings |= {"AGENT": str(AGENTS / "talking.py"), "AGENTS": ""}
+    server, _ = both.front_door()
+    worker = both.worker(str(AGENTS / "talking.py"))
+    assert text_of(server.send("hello")) == "HELLO"
+    several, _ = both.front_door(AGENT="", AGENTS=BOTH)
+    waiting = both.at_agent(several, "talking").send("hello", blocking=False)["id"]
+    until(lambda: both.rows("SELECT FROM tasks WHERE agent = 'talking'") != [])
+    for _ in range(3):
+        assert text_of(server.send("hello")) == "HELLO"
+    assert worker.said("worker.named") == 0
+    assert both.task(waiting)["state"] == "submitted"
+
+
 def test_stock_arq_serves_all_of_them(both: Stack) -> None:
     server, _ = both.front_door()
     both.arq_worker()
@@ -160,7 +180,7 @@ def test_several_processes_on_one_port(both: Stack) -> None:
 def test_in_memory_by_the_command_line(both: Stack) -> None:
     both.settings = {"LOG__FORMAT": "json"}
     process, first = both.start([PERDURE, "serve", "--port", "0", *BOTH.split(",")], "serving")
-    server = Server(process.popen, first["url"])
+    server = both.at(Server(process.popen, first["url"]))
     for door in doors(both, server):
         assert text_of(door.send("hello")) == "HELLO"
 

@@ -72,11 +72,10 @@ def test_one_trace_from_the_caller_to_the_webhook_also_after_a_crash(
         until(lambda: gate.lines == ["begun", "begun"])
         gate.open()
         until(lambda: at(server, task_id, "completed"))
-        # submitted, working, submitted again, working, the artifact, completed: the end is heard last
-        until(lambda: any(each.state == "completed" for each in receiver.heard))
-        until(lambda: len([each for each in collector.named("POST") if each.kind == CLIENT]) >= 5)
-        told = {each.headers["traceparent"] for each in receiver.heard}
-    until(lambda: bool(collector.named("process") and collector.named("invoke_agent")))
+        until(lambda: any(each.state == "completed" for each in receiver.heard))  # the last that is told
+        told = [each.headers["traceparent"] for each in receiver.heard]
+    until(lambda: told[-1].split("-")[2] in {span.span for span in collector.spans})
+    until(lambda: len([span for span in collector.spans if span.trace == TRACE and span.kind != CLIENT]) == 4)
     [request] = [span for span in collector.named("POST /") if span.trace == TRACE]
     [sent], [turn], [agent] = (collector.named(name) for name in ("send", "process", "invoke_agent"))
     assert {span.trace for span in (request, sent, turn, agent)} == {TRACE}
@@ -86,7 +85,10 @@ def test_one_trace_from_the_caller_to_the_webhook_also_after_a_crash(
     assert agent.parent == turn.span
     posts = [span for span in collector.named("POST") if span.kind == CLIENT]
     assert {(span.trace, span.parent) for span in posts} == {(TRACE, sent.span)}
-    assert {f"00-{TRACE}-{span.span}-01" for span in posts} <= told
+    assert (
+        len(posts) >= 4
+    )  # submitted again, working, the artifact, completed; others may have gone with the worker
+    assert {f"00-{TRACE}-{span.span}-01" for span in posts} <= set(told)
     assert {each[3:35] for each in told} == {TRACE}
     assert collector.services == {"e2e"}
     _operators_find_it(stack, server, task_id)

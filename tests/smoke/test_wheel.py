@@ -1,11 +1,15 @@
 """The wheel, built from the sdist, in a clean environment, run from a folder that has packages called like ours.
 
-The libraries are those of this environment, by a .pth: an installation of its own would take a minute and need the network.
+The libraries are those of this environment, by a .pth: an installation of its own takes a minute and needs the network. With
+CLEAN=1 (`make dist CLEAN=1`, as releases are built) they are installed as for a user: by pip, with the extra `local`, in the
+versions of constraints.txt.
 """
 
 from __future__ import annotations
 
 import os
+import re
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -15,10 +19,11 @@ import zipfile
 from pathlib import Path
 
 import httpx
+import psutil  # type: ignore[import-untyped]
 import pytest
 
 from tests.support.keys import pem
-from tests.support.processes import ROOT, finished, serving, surroundings, text_of
+from tests.support.processes import ROOT, finished, serving, started, surroundings, text_of
 
 ARQ = Path(sys.executable).parent / "arq"
 HOSTILE = "raise SystemExit('this is not the module that was meant')"
@@ -47,6 +52,12 @@ def installed(dist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     venv.create(folder, with_pip=False, symlinks=True)
     (wheel,) = dist.glob("*.whl")
     pip = [sys.executable, "-m", "pip", "--python", str(folder / "bin" / "python"), "install", "--quiet"]
+    if os.environ.get("CLEAN"):
+        # pytest is what an author's tests need besides.
+        subprocess.run(
+            [*pip, "-c", str(ROOT / "constraints.txt"), f"{wheel}[local]", "pytest"], check=True, timeout=300
+        )
+        return folder / "bin"
     subprocess.run([*pip, "--no-deps", "--no-index", str(wheel)], check=True)
     (site,) = folder.glob("lib/python*/site-packages")
     # A .pth inside a folder that a .pth names is not read: the checkout stays out of the way.
@@ -162,3 +173,42 @@ def test_the_durable_fleet_from_such_a_folder(
         drained = finished(arq, cwd=hostile, env=env)
         assert drained.returncode == 0, drained.stderr
         assert text_of(server.call("tasks/get", {"id": task["id"]})) == "HELLO"
+
+
+@pytest.mark.timeout(180)  # a lease has to run out, where it is the worker with the task that dies
+def test_the_quickstart(installed: Path, hostile: Path) -> None:
+    """Its agent, its commands, its kill; only that nobody looks for the worker in the log."""
+    page = (ROOT / "docs" / "quickstart.md").read_text()
+    [code] = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    assert "perdure serve my_agent.py" in page
+    assert "perdure up my_agent.py --workers 2" in page
+    (hostile / "my_agent.py").write_text(code.replace("time.sleep(1)", "time.sleep(0.2)"))
+    perdure = str(installed / "perdure")
+
+    def send(url: str, text: str) -> str:
+        return finished([perdure, "send", "--to", url, text], cwd=hostile).stdout.strip()
+
+    with serving([perdure, "serve", "my_agent.py", "--port", "0"], cwd=hostile) as server:
+        assert send(server.url, "one two three") == "ONE TWO THREE"
+
+    up = [perdure, "up", "my_agent.py", "--workers", "2", "--port", "0"]
+    with started(up, cwd=hostile) as process:
+        assert process.stdout is not None
+        said = iter(process.stdout)
+        [url] = next(filter(None, (re.findall(r"serving on (http://[\d.:]+)", line) for line in said)))
+        words = " ".join(map(str, range(30)))
+        with started([perdure, "send", "--to", url, words], cwd=hostile) as sending:
+            next(line for line in said if "turn.started" in line)
+            fleet = psutil.Process(process.pid).children(recursive=True)
+            workers = [each for each in fleet if "worker" in each.cmdline()]
+            assert len(workers) == 2
+            workers[0].kill()
+            for line in said:  # it had the task, or it had not
+                if "turn.settled" in line:
+                    break
+            answer, _ = sending.communicate(timeout=50)
+        assert answer.strip().endswith(words)
+        process.send_signal(signal.SIGINT)
+        for _ in said:
+            pass
+        assert process.wait(timeout=40) == 130

@@ -192,9 +192,23 @@ def test_a_plain_function_that_takes_too_long_is_told_to_stop() -> None:
             time.sleep(0.001)
         told.set()
 
-    with Harness(handler, turns={"timeout": 60, "max_failures": 0}, patience=0.01) as harness:
+    with Harness(handler, turns={"timeout": 60, "max_failures": 0}, patience=1) as harness:
         assert harness.send("go").state is TaskState.FAILED
         assert told.is_set()
+
+
+def test_a_handler_that_does_not_end_when_told_to_costs_a_crash() -> None:
+    release = threading.Event()
+
+    def handler(_: Said, turn: Turn) -> str:
+        if turn.attempt == 1:
+            release.wait()
+        return "done"
+
+    with Harness(handler, turns={"timeout": 60}, patience=0.2) as harness:
+        done = harness.send("go")
+        release.set()
+    assert (done.text, done.attempts, done.crashes) == ("done", 2, 1)
 
 
 def test_a_thread_is_waited_for_before_time_passes() -> None:
@@ -423,7 +437,7 @@ def test_it_closes_whatever_runs() -> None:
         finally:
             ended.set()
 
-    harness = Harness(stuck, patience=0.01)
+    harness = Harness(stuck, patience=1)
     harness.start("go")
     harness.close()
     harness.close()

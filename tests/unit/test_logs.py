@@ -13,18 +13,13 @@ import structlog
 
 from perdure import logs
 from perdure.settings import LogSettings, wants_colour
+from tests.support.logged import logging_of_its_own
 
 
 @pytest.fixture(autouse=True)
 def as_before() -> Iterator[None]:
-    """Logging is one for the process: give back what the next test expects."""
-    root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    logging.captureWarnings(False)
-    structlog.reset_defaults()
+    with logging_of_its_own():
+        yield
 
 
 def test_json_has_a_line_for_an_event(capsys: pytest.CaptureFixture[str]) -> None:

@@ -25,6 +25,9 @@ WITHOUT_OWNER = {
     "DUE", "PIECES", "FOLD", "DONE", "UNUSED", "FORGET_UNUSED",
     # Of workers that deliver webhooks, under the claim of a line; and of those who change the keys that secrets are sealed with.
     "HOLD", "RECORD", "END", "UNSEND", "LET_GO", "BLAME", "CLOSE", "EVENTS", "FORGET", "RESEAL_NEXT", "RESEAL",
+    # Of sweeps and operators, who prune what has ended long ago, whoever owned it.
+    "ENDED", "LOCK", "LOCK_WEBHOOKS", "FREE", "REFERENCED", "LOCK_CONTEXTS", "DELETE_CONTEXTS", "WEIGH", "TRIM", "FORGET_ACTIONS",
+    "BEGIN", "GO_ON", "AGE",
     # Of operators, who see which endpoints are in trouble.
     "ENDPOINTS",
     # Of operators, who make keys for all owners.

@@ -14,11 +14,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import structlog
+from structlog.contextvars import bind_contextvars
 
 from perdure import metrics
 from perdure.egress import Refused
 from perdure.errors import ConfigError, StorageUnavailable
 from perdure.ids import new_token
+from perdure.owners import caller_of
 from perdure.settings import Settings
 from perdure.storage import Storage
 from perdure.storage.webhooks import Breaker, ClaimedDelivery, DeliveryAttempt
@@ -132,6 +134,12 @@ class Deliveries:
         self._wanted.set()  # the next of its line
 
     async def _deliver(self, claimed: ClaimedDelivery) -> None:
+        bind_contextvars(  # for this task alone, which ends with it
+            delivery=str(claimed.delivery_id),
+            task_id=str(claimed.config.task_id),
+            attempt=claimed.attempt,
+            caller=caller_of(claimed.owner),
+        )
         try:
             found = await self._attempt(claimed)
             if found is None:
@@ -139,13 +147,13 @@ class Deliveries:
                 return
             await self._settle(claimed, found)
         except StorageUnavailable as error:  # sent again when the claim has lapsed
-            log.warning("delivery.not_recorded", delivery=str(claimed.delivery_id), error=str(error))
+            log.warning("delivery.not_recorded", error=str(error))
         except asyncio.CancelledError:
             with suppress(StorageUnavailable):
                 await asyncio.shield(self._storage.release_deliveries([claimed]))
             raise
         except Exception:
-            log.exception("delivery.broken", delivery=str(claimed.delivery_id))
+            log.exception("delivery.broken")
 
     async def _attempt(self, claimed: ClaimedDelivery) -> _Found | None:
         """Send it once. None if there is nothing to tell any more."""
@@ -204,9 +212,6 @@ class Deliveries:
         metrics.DELIVERY_SECONDS.observe(found.attempt.seconds)
         log.info(
             "delivery.attempted",
-            delivery=str(claimed.delivery_id),
-            task_id=str(claimed.config.task_id),
-            attempt=claimed.attempt,
             status=found.attempt.status,
             error=found.attempt.error,
             verdict=type(decided).__name__ if kept else "claim lost",
