@@ -87,8 +87,10 @@ def create_app(
     )
     root = first if not several else first.with_tenants({name: side.door for name, side in sides.items()})
     refusing: Any = {HTTPException: rest.no_route, CallerError: rest.refuse}
+    rpc, *others = root.routes(settings)
     app = Starlette(
         routes=[
+            rpc,  # routes are tried in their order, and nearly all requests are for this one
             *(routes_of_several(shown) if several else ()),
             Route("/healthz", health.healthz),
             Route(
@@ -96,7 +98,7 @@ def create_app(
             ),
             Route("/metrics", Metrics(storage, queue, settings).__call__),
             *(ops.routes(desk) if settings.ops.enabled else ()),
-            *root.routes(settings),
+            *others,
         ],
         middleware=[
             *((Middleware(ByPath, names=sides.keys()),) if several else ()),
