@@ -87,8 +87,10 @@ def create_app(
     )
     root = first if not several else first.with_tenants({name: side.door for name, side in sides.items()})
     refusing: Any = {HTTPException: rest.no_route, CallerError: rest.refuse}
+    rpc, *others = root.routes(settings)
     app = Starlette(
         routes=[
+            rpc,  # routes are tried in their order, and nearly all requests are for this one
             *(routes_of_several(shown) if several else ()),
             Route("/healthz", health.healthz),
             Route(
@@ -96,7 +98,7 @@ def create_app(
             ),
             Route("/metrics", Metrics(storage, queue, settings).__call__),
             *(ops.routes(desk) if settings.ops.enabled else ()),
-            *root.routes(settings),
+            *others,
         ],
         middleware=[
             *((Middleware(ByPath, names=sides.keys()),) if several else ()),
@@ -139,7 +141,7 @@ class Side:
         show_card = card.endpoint(self.cards.public)
         keys = self.key.jwks if self.key and settings.card.serve_jwks else None
         return [
-            Route("/", partial(jsonrpc.endpoint, self.door), methods=["POST"]),
+            Route("/", jsonrpc.Endpoint(self.door), methods=["POST"]),
             Route("/.well-known/agent-card.json", show_card),
             Route("/.well-known/agent.json", show_card),
             Route(JWKS_PATH, card.endpoint(keys)),

@@ -12,8 +12,8 @@ has sent, and nothing else.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import cast
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, cast
 
 import structlog
 from starlette.requests import ClientDisconnect
@@ -27,8 +27,8 @@ log = structlog.get_logger(__name__)
 Refuse = Callable[[Scope, Receive, Send], Awaitable[None]]
 """Answers a request that is given up."""
 
-CUT = "perdure.cut"
-"""An extension of the ASGI scope: `{"cut": <function>}` ends the request's connection at once."""
+LINK = "perdure.link"
+"""An extension of the ASGI scope: `{"link": <Link>}`."""
 
 
 HEAD_BYTES = 64 * 1024
@@ -37,6 +37,32 @@ BYTES_PER_SECOND = 64 * 1024
 """A body that has come so far gets another second."""
 LATE = b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+
+
+class Link:
+    """The connection of one request, as the middlewares below see it."""
+
+    __slots__ = ("_connection", "_scope")
+
+    def __init__(self, connection: HttpToolsProtocol, scope: Mapping[str, Any]) -> None:
+        self._connection, self._scope = connection, scope
+
+    def cut(self) -> None:
+        """End it at once."""
+        self._connection.transport.abort()
+
+    @property
+    def would_wait(self) -> bool:
+        """Whether the next write waits until the client has read."""
+        return bool(self._connection.flow.write_paused)
+
+    @property
+    def body_is_there(self) -> bool:
+        """Whether all of the request has come."""
+        cycle = self._connection.cycle
+        return (
+            cycle.scope is not self._scope or not cycle.more_body
+        )  # another one: it has been followed by the next request
 
 
 class Connection(HttpToolsProtocol):
@@ -60,7 +86,7 @@ class Connection(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self.scope["extensions"] = {CUT: {"cut": self.transport.abort}}
+        self.scope["extensions"] = {LINK: {"link": Link(self, self.scope)}}
         if self._head_due is None:
             self._await_head()
 
@@ -111,13 +137,18 @@ class SlowReaders:
             await self._app(scope, receive, send)
             return
 
+        link = _link(scope)
+
         async def bounded(message: Message) -> None:
+            if link is not None and not link.would_wait:
+                await send(message)
+                return
             try:
                 async with asyncio.timeout(self._seconds):
                     await send(message)
             except TimeoutError:
                 log.info("connection.slow_reader", client=scope.get("client"), seconds=self._seconds)
-                _cut(scope)
+                _cut(link)
 
         await self._app(scope, receive, bounded)
 
@@ -131,7 +162,8 @@ class SlowSenders:
         self._refuse = refuse
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        link = _link(scope) if scope["type"] == "http" else None
+        if scope["type"] != "http" or (link is not None and link.body_is_there):
             await self._app(scope, receive, send)
             return
         try:
@@ -164,9 +196,14 @@ class _TooSlow(Exception):
     """Carried from `receive` through the app to the middleware."""
 
 
-def _cut(scope: Scope) -> None:
+def _link(scope: Scope) -> Link | None:
+    """None with a server that has no such extension."""
+    extension = scope.get("extensions", {}).get(LINK)
+    return None if extension is None else cast(Link, extension["link"])
+
+
+def _cut(link: Link | None) -> None:
     """The request ends as one whose client has left. Servers without the extension are left to their own ways."""
-    extension = scope.get("extensions", {}).get(CUT)
-    if extension is None:
+    if link is None:
         raise ClientDisconnect
-    extension["cut"]()
+    link.cut()

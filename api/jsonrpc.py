@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from perdure import tracing
 from perdure.errors import CallerError
@@ -103,18 +104,25 @@ class Reply:
         )
 
 
-async def endpoint(door: Door, request: Request) -> Response:
-    """Answer one request."""
-    body = await request.body()
-    reply = Reply()
-    try:
-        return await _answer(door, request, body, reply)
-    except Exception as error:
-        told = refusal(error)
-        tracing.note({"rpc.response.status_code": str(told.code.rpc)})
-        if told.code.http >= 500:
-            tracing.fail(told.code.reason)
-        return refused(told, reply)
+class Endpoint:
+    """POST /, as an ASGI application: an error is an answer here, so that nothing of what Starlette puts around a function is
+    needed."""
+
+    def __init__(self, door: Door) -> None:
+        self._door = door
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request, reply = Request(scope, receive), Reply()
+        body = await request.body()
+        try:
+            answer = await _answer(self._door, request, body, reply)
+        except Exception as error:
+            told = refusal(error)
+            tracing.note({"rpc.response.status_code": str(told.code.rpc)})
+            if told.code.http >= 500:
+                tracing.fail(told.code.reason)
+            answer = refused(told, reply)
+        await answer(scope, receive, send)
 
 
 async def _answer(door: Door, request: Request, body: bytes, reply: Reply) -> Response:

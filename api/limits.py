@@ -33,17 +33,17 @@ class BodyLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request = Request(scope)
+        length = _said_length(scope)
         try:
-            if self._said_length(request) > self._max_bytes:
-                raise _TooLarge(
-                    more="Expect" not in request.headers
-                )  # who asks before sending is told at once
-            await self._app(scope, self._counted(receive), send)
+            if length is not None and length > self._max_bytes:
+                # who asks before sending is told at once
+                raise _TooLarge(more="Expect" not in Request(scope).headers)
+            # No server lets a body be longer than it was said to be.
+            await self._app(scope, self._counted(receive) if length is None else receive, send)
         except _TooLarge as found:
             if found.more:
                 await _read_off(receive)
-            await self._refuse(request, scope, receive, send)
+            await self._refuse(Request(scope), scope, receive, send)
         except ClientDisconnect:  # left before its request was complete: nobody to answer
             return
 
@@ -60,13 +60,20 @@ class BodyLimit:
 
         return counted
 
-    def _said_length(self, request: Request) -> int:
-        text = request.headers.get("Content-Length", "")
-        return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else 0
-
     async def _refuse(self, request: Request, scope: Scope, receive: Receive, send: Send) -> None:
         too_large = RequestTooLarge(f"the request is larger than {self._max_bytes} bytes")
         await _answer(too_large, request)(scope, receive, send)
+
+
+def _said_length(scope: Scope) -> int | None:
+    """None where the body has to be counted: its length is not said, or it comes in chunks all the same."""
+    length = None
+    for name, value in scope["headers"]:
+        if name == b"content-length":
+            length = int(value) if value.isdigit() and len(value) < 19 else None
+        elif name == b"transfer-encoding":
+            return None
+    return length
 
 
 async def refuse_late(scope: Scope, receive: Receive, send: Send) -> None:

@@ -124,7 +124,10 @@ def _send(call: Call) -> Send:
         extensions=call.extensions,
         tenant=send.tenant,
     )
-    return replace(send, message=message, metadata=without_notes(send.metadata), key=key)
+    metadata = without_notes(send.metadata)
+    if key is None and message is send.message and len(metadata) == len(send.metadata):
+        return send
+    return replace(send, message=message, metadata=metadata, key=key)
 
 
 def _replayed(call: Call) -> Callable[[], None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from hashlib import sha256
@@ -15,7 +15,7 @@ from perdure.agent import AgentConfig, Limit
 from perdure.errors import InvalidParams
 from perdure.ids import new_context_id
 from perdure.scheduling import MEMBER, Scheduling, scheduling_of
-from perdure.storage import NewTask, Policy
+from perdure.storage import NewTask, Policy, WebhookConfig
 from perdure.tasks import Message
 
 from .wire.asked import Send
@@ -24,7 +24,14 @@ LONGEST_KEY = 200
 """Bytes of a limit's key. A longer one is hashed: callers choose the values."""
 
 
-def new_task(config: AgentConfig, owner: str, task_id: UUID, send: Send, now: datetime) -> NewTask:
+def new_task(
+    config: AgentConfig,
+    owner: str,
+    task_id: UUID,
+    send: Send,
+    now: datetime,
+    webhooks: Sequence[WebhookConfig] = (),
+) -> NewTask:
     """The task that a message begins. `InvalidParams` names what is wrong with its scheduling."""
     message = send.message
     asked, path = _scheduling(send, now)
@@ -40,7 +47,8 @@ def new_task(config: AgentConfig, owner: str, task_id: UUID, send: Send, now: da
         delay=asked.not_before or 0.0,
         expires=asked.expires,
         deadline=asked.deadline,
-        limits=limits_of(config, _metadata(send)),
+        limits=limits_of(config, _metadata(send)) if config.limits else {},
+        webhooks=webhooks,
     )
 
 

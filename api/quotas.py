@@ -12,9 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Sequence
 
 import structlog
 
@@ -37,12 +35,25 @@ MANY = 1000
 """After so many seconds a caller who sends nothing is forgotten, once there are so many callers."""
 
 
-@dataclass(slots=True)
 class Place:
-    """A place for one task, given before it is stored."""
+    """A place for one new task of this caller, while inside. `TooMuch`, `Overloaded`; `StorageUnavailable`."""
 
-    used: bool = True
-    """Cleared by who finds that nothing new was stored."""
+    __slots__ = ("_owner", "_quotas", "_tallies", "used")
+
+    def __init__(self, quotas: Quotas, owner: str) -> None:
+        self._quotas, self._owner = quotas, owner
+        self.used = True
+        """Cleared by who finds that nothing new was stored."""
+
+    async def __aenter__(self) -> Place:
+        self._tallies = await self._quotas.take(self._owner)
+        return self
+
+    async def __aexit__(self, kind: object, error: BaseException | None, _: object) -> None:
+        # Where the storage was away it may have been stored all the same.
+        stored = self.used if error is None else isinstance(error, StorageUnavailable)
+        for tally in self._tallies:
+            tally.give(stored=stored)
 
 
 class Tally:
@@ -63,6 +74,11 @@ class Tally:
     def idle(self) -> float:
         """Seconds since the last count; 0 while something is under way."""
         return 0.0 if self._under_way or self._counting else time.monotonic() - self._counted_at
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether the last count is good, and has room."""
+        return self._known and time.monotonic() - self._counted_at <= self._good_for and self.full() is None
 
     async def refresh(self) -> None:
         """Count if it is time to: in the background while the limits are far away, else before going on."""
@@ -135,13 +151,17 @@ class Quotas:
         self._all = Tally([self._limit], self._count_all) if self._limit else None
         self._own: dict[str, Tally] = {}
 
-    @asynccontextmanager
-    async def place(self, owner: str) -> AsyncIterator[Place]:
-        """A place for one new task of this caller. `TooMuch`, `Overloaded`; `StorageUnavailable`."""
+    def place(self, owner: str) -> Place:
+        """A place for one new task of this caller."""
+        return Place(self, owner)
+
+    async def take(self, owner: str) -> Sequence[Tally]:
+        """What counts a new task of this caller, it included: `give` it back to each. Raises as `Place` says."""
         own = self._own_tally(owner)
         tallies = [tally for tally in (own, self._all) if tally]
         for tally in tallies:
-            await tally.refresh()
+            if not tally.is_fresh:
+                await tally.refresh()
         # From here to the taking nothing is awaited: of many who come at once each sees those before it.
         if own and (number := own.full()) is not None:
             raise TooMuch(self._told(number), retry_after=retry_after())
@@ -149,16 +169,7 @@ class Quotas:
             raise Overloaded("too many tasks wait for a worker; try again", retry_after=retry_after())
         for tally in tallies:
             tally.take()
-        place, stored = Place(), False
-        try:
-            yield place
-            stored = place.used
-        except StorageUnavailable:  # it may have been stored all the same
-            stored = True
-            raise
-        finally:
-            for tally in tallies:
-                tally.give(stored=stored)
+        return tallies
 
     def _told(self, number: int) -> str:
         what = "that have not ended", "that wait for a worker"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -107,11 +107,13 @@ class TaskManager:
         this call: whoever cancels it, or never reads the answer, changes nothing. `left` returns when the caller has gone: then
         nobody waits any longer.
         """
-        place = nullcontext() if send.return_immediately else self._blocking.taken(caller.owner)
-        with place:
+        if send.return_immediately:
+            accepted = await self._accept(caller, self._addressed(send), send)
+            if accepted.repeated:
+                repeated()
+            return await self._whole(accepted, send)
+        with self._blocking.taken(caller.owner):
             async with self._stored(caller, send, repeated) as (accepted, waiter):
-                if send.return_immediately:
-                    return await self._whole(accepted, send)
                 task = await self._whole(accepted, send) if accepted.repeated else accepted.task
                 async with _unless_gone(left, waiter):
                     return await self._rested(task, waiter, send)
@@ -198,13 +200,14 @@ class TaskManager:
         return accepted
 
     async def _begun(self, caller: Caller, task_id: UUID, send: Send) -> Accepted:
-        new = new_task(self._config, caller.owner, task_id, send, datetime.now(UTC))
         webhooks = [_config(task_id, send.callback, send.key)] if send.callback else []
         if self._own_webhook:
             webhooks.append(WebhookConfig(config_id=GLOBAL, task_id=task_id, url="", endpoint="WEBHOOK_URL"))
+        new = new_task(self._config, caller.owner, task_id, send, datetime.now(UTC), webhooks)
         with spans.sending(self._config.name, task_id, new.context_id) as span:
-            traced = replace(new, webhooks=webhooks, trace_context=span.context)
-            return await self._submitted(traced, send.key)
+            if span.context:
+                new = replace(new, trace_context=span.context)
+            return await self._submitted(new, send.key)
 
     async def _continued(self, caller: Caller, task_id: UUID, send: Send) -> Accepted:
         webhooks = [_config(task_id, send.callback, send.key)] if send.callback else []

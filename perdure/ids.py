@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from uuid import UUID, uuid5
 
+import uuid_utils
 from uuid_utils.compat import uuid4, uuid7
 
 
@@ -20,7 +21,7 @@ def new_token() -> UUID:
 
 def new_context_id() -> str:
     """For a message that names no conversation."""
-    return str(uuid7())
+    return str(uuid_utils.uuid7())
 
 
 def artifact_id(task_id: UUID, ordinal: int) -> str:

@@ -28,6 +28,7 @@ from perdure.agent import Agent
 from perdure.agents import Agents, by_name, known_as, load_agents
 from perdure.backends import make_queue, make_storage, opened, require_keys
 from perdure.errors import ConfigError, QueueUnavailable, StorageUnavailable
+from perdure.memory import keep_what_is_loaded
 from perdure.settings import Settings, load_settings
 from perdure.stuck import ending_for_sure, left_behind
 from perdure.watch import Watch
@@ -202,6 +203,7 @@ async def _serve(
     # is opened, listening only when all is: who connects too early is refused and not kept waiting.
     with ours("api.stream").ending_in_order():
         async with app.router.lifespan_context(app):
+            keep_what_is_loaded()
             server = _server(app, settings, lambda: listening(_url(listeners[0])))
             await server.serve(sockets=listeners)
             log.info("stopping")

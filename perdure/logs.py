@@ -5,6 +5,7 @@ Our own events and those of the libraries (uvicorn, arq, SQLAlchemy, Alembic: th
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 import textwrap
@@ -12,6 +13,7 @@ import traceback
 from collections.abc import MutableMapping
 from typing import Any
 
+import orjson
 import structlog
 from structlog.typing import Processor
 
@@ -26,18 +28,18 @@ REDACTED = "[its text is not logged: see LOG__CONTENTS]"
 def set_up(settings: LogSettings) -> None:
     """Send everything to stderr in the form that the settings name. May be called again: the last call counts."""
     level = logging.getLevelNamesMapping()[settings.level.upper()]
-    json = settings.format == "json" or (settings.format == "auto" and not sys.stderr.isatty())
+    as_json = settings.format == "json" or (settings.format == "auto" and not sys.stderr.isatty())
     ours: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         _with_trace,
         structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso" if json else "%H:%M:%S", utc=json),
+        structlog.processors.TimeStamper(fmt="iso" if as_json else "%H:%M:%S", utc=as_json),
         structlog.processors.StackInfoRenderer(),
     ]
     shown = settings.contents == "shown" or (settings.contents == "auto" and sys.stderr.isatty())
     if not shown:
         ours.append(_without_contents)
-    form = _json() if json else _console()
+    form = _json() if as_json else _console()
     structlog.configure(
         processors=[*ours, *form],
         wrapper_class=structlog.make_filtering_bound_logger(level),
@@ -72,7 +74,15 @@ def _route_libraries(handler: logging.Handler, level: int) -> None:
 
 
 def _json() -> list[Processor]:
-    return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+    return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(serializer=_as_json)]
+
+
+def _as_json(event: Any, **how: Any) -> str:
+    """What orjson does not take (a lone surrogate, a key that is no text) is written in Python's way: a line must not be lost."""
+    try:
+        return orjson.dumps(event, default=repr).decode()
+    except TypeError:
+        return json.dumps(event, **how)
 
 
 def _console() -> list[Processor]:

@@ -37,6 +37,8 @@ def noted(
         TENANT: tenant,
     }
     said = {name: value for name, value in notes.items() if value}
+    if not said and NOTES.isdisjoint(message.metadata):
+        return message
     return replace(message, metadata={**without_notes(message.metadata), **said})
 
 

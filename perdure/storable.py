@@ -63,9 +63,26 @@ def _first(members: Iterator[tuple[str, Any]], depth: int) -> tuple[str, str] | 
 
 def require_storable(value: Any) -> None:
     """`ValueError` for what cannot be kept."""
+    if _is_plain(value, 100):
+        return
     if found := unstorable(value):
         path, why = found
         raise ValueError(f"{path or 'the value'} {why}")
+
+
+def _is_plain(value: Any, depth: int) -> bool:
+    """Whether a look that keeps no paths finds nothing to say. Almost everything is, and all that is written comes by here."""
+    kind = type(value)
+    if kind is str:
+        return _UNSTORABLE.search(value) is None
+    if kind is dict:
+        return depth > 0 and all(
+            type(key) is str and not _UNSTORABLE.search(key) and _is_plain(item, depth - 1)
+            for key, item in value.items()
+        )
+    if kind is list or kind is tuple:
+        return depth > 0 and all(_is_plain(item, depth - 1) for item in value)
+    return unstorable(value) is None
 
 
 def cleaned(text: str) -> str:

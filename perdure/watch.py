@@ -10,7 +10,7 @@ The order matters: follow, then read, then wait. What changes after the read is 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from uuid import UUID
 
@@ -53,23 +53,33 @@ class Watch:
         try:
             yield
         finally:
-            followers = self._followers[task_id]
-            followers.remove(heard)
-            if not followers:
-                del self._followers[task_id]
+            self._forget(task_id, heard)
 
-    @contextmanager
-    def waiter(self, task_id: UUID) -> Iterator[Waiter]:
-        """A place to wait for the task's next change."""
-        waiter = Waiter(lambda: self._storage.notices([task_id]))
+    def waiter(self, task_id: UUID) -> Waiter:
+        """A place to wait for the task's next change, while inside (`with`)."""
+        return Waiter(self, task_id)
+
+    def enter(self, waiter: Waiter) -> None:
+        """It hears from now on."""
         self._waiters.add(waiter)
+        self._followers.setdefault(waiter.task_id, []).append(waiter.heard)
         if self._dismissed:
             waiter.dismiss()
-        try:
-            with self.follow(task_id, waiter.heard):
-                yield waiter
-        finally:
-            self._waiters.remove(waiter)
+
+    def leave(self, waiter: Waiter) -> None:
+        """It hears no more."""
+        self._waiters.remove(waiter)
+        self._forget(waiter.task_id, waiter.heard)
+
+    def _forget(self, task_id: UUID, heard: Callable[[Notice], None]) -> None:
+        followers = self._followers[task_id]
+        followers.remove(heard)
+        if not followers:
+            del self._followers[task_id]
+
+    async def ask(self, task_id: UUID) -> Sequence[Notice]:
+        """Where a task stands in the storage."""
+        return await self._storage.notices([task_id])
 
     def dismiss(self) -> None:
         """Nobody waits any longer: the process is about to end."""
@@ -142,14 +152,22 @@ class Watch:
 
 
 class Waiter:
-    """Remembers the newest notice about one task. `ask` gives where it stands."""
+    """Remembers the newest notice about one task, while inside."""
 
-    def __init__(self, ask: Callable[[], Awaitable[Sequence[Notice]]]) -> None:
-        self._ask = ask
+    def __init__(self, watch: Watch, task_id: UUID) -> None:
+        self.task_id = task_id
+        self._watch = watch
         self._newest: Notice | None = None
         self._news = asyncio.Event()
         self.dismissed = False
         """Whether the process is about to end, so that nobody should go on waiting."""
+
+    def __enter__(self) -> Waiter:
+        self._watch.enter(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._watch.leave(self)
 
     def heard(self, notice: Notice) -> None:
         """Take a notice; older ones than the newest are ignored."""
@@ -182,7 +200,7 @@ class Waiter:
     async def _confirmed(self, gone: Notice) -> Notice | None:
         """Whether it is gone. A place to wait is taken before the task is stored: a refresh in between does not find it."""
         try:
-            found = await self._ask()
+            found = await self._watch.ask(self.task_id)
         except StorageUnavailable:
             return None  # the next refresh tells again
         return found[0] if found else gone

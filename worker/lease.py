@@ -51,21 +51,26 @@ class Reins:
         """Which turn it is, once one is claimed."""
         self.react_by = math.inf
         """On the monotonic clock: by then the event loop has dealt with a turn that took too long, unless it is hung."""
-        self._pulled = asyncio.Event()
+        self.pulled: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Done once there is a reason."""
 
     def pull(self, why: Stop) -> None:
         """Call it on the event loop."""
         if self.why in (None, Stop.TIMEOUT):
             self.why = why
-            self._pulled.set()
+            if not self.pulled.done():
+                self.pulled.set_result(None)
         if why is Stop.DEPLOY:
             self.leaving.set()
 
-    async def pulled(self, timeout: float | None = None) -> None:
-        """Return once they are pulled, at the latest after `timeout` seconds."""
+    async def _something(self, seconds: float) -> None:
+        """Wait for the first reason to stop, or for the end of the process where there is one; for so long at most."""
+        if self.why is None:
+            await asyncio.wait((self.pulled,), timeout=seconds)
+            return
         with suppress(TimeoutError):
-            async with asyncio.timeout(timeout):
-                await self._pulled.wait()
+            async with asyncio.timeout(seconds):
+                await self.leaving.wait()
 
     async def patiently(self, send: Callable[[], Awaitable[T]], *, only_running: bool = False) -> T:
         """Send a write again until the storage takes it. `StorageUnavailable` once the process ends or the task is not ours, with
@@ -79,9 +84,7 @@ class Reins:
                     raise
                 if pause == _FIRST_PAUSE:
                     log.warning("turn.write_waits", error=str(error))
-            with suppress(TimeoutError):
-                async with asyncio.timeout(pause):
-                    await (self.leaving if self.why else self._pulled).wait()
+            await self._something(pause)
             pause = min(pause * 2, _LONGEST_PAUSE)
 
 

@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from contextvars import copy_context
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +21,7 @@ from perdure.storage import Claim, Written
 from perdure.tasks import ArtifactChunk, Message, Notice
 
 from .lease import Reins, Stop
-from .worker import Worker, announce
+from .worker import Worker
 
 log = structlog.get_logger(__name__)
 
@@ -50,6 +51,7 @@ class Outbox:
         self._claim = claim
         self._reins = reins
         self._loop = asyncio.get_running_loop()
+        self._context = copy_context()  # for its log lines: pieces may come from any thread
         self._lock = threading.Lock()
         self._pieces: list[ArtifactChunk | Message] = []
         self._progress: Progress | None = None
@@ -58,7 +60,7 @@ class Outbox:
         self._news = asyncio.Event()
         self._closing = asyncio.Event()
         self._write_no = 0
-        self._writer = asyncio.create_task(self._run())
+        self._writer: asyncio.Task[None] | None = None  # begins with the first piece: most turns only end
 
     def put(self, piece: Piece) -> None:
         """Take a piece, from any thread. After `close` it is dropped: the turn is over."""
@@ -72,7 +74,12 @@ class Outbox:
             wake, self._woken = not self._woken, True
         if wake:
             with suppress(RuntimeError):  # the loop is closed
-                self._loop.call_soon_threadsafe(self._news.set)
+                self._loop.call_soon_threadsafe(self._wake)
+
+    def _wake(self) -> None:
+        self._news.set()
+        if self._writer is None and not self._closed:
+            self._writer = self._loop.create_task(self._run(), context=self._context)
 
     async def close(self) -> None:
         """Take nothing more. Returns when the write under way has ended."""
@@ -80,7 +87,8 @@ class Outbox:
             self._closed = True
         self._closing.set()
         self._news.set()
-        await asyncio.shield(self._writer)
+        if self._writer is not None:
+            await asyncio.shield(self._writer)
 
     async def settle(self, outcome: Outcome) -> Written:
         """Write what is left and how the turn ended. `LeaseLost`; `StorageUnavailable` once the process ends."""
@@ -117,7 +125,7 @@ class Outbox:
             status_metadata=batch.metadata or None,
             metadata=batch.metadata or None,
         )
-        await announce(self._worker.queue, [Notice(self._claim.task_id, written.seq, written.state)])
+        self._worker.queue.tell([Notice(self._claim.task_id, written.seq, written.state)])
 
     async def _written(self, **write: Any) -> Written:
         self._write_no += 1

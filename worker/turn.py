@@ -36,7 +36,7 @@ from .limits import Limit, hung_after, limit_of
 from .outbox import Outbox
 from .references import referenced_tasks
 from .stuck import leave
-from .worker import Worker, announce, ring
+from .worker import Worker, ring
 
 log = structlog.get_logger(__name__)
 
@@ -153,7 +153,8 @@ async def _performed(
     handler = asyncio.create_task(
         _handled(worker, claimed, turn, answer), name=name_of(turn.task_id, turn.attempt)
     )
-    await _announce_start(worker, claimed)
+    worker.deliver()
+    worker.queue.tell([Notice(claimed.task.task_id, claimed.task.last_seq, claimed.task.state)])
     await _first_of(handler, reins, started + limit.seconds)
     if handler.done():
         outcome = handler.result()
@@ -213,20 +214,11 @@ def _keeping_steps(worker: Worker, claim: Claim, reins: Reins, answer: Answer) -
     return store
 
 
-async def _announce_start(worker: Worker, claimed: ClaimedTurn) -> None:
-    task = claimed.task
-    worker.deliver()
-    await announce(worker.queue, [Notice(task.task_id, task.last_seq, task.state)])
-
-
 async def _first_of(handler: asyncio.Task[Outcome], reins: Reins, until: float) -> None:
     """Return when the handler has ended, the reins are pulled or, on the monotonic clock, it is too late."""
-    pulled = asyncio.create_task(reins.pulled())
-    left = max(until - time.monotonic(), 0)
-    try:
-        await asyncio.wait((handler, pulled), timeout=left, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        pulled.cancel()
+    if reins.why is None:
+        left = max(until - time.monotonic(), 0)
+        await asyncio.wait((handler, reins.pulled), timeout=left, return_when=asyncio.FIRST_COMPLETED)
 
 
 async def _stopped(worker: Worker, handler: asyncio.Task[Outcome], reins: Reins) -> _Stuck | None:
@@ -376,4 +368,6 @@ async def _release(worker: Worker, claim: Claim, reins: Reins, reason: str, **ho
 
 async def _tell(worker: Worker, rings: Sequence[Ring], notices: Sequence[Notice]) -> None:
     worker.deliver()
-    await asyncio.gather(ring(worker.queue, rings), announce(worker.queue, notices))
+    worker.queue.tell(notices)
+    if rings:
+        await ring(worker.queue, rings)

@@ -36,6 +36,9 @@ class Queue(Protocol):
     async def announce(self, notices: Sequence[Notice]) -> None:
         """Tell every listener that these tasks' logs grew. One round trip however many."""
 
+    def tell(self, notices: Sequence[Notice]) -> None:
+        """The same without waiting for it, and without hearing whether it went well."""
+
     def listen(self) -> AbstractAsyncContextManager[AsyncIterator[Notice]]:
         """Notices from now on: once entered, everything announced later is heard. The iterator raises `QueueUnavailable` when the
         connection breaks; what was said meanwhile is not repeated."""

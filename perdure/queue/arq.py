@@ -209,8 +209,16 @@ class ArqQueue:
         """What is announced while one PUBLISH is under way goes into the next one together."""
         await self._notices.add(notices)
 
+    def tell(self, notices: Sequence[Notice]) -> None:
+        if notices:
+            self._notices.post(notices)
+
     async def _announce_all(self, notices: Sequence[Notice]) -> None:
-        await self._asked(lambda: self._redis.publish(self._channel, spoken(notices)))
+        newest = {
+            notice.task_id: notice for notice in notices
+        }  # the start and the end of a short turn go out together
+        told = spoken(list(newest.values()))
+        await self._asked(lambda: self._redis.publish(self._channel, told))
 
     @asynccontextmanager
     async def listen(self) -> AsyncIterator[AsyncIterator[Notice]]:

@@ -51,6 +51,9 @@ class InlineQueue:
             rung()
 
     async def announce(self, notices: Sequence[Notice]) -> None:
+        self.tell(notices)
+
+    def tell(self, notices: Sequence[Notice]) -> None:
         for listener in self._listeners:
             for notice in notices:
                 listener.put_nowait(notice)

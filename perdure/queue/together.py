@@ -21,15 +21,18 @@ class Together(Generic[T]):
 
     async def add(self, items: Sequence[T]) -> None:
         """Return once these were sent; raises what `send` raises."""
-        if not items:
-            return
+        if items:
+            await asyncio.shield(self.post(items))
+
+    def post(self, items: Sequence[T]) -> asyncio.Future[None]:
+        """Send these as well; done once they were sent. Nobody need ask."""
         self._waiting += items
         if self._told is None:
             self._told = asyncio.get_running_loop().create_future()
         told = self._told
         if self._sending is None or self._sending.done():
             self._sending = asyncio.create_task(self._send_all())
-        await asyncio.shield(told)
+        return told
 
     async def end(self, *, timeout: float) -> None:
         """Wait for what is under way, for so many seconds at most."""

@@ -61,7 +61,8 @@ class _Nothing:
     def fail(self, error_type: str) -> None: ...
 
 
-_OFF: AbstractContextManager[Span] = nullcontext(_Nothing())
+OFF: AbstractContextManager[Span] = nullcontext(_Nothing())
+"""What is used while nothing is traced."""
 _live: Live | None = None
 
 
@@ -75,7 +76,7 @@ def span(
 ) -> AbstractContextManager[Span]:
     """The current span while inside. `origins` are trace contexts, the newest last: that one is its parent, the others are
     linked; none: a trace begins. Without `origins` it is a child of the current span."""
-    return _OFF if _live is None else _live.span(name, kind, attributes, origins)
+    return OFF if _live is None else _live.span(name, kind, attributes, origins)
 
 
 def note(attributes: Attributes) -> None:

@@ -12,7 +12,7 @@ from perdure.agent import AgentConfig
 from perdure.egress import Refused, read_url
 from perdure.storage import Claim, ClaimedTurn
 from perdure.storage.webhooks import ClaimedDelivery
-from perdure.tracing import Attributes, Span, span
+from perdure.tracing import OFF, Attributes, Span, is_on, span
 
 SYSTEM = "perdure"
 TROUBLE = frozenset({"failed", "retry", "timeout", "lost", "abandoned", "unrecorded"})
@@ -21,11 +21,15 @@ TROUBLE = frozenset({"failed", "retry", "timeout", "lost", "abandoned", "unrecor
 
 def sending(agent: str, task_id: UUID, context_id: str) -> AbstractContextManager[Span]:
     """A message becomes a task, or more of one."""
+    if not is_on():
+        return OFF
     return span(f"send {agent}", "producer", _message("send", agent, task_id, context_id))
 
 
 def turn(agent: str, claimed: ClaimedTurn, worker_id: str) -> AbstractContextManager[Span]:
     """An attempt, from its claim to what became of it."""
+    if not is_on():
+        return OFF
     claim = claimed.claim
     attributes = {
         **_message("process", agent, claim.task_id, claim.context_id),
@@ -44,6 +48,8 @@ def ended(span: Span, outcome: str) -> None:
 
 def invocation(config: AgentConfig, claim: Claim) -> AbstractContextManager[Span]:
     """The handler. Whatever it instruments itself is inside."""
+    if not is_on():
+        return OFF
     attributes: Attributes = {
         "gen_ai.operation.name": "invoke_agent",
         "gen_ai.agent.name": config.name,
@@ -57,6 +63,8 @@ def invocation(config: AgentConfig, claim: Claim) -> AbstractContextManager[Span
 
 def delivery(claimed: ClaimedDelivery, url: str) -> AbstractContextManager[Span]:
     """One request to a webhook."""
+    if not is_on():
+        return OFF
     attributes: dict[str, str | int] = {
         "http.request.method": "POST",
         "perdure.task.id": str(claimed.config.task_id),

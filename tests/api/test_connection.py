@@ -9,7 +9,7 @@ import pytest
 from starlette.requests import ClientDisconnect
 from starlette.responses import PlainTextResponse
 
-from api.connection import CUT, SlowReaders
+from api.connection import LINK, SlowReaders
 from tests.api.front import Front, message
 
 
@@ -18,6 +18,8 @@ class Deaf:
 
     def __init__(self) -> None:
         self._gone = asyncio.Event()
+
+    would_wait = body_is_there = True
 
     def cut(self) -> None:
         self._gone.set()
@@ -32,7 +34,7 @@ class Deaf:
 
 async def test_a_connection_that_takes_nothing_is_cut() -> None:
     client = Deaf()
-    scope = {"type": "http", "extensions": {CUT: {"cut": client.cut}}}
+    scope = {"type": "http", "extensions": {LINK: {"link": client}}}
     await SlowReaders(PlainTextResponse("hello"), seconds=0.01)(scope, client.receive, client.send)
     assert client._gone.is_set()
 
@@ -48,7 +50,7 @@ async def test_another_server_is_told_that_its_client_is_gone() -> None:
 async def test_a_stream_that_is_cut_lets_go_of_its_task(front: Front) -> None:
     client = Deaf()
     live = front.live("SendStreamingMessage", {"message": message()})
-    scope = {**live._scope, "extensions": {CUT: {"cut": client.cut}}}
+    scope = {**live._scope, "extensions": {LINK: {"link": client}}}
     said = iter([live._received.get_nowait()])
 
     async def receive() -> Any:

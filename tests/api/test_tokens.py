@@ -211,7 +211,7 @@ async def test_a_refused_token_is_not_in_the_log(issuer: IssuerServer) -> None:
 
 
 async def test_a_token_is_remembered_no_longer_than_it_is_good(issuer: IssuerServer) -> None:
-    async with opened_front(auth=by_jwks(issuer, jwt_leeway=0, cache=60)) as front:
+    async with opened_front(auth=by_jwks(issuer, jwt_leeway=0, cache=60), rate=0) as front:
         token = issuer.token(EC, exp=int(time.time()) + 2)
         assert await let_in(front, token)
         since = time.monotonic()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import signal
 import subprocess
 import tarfile
 from concurrent.futures import ThreadPoolExecutor
@@ -68,11 +69,16 @@ def complaints(process: Process) -> list[str]:
     return [line for line in process.log if re.search(r'"level": ?"(error|critical)"|Traceback', line)]
 
 
+def running(older: Path) -> dict[str, str]:
+    """The settings of a process of the older version. What is older than the first release cannot start on a schema that it does
+    not know, unless it is told to leave it alone."""
+    return {"PYTHONPATH": str(older), "STORAGE__RUN_MIGRATIONS_ON_STARTUP": "false"}
+
+
 def test_older_code_works_on_the_newest_schema(stack: Stack, older: Path) -> None:
     migrate.upgrade(stack.services.database_url)
     stack.settings["WORKER__LEASE"] = "15"  # nobody dies here, however slow the machine is
-    # Code from before the first release cannot start on a schema that it does not know, unless it is told to leave it alone.
-    old = {"PYTHONPATH": str(older), "STORAGE__RUN_MIGRATIONS_ON_STARTUP": "false"}
+    old = running(older)
     old_door, _ = stack.front_door(**old)
     new_door, _ = stack.front_door()
     workers = [stack.worker(**old), stack.worker()]
@@ -99,6 +105,21 @@ def test_older_code_works_on_the_newest_schema(stack: Stack, older: Path) -> Non
         assert worker.said("turn.settled") > 0
     for process in stack.processes:
         assert complaints(process) == []
+
+
+def test_an_older_worker_takes_over_what_a_newer_one_had(stack: Stack, older: Path) -> None:
+    migrate.upgrade(stack.services.database_url)
+    door, _ = stack.front_door()
+    newer, gate = stack.worker(), stack.gate("gate")
+    task_id = door.send(str(gate.path), blocking=False)["id"]
+    assert gate.begun() == newer.popen.pid
+    taking_over = stack.worker(**running(older))
+    newer.signal(signal.SIGKILL)
+    assert gate.begun(2) == taking_over.popen.pid
+    gate.open()
+    until(lambda: at(door, task_id, "completed"))
+    assert stack.task(task_id)["crashes"] == 1
+    stack.log_is_whole(task_id)
 
 
 def test_code_that_is_too_old_says_so(stack: Stack) -> None:

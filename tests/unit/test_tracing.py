@@ -94,6 +94,19 @@ async def begin_and_end(monkeypatch: pytest.MonkeyPatch, settings: Settings) -> 
         assert not tracing.is_on()
 
 
+async def test_the_doctor_is_told_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracing, "hand_on_opentelemetry", lambda settings: None)
+    monkeypatch.setitem(sys.modules, "perdure.tracing.live", None)
+    said, remedy = await tracing.complaint(Settings.model_validate(ENDPOINT))
+    assert "not installed" in said
+    assert "pip install 'perdure[otel]'" in remedy
+
+
+async def test_the_console_takes_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracing, "hand_on_opentelemetry", lambda settings: None)
+    assert await tracing.complaint(Settings.model_validate({"otel_traces_exporter": "console"})) == ("", "")
+
+
 async def test_an_end_waits_for_no_exporter(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not longer than its bound, which is as good as none here: the exporter hangs until the test has seen the end."""
     hangs, asked = threading.Event(), threading.Event()

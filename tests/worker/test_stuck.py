@@ -176,7 +176,7 @@ async def test_a_deploy_waits_for_a_stuck_one_only_a_moment(shop: Shop, stubborn
     settings = turns(timeout=0.05, patience=3600.0)
     task_id, reins = await shop.submit(), Reins()
     running = asyncio.create_task(run_turn(shop.worker(stubborn.coroutine, settings=settings), reins))
-    await reins.pulled()
+    await reins.pulled
     assert reins.why is Stop.TIMEOUT
     reins.pull(Stop.DEPLOY)
     await running

@@ -39,7 +39,8 @@ _BEST = "b.priority DESC, b.rank, b.due_at, b.task_id"
 # has just begun.
 CLAIM = f"""
 WITH mine AS (
-        SELECT t.* FROM unnest($2::uuid[]) AS asked(token) JOIN tasks t ON t.lease_token = asked.token AND t.state = 'working'),
+        SELECT t.* FROM unnest($2::uuid[]) AS asked(token) CROSS JOIN LATERAL (
+               SELECT * FROM tasks WHERE lease_token = asked.token AND state = 'working' OFFSET 0) t),
     asked AS (
         SELECT a.holder, a.token, a.lease, row_number() OVER (ORDER BY a.ord) AS place
           FROM unnest($1::text[], $2::uuid[], $3::float8[]) WITH ORDINALITY AS a(holder, token, lease, ord)

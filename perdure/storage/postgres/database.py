@@ -49,7 +49,7 @@ _TRANSIENT = (
 )
 _STATEMENTS = 200
 """Prepared statements that a connection remembers."""
-_PLANS = {
+PLANS = {
     # What runs here reads a few rows by an index. A plan that was made while a table was small, or knows nothing of its size yet,
     # must not read the whole of it later; and compiling a plan takes longer than running it.
     "enable_seqscan": "off",
@@ -125,7 +125,7 @@ class Database:
             "statement_timeout": f"{settings.statement_timeout * 1000:.0f}",
             "lock_timeout": f"{settings.lock_timeout * 1000:.0f}",
             "idle_in_transaction_session_timeout": f"{settings.statement_timeout * 2000:.0f}",
-            **_PLANS,
+            **PLANS,
         }
 
     async def run(self, work: Work[T], *, owner: str = NOBODY) -> T:

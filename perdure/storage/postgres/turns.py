@@ -27,7 +27,7 @@ WITH asked AS (
         SELECT * FROM unnest($1::uuid[], $2::int[], $3::uuid[]) WITH ORDINALITY AS a(task_id, attempt, token, place)),
     held AS (
         SELECT t.task_id, asked.place FROM tasks t
-          JOIN asked ON t.task_id = asked.task_id AND t.attempt = asked.attempt AND t.lease_token = asked.token
+          JOIN asked ON t.task_id = asked.task_id AND t.attempt = asked.attempt AND t.lease_token IS NOT DISTINCT FROM asked.token
          ORDER BY t.task_id FOR NO KEY UPDATE OF t SKIP LOCKED),
     renewed AS (
         UPDATE tasks t SET lease_until = clock_timestamp() + make_interval(secs => $4)
@@ -36,15 +36,16 @@ SELECT asked.place,
        CASE WHEN renewed.place IS NOT NULL THEN CASE WHEN renewed.state = 'working' THEN 'yes' ELSE 'canceled' END
             WHEN t.task_id IS NOT NULL THEN 'locked' ELSE 'lost' END AS found
   FROM asked LEFT JOIN renewed ON renewed.place = asked.place
-       LEFT JOIN tasks t ON t.task_id = asked.task_id AND t.attempt = asked.attempt AND t.lease_token = asked.token
+       LEFT JOIN tasks t ON t.task_id = asked.task_id AND t.attempt = asked.attempt
+                        AND t.lease_token IS NOT DISTINCT FROM asked.token
 """
 
 # What every write of a turn says. $1 task_ids, $2 attempts, $3 tokens, $4 write_nos, $5 metadata, $6 keys to remove, $7 how many
 # events, $8 to $11 the events of all: the place of their write, their place in it, kinds, payloads.
 _ASKED = """unnest($1::uuid[], $2::int[], $3::uuid[], $4::int[], $5::jsonb[], $6::jsonb[], $7::int[]"""
 _ASKED_NAMES = "task_id, attempt, token, write_no, metadata, removed, pieces"
-_FENCE = """t.task_id = a.task_id AND t.attempt = a.attempt AND t.lease_token = a.token AND t.write_no = a.write_no - 1
-           AND t.state = 'working'"""
+_FENCE = """t.task_id = a.task_id AND t.attempt = a.attempt AND t.lease_token IS NOT DISTINCT FROM a.token
+           AND t.write_no = a.write_no - 1 AND t.state = 'working'"""
 _METADATA = """metadata = CASE WHEN h.metadata = '{}' AND h.removed = '[]' THEN t.metadata
                      ELSE (t.metadata || h.metadata) - ARRAY(SELECT jsonb_array_elements_text(h.removed)) END"""
 _EVENTS = "unnest($8::bigint[], $9::int[], $10::text[], $11::jsonb[]) AS e(place, nth, kind, payload)"
@@ -142,7 +143,7 @@ WITH asked AS (
     held AS (
         SELECT a.*, t.state, t.state = 'working' AS again, clock_timestamp() AS now
           FROM asked a JOIN line ON line.owner = a.owner AND line.context_id = a.context_id
-          JOIN tasks t ON t.task_id = a.task_id AND t.attempt = a.attempt AND t.lease_token = a.token
+          JOIN tasks t ON t.task_id = a.task_id AND t.attempt = a.attempt AND t.lease_token IS NOT DISTINCT FROM a.token
                       AND t.owner = line.owner AND t.context_id = line.context_id
          ORDER BY t.task_id FOR NO KEY UPDATE OF t),
     released AS (
