@@ -62,7 +62,7 @@ app.command("import", epilog=EXIT_CODES)(retention.put_back)
 AgentsArgument = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[AGENT]...",
+        metavar="AGENT",
         help="A file's path or module:attribute; several agents are served by name. Default: the settings AGENT and AGENTS.",
         show_default=False,
     ),
