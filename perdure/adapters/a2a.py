@@ -91,6 +91,7 @@ def config(card: AgentCard, **more: Any) -> dict[str, Any]:
         "capabilities": {
             "streaming": card.capabilities.streaming,
             "push_notifications": card.capabilities.push_notifications,
+            "extensions": told.get("capabilities", {}).get("extensions", ()),
         },
     }
     return {name: value for name, value in members.items() if value} | more
@@ -155,7 +156,11 @@ def _context(turn: Turn) -> RequestContext:
     )
     request.metadata.update(metadata)
     return RequestContext(
-        ServerCallContext(state={"attempt": turn.attempt}),
+        ServerCallContext(
+            state={"attempt": turn.attempt},
+            tenant=turn.tenant,
+            requested_extensions=set(turn.extensions),
+        ),
         request=request,
         task_id=turn.task_id,
         context_id=turn.context_id,
