@@ -192,7 +192,7 @@ async def _serve(
         log.info(
             "serving",
             url=url,
-            agent=", ".join(agent.config.name for agent in agents.values()),
+            agent=", ".join(name or agent.config.name for name, agent in agents.items()),
             storage=settings.storage_type,
             queue=settings.queue_type,
         )
@@ -449,6 +449,6 @@ def one_line_errors() -> Iterator[None]:
         raise SystemExit(130) from None
 
 
-def one_line(error: Exception) -> None:
+def one_line(error: Exception | str) -> None:
     """Tell of an error that ends the process."""
     print(f"perdure: {' '.join(str(error).split())}", file=sys.stderr)
