@@ -676,6 +676,12 @@ def _dotenv() -> Mapping[str, str | None]:
         raise ConfigError(f".env cannot be read: {error}") from None
 
 
+def given() -> dict[str, str]:
+    """The settings that the environment and `.env` give, by NAME, as they stand there: secrets too."""
+    known = set(_names())
+    return {name: value for name, (value, _) in _variables().items() if name in known}
+
+
 def sources() -> dict[str, str]:
     """Which settings are given, by NAME, and where: `environment` or `.env`."""
     known = set(_names())

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
+import signal
 import subprocess
+
+import httpx
 
 from tests.support.processes import PERDURE, ROOT, finished, surroundings
 
@@ -47,6 +51,25 @@ def test_a_task_that_hangs_is_found_and_canceled_with_redis_down(stack: Stack) -
     again = perdure(stack, "tasks", "cancel", task_id)
     assert (again.returncode, again.stdout) == (1, "")
     assert "canceled already" in again.stderr
+
+
+def test_a_worker_whose_event_loop_is_held_is_no_dead_one(stack: Stack) -> None:
+    stack.settings |= {"AGENT": str(AGENTS / "blocking.py"), "WORKER__BEAT_INTERVAL": "0.2"}
+    server, _ = stack.front_door()
+    worker = stack.worker()
+    gate = stack.gate("gate")
+    task_id = server.send(str(gate.path), blocking=False)["id"]
+    gate.begun()
+
+    def told_by_the_front_door(path: str, words: str) -> bool:
+        return words in httpx.get(f"{server.url}{path}").text
+
+    until(lambda: told_by_the_front_door("/metrics", "\nperdure_blocked_workers 1.0\n"))
+    until(lambda: told_by_the_front_door("/ops", "1 worker is blocked"))
+    assert told_by_the_front_door(f"/ops/tasks/{task_id}", "has given no sign of life")
+    worker.signal(signal.SIGKILL)
+    until(lambda: told_by_the_front_door("/metrics", "\nperdure_blocked_workers 0.0\n"))
+    assert not told_by_the_front_door("/ops", "is blocked")
 
 
 def test_a_failure_is_understood_and_tried_again(stack: Stack) -> None:
@@ -95,6 +118,17 @@ def test_what_cannot_be_is_one_line(stack: Stack) -> None:
     wrong = perdure(stack, "tasks", "list", "--state", "sleeping")
     assert wrong.returncode == 2
     assert "submitted" in wrong.stderr
+    nobody = "00000000-0000-0000-0000-000000000000"
+    for missing in (
+        ("contexts", "show", "ada", "talk"),
+        ("webhooks", "attempts", nobody),
+        ("restore", "nowhere.sql"),
+    ):
+        answer = perdure(stack, *missing)
+        assert (answer.returncode, answer.stdout, len(answer.stderr.splitlines())) == (1, "", 1)
+        assert re.search(r"has no|there is no", answer.stderr)
+    assert said(stack, "webhooks", "replay", "--state", "waiting") == "0 deliveries are sent now\n"
+    assert perdure(stack, "webhooks", "replay", "--state", "failed").returncode == 2
     nothing = perdure(stack, "tasks", "cancel")
     assert nothing.returncode == 2
     nowhere = finished([PERDURE, "tasks", "list"], cwd=stack.folder, env=surroundings())
