@@ -69,7 +69,7 @@ def load_agents(settings: Settings) -> Agents:
         if name.lower() in places:
             raise ConfigError(
                 f"{places[name.lower()]} and {entry.spec} are both called {name}: give one of them another name, "
-                f"in its config or as in AGENTS=other={entry.spec}"
+                f"in its config or here as in other={entry.spec}"
             )
         places[name.lower()], found[name] = entry.spec, agent
     return found
@@ -98,8 +98,8 @@ def checked_name(name: str, spec: str) -> str:
     if not is_name(name):
         raise ConfigError(
             f"{spec}: {name!r} cannot be the name of one of several agents, since it stands in URLs: take letters, digits and "
-            f"-, at most 63 of them and none of {', '.join(sorted(_TAKEN))}; in the agent's config, or as in "
-            f"AGENTS=name={spec}"
+            f"., _ or -, at most 63 of them and none of {', '.join(sorted(_TAKEN))}; in the agent's config, or here as in "
+            f"name={spec}"
         )
     return name
 

@@ -449,6 +449,6 @@ def one_line_errors() -> Iterator[None]:
         raise SystemExit(130) from None
 
 
-def one_line(error: Exception) -> None:
+def one_line(error: Exception | str) -> None:
     """Tell of an error that ends the process."""
     print(f"perdure: {' '.join(str(error).split())}", file=sys.stderr)

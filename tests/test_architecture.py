@@ -23,7 +23,7 @@ def test_only_the_settings_read_the_environment() -> None:
         str(path.relative_to(ROOT)) for path in sources if reads.search(path.read_text(encoding="utf-8"))
     }
     # The private servers are standard library only, and clean the environment of the servers that they start.
-    assert found <= {"perdure/settings.py", "perdure/local/server.py"}
+    assert found <= {"perdure/settings/environment.py", "perdure/local/server.py"}
 
 
 def test_the_migrations_folder_is_no_package() -> None:

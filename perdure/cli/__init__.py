@@ -17,7 +17,8 @@ import perdure
 from perdure.cli import day2, fleet, retention
 from perdure.cli import send as talking
 from perdure.cli.card import card
-from perdure.cli.keys import EXIT_CODES, keys
+from perdure.cli.keys import keys
+from perdure.cli.options import EXIT_CODES, JsonOption
 from perdure.cli.tasks import tasks
 from perdure.cli.webhooks import webhooks
 
@@ -62,7 +63,7 @@ app.command("import", epilog=EXIT_CODES)(retention.put_back)
 AgentsArgument = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[AGENT]...",
+        metavar="AGENT",
         help="A file's path or module:attribute; several agents are served by name. Default: the settings AGENT and AGENTS.",
         show_default=False,
     ),
@@ -186,7 +187,7 @@ def up(
 
 @app.command(epilog=EXIT_CODES)
 def settings(
-    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    as_json: JsonOption = False,
     example: Annotated[bool, typer.Option("--example", help="Print a .env with every setting.")] = False,
 ) -> None:
     """Print the settings that count here, secrets masked, and where each comes from."""

@@ -11,8 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from perdure.cli.forms import in_bytes
-
-EXIT_CODES = "Exit codes: 0 done, 1 failed, 2 wrong usage or settings, 130 interrupted."
+from perdure.cli.options import JsonOption
 
 FileArgument = Annotated[Path, typer.Argument(help="SQL text; compressed where the name ends in .gz.")]
 
@@ -22,7 +21,7 @@ def doctor(
     url: Annotated[
         str, typer.Option(help="Also look at the card of the front door there.", show_default=False)
     ] = "",
-    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Look at the settings, the agent, the database, Redis and the clock, and say what to do about what is not well.
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from perdure.cli.forms import ago, lasting, one_line, table
-from perdure.cli.operator import EXIT_CODES, as_operator, said_in_one_line
+from perdure.cli.operator import as_operator, said_in_one_line
+from perdure.cli.options import EXIT_CODES, JsonOption
 from perdure.owners import ONLY, agent_of, caller_of, owner_at, shown
 
 if TYPE_CHECKING:
@@ -33,7 +34,6 @@ DEAD_AFTER = 30.0
 """Seconds without a sign of life after which a worker is called gone, since it did not end in order; or blocked, if it still
 keeps tasks."""
 
-JsonOption = Annotated[bool, typer.Option("--json", help="For programs.")]
 WorkerArgument = Annotated[str, typer.Argument(help="The worker's id, see `perdure workers list`.")]
 
 

@@ -5,12 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import overload
 
 import typer
 
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
+@overload
+def seconds(text: str, option: str) -> float: ...
+@overload
+def seconds(text: str | None, option: str) -> float | None: ...
 def seconds(text: str | None, option: str) -> float | None:
     """`90d`, `12h`, `30m` or a number of seconds; None for nothing given."""
     if text is None:
@@ -52,6 +57,11 @@ def lasting(span: float | None) -> str:
         return f"{max(span, 0) * 1000:.0f}ms"
     unit = next((unit for unit in ("d", "h", "m") if span >= 2 * _UNITS[unit]), "s")
     return f"{span / _UNITS[unit]:.0f}{unit}"
+
+
+def iso(time: datetime | None) -> str | None:
+    """A time as JSON has it (RFC 3339)."""
+    return time.isoformat() if time else None
 
 
 def in_bytes(size: int) -> str:

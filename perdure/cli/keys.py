@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import re
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from perdure.cli.forms import iso, seconds, table
+from perdure.cli.operator import fail, on_storage
+from perdure.cli.options import EXIT_CODES, JsonOption
+
 if TYPE_CHECKING:
     from perdure.storage import Storage
     from perdure.storage.keys import ApiKey
-
-EXIT_CODES = "Exit codes: 0 done, 1 failed, 2 wrong usage or settings, 130 interrupted."
 
 keys = typer.Typer(
     name="keys",
@@ -26,7 +24,6 @@ keys = typer.Typer(
     rich_markup_mode=None,
 )
 
-JsonOption = Annotated[bool, typer.Option("--json", help="For programs.")]
 KeyArgument = Annotated[str, typer.Argument(help="The id of a key, see `perdure keys list`.")]
 
 
@@ -45,9 +42,8 @@ def create(
     """Make a key, and print it: this once."""
     from perdure.keys import mint
 
-    seconds = None if expires is None else _seconds(expires, "--expires")
-    minted = mint()
-    key = on_storage(lambda storage: _add(storage, minted, owner, scopes, name, seconds))
+    minted, lifetime = mint(), seconds(expires, "--expires")
+    key = on_storage(lambda storage: _add(storage, minted, owner, scopes, name, lifetime))
     _show_secret(key, minted.text, as_json)
 
 
@@ -83,10 +79,8 @@ def list_keys(as_json: JsonOption = False) -> None:
     if as_json:
         print(json.dumps([_as_json(key) for key in found], indent=2))
         return
-    rows = [("KEY", "OWNER", "SCOPES", "STATE", "EXPIRES", "LAST USED", "NAME"), *map(_row, found)]
-    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
-    for row in rows:
-        print("  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
+    heads = ("KEY", "OWNER", "SCOPES", "STATE", "EXPIRES", "LAST USED", "NAME")
+    print(table(heads, [_row(key) for key in found]))
 
 
 @keys.command(epilog=EXIT_CODES)
@@ -100,10 +94,10 @@ def rotate(
     """Give a key another secret, and print it: this once. The present one stays good for a while, one before it does not."""
     from perdure.keys import mint
 
-    minted, seconds = mint(key_id), _seconds(overlap, "--overlap")
-    key = on_storage(lambda storage: storage.rotate_key(key_id, minted.digest, overlap=seconds))
+    minted, both = mint(key_id), seconds(overlap, "--overlap")
+    key = on_storage(lambda storage: storage.rotate_key(key_id, minted.digest, overlap=both))
     if key is None:
-        _fail(f"there is no active key {key_id}")
+        fail(f"there is no active key {key_id}")
     _show_secret(key, minted.text, as_json)
 
 
@@ -112,59 +106,11 @@ def revoke(key_id: KeyArgument, as_json: JsonOption = False) -> None:
     """End a key, with all its secrets. Front doors remember keys for AUTH__CACHE seconds."""
     key = on_storage(lambda storage: storage.revoke_key(key_id))
     if key is None:
-        _fail(f"there is no key {key_id}")
+        fail(f"there is no key {key_id}")
     print(json.dumps(_as_json(key), indent=2) if as_json else f"key {key_id} of {key.owner} is revoked")
 
 
 # ---------------------------------------------------------------------- what they share
-
-
-def on_storage(work: Callable[[Storage], Awaitable[Any]]) -> Any:
-    """What `work` does on the open database of the settings; the process ends with one line where it cannot."""
-    from perdure import logs
-    from perdure.backends import make_storage
-    from perdure.launch import one_line_errors
-    from perdure.settings import load_settings
-
-    @asynccontextmanager
-    async def opened() -> AsyncIterator[Storage]:
-        storage = make_storage(settings, worker=True)  # it is about all owners
-        try:
-            await storage.open()
-            yield storage
-        finally:
-            await storage.close()
-
-    async def run() -> Any:
-        async with opened() as storage:
-            return await work(storage)
-
-    with one_line_errors():
-        settings = load_settings(storage_type="postgres")
-        logs.set_up(
-            settings.log.model_copy(update={"level": "error"})
-        )  # it may migrate: that is not what was asked
-        return asyncio.run(run())
-
-
-_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
-
-
-def _seconds(text: str, option: str) -> float:
-    found = re.fullmatch(r"(\d{1,9})([smhd]?)", text)
-    if found is None:
-        raise typer.BadParameter(
-            f"{text!r} is no duration: write 90d, 12h, 30m or seconds", param_hint=option
-        )
-    return float(found[1]) * _UNITS[found[2]]
-
-
-def _fail(text: str) -> None:
-    from perdure.errors import ConfigError
-    from perdure.launch import one_line
-
-    one_line(ConfigError(text))
-    raise SystemExit(1)
 
 
 def _show_secret(key: ApiKey, text: str, as_json: bool) -> None:
@@ -183,11 +129,11 @@ def _as_json(key: ApiKey) -> dict[str, Any]:
         "name": key.name,
         "scopes": list(key.scopes),
         "state": key.state.value,
-        "createdAt": _time(key.created_at),
-        "expiresAt": _time(key.expires_at),
-        "revokedAt": _time(key.revoked_at),
-        "overlapUntil": _time(key.overlap_until),
-        "lastUsedAt": _time(key.last_used_at),
+        "createdAt": iso(key.created_at),
+        "expiresAt": iso(key.expires_at),
+        "revokedAt": iso(key.revoked_at),
+        "overlapUntil": iso(key.overlap_until),
+        "lastUsedAt": iso(key.last_used_at),
     }
 
 
@@ -207,10 +153,6 @@ def _state(key: ApiKey) -> str:
     """`rotating` while an older secret is good beside the newest."""
     rotating = key.overlap_until is not None and key.overlap_until > datetime.now(UTC)
     return "rotating" if rotating and key.state.value == "active" else key.state.value
-
-
-def _time(time: datetime | None) -> str | None:
-    return time.isoformat() if time else None
 
 
 def _minute(time: datetime | None) -> str:

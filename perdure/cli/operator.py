@@ -4,32 +4,61 @@ from __future__ import annotations
 
 import getpass
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
     from perdure.operating import Operator
     from perdure.settings import Settings
-
-EXIT_CODES = "Exit codes: 0 done, 1 failed, 2 wrong usage or settings, 130 interrupted."
+    from perdure.storage import Storage
 
 
 def as_operator(work: Callable[[Operator], Awaitable[Any]]) -> Any:
     """Run `work` with an operator; what it raises becomes one line."""
+
+    async def worked(settings: Settings) -> Any:
+        async with opened(settings) as operator:
+            return await work(operator)
+
+    return _with_settings(worked)
+
+
+def on_storage(work: Callable[[Storage], Awaitable[Any]]) -> Any:
+    """Run `work` with the storage alone, for all owners; what it raises becomes one line. The schema is brought up to date first
+    where the settings say so."""
+
+    async def worked(settings: Settings) -> Any:
+        from perdure.backends import make_storage
+
+        storage = make_storage(settings, worker=True)
+        try:
+            await storage.open()
+            return await work(storage)
+        finally:
+            await storage.close()
+
+    return _with_settings(worked)
+
+
+def _with_settings(work: Callable[[Settings], Coroutine[Any, Any, Any]]) -> Any:
     with said_in_one_line():
         from perdure import logs
         from perdure.launch import run
         from perdure.settings import load_settings
 
         settings = load_settings(storage_type="postgres")
+        # What happens on the way, a migration perhaps, is not what was asked for.
         logs.set_up(settings.log.model_copy(update={"level": "error"}))
-        return run(_worked(settings, work))
+        return run(work(settings))
 
 
-async def _worked(settings: Settings, work: Callable[[Operator], Awaitable[Any]]) -> Any:
-    async with opened(settings) as operator:
-        return await work(operator)
+def fail(text: str) -> NoReturn:
+    """End the process with this line, and exit code 1."""
+    from perdure.launch import one_line
+
+    one_line(text)
+    raise SystemExit(1)
 
 
 @asynccontextmanager

@@ -14,6 +14,7 @@ import typer
 
 from perdure.cli.forms import in_bytes, seconds, table
 from perdure.cli.operator import as_operator, said_in_one_line
+from perdure.cli.options import JsonOption, YesOption
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     from perdure.pruning import Rules, Survey, Tally
     from perdure.settings import RetentionSettings
     from perdure.storage import Storage
-
-JsonOption = Annotated[bool, typer.Option("--json", help="For programs.")]
 
 # ---------------------------------------------------------------------- prune
 
@@ -51,7 +50,7 @@ def prune(
         ),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be deleted.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: YesOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Delete tasks that ended long ago, with all that belongs to them, while the servers run.

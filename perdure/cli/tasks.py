@@ -12,7 +12,8 @@ import typer
 from perdure.cli import send as talking
 from perdure.cli.fleet import DEAD_AFTER
 from perdure.cli.forms import ago, lasting, one_line, seconds, table
-from perdure.cli.operator import EXIT_CODES, as_operator
+from perdure.cli.operator import as_operator
+from perdure.cli.options import EXIT_CODES, JsonOption, LimitOption, YesOption
 from perdure.owners import agent_of, caller_of, shown
 
 if TYPE_CHECKING:
@@ -47,10 +48,8 @@ ErrorOption = Annotated[
     str | None, typer.Option(help="Words of the error that an attempt failed with.", show_default=False)
 ]
 TextOption = Annotated[str | None, typer.Option(help="Words of the first message.", show_default=False)]
-JsonOption = Annotated[bool, typer.Option("--json", help="For programs.")]
 TaskArguments = Annotated[list[UUID] | None, typer.Argument(help="Ids of tasks.", show_default=False)]
 AllOption = Annotated[bool, typer.Option("--all", help="All that match the filters.")]
-YesOption = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 
 
 @tasks.command("list", epilog=EXIT_CODES)
@@ -64,7 +63,7 @@ def list_tasks(
     newer: NewerOption = None,
     error: ErrorOption = None,
     text: TextOption = None,
-    limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many at most.")] = 50,
+    limit: LimitOption = 50,
     as_json: JsonOption = False,
 ) -> None:
     """Print the newest tasks that match, whoever owns them. With --json a line for each."""

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 from uuid import UUID
 
 import typer
 
-from perdure.cli.keys import EXIT_CODES, JsonOption, on_storage
+from perdure.cli.forms import iso, one_line, table
+from perdure.cli.operator import fail, on_storage
+from perdure.cli.options import EXIT_CODES, JsonOption, LimitOption
 from perdure.owners import ONLY, agent_of, caller_of, owner_at
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def list_deliveries(
     state: StateOption = None,
     since: SinceOption = None,
     until: UntilOption = None,
-    limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many at most.")] = 50,
+    limit: LimitOption = 50,
     as_json: JsonOption = False,
 ) -> None:
     """Print deliveries, newest first."""
@@ -58,9 +59,8 @@ def list_deliveries(
     if as_json:
         print(json.dumps([_as_json(delivery) for delivery in page.deliveries], indent=2))
         return
-    _print_table(
-        ("DELIVERY", "TASK", "CONFIG", "STATE", "TRIES", "CREATED", "LAST"), map(_row, page.deliveries)
-    )
+    heads = ("DELIVERY", "TASK", "CONFIG", "STATE", "TRIES", "CREATED", "LAST")
+    print(table(heads, [_row(delivery) for delivery in page.deliveries]))
 
 
 @webhooks.command(epilog=EXIT_CODES)
@@ -77,10 +77,10 @@ def attempts(
     if as_json:
         print(json.dumps([_attempt_as_json(attempt) for attempt in found], indent=2))
         return
-    rows = (
-        (str(each.attempt), _minute(each.started_at), f"{each.seconds:.3f} s", _said(each)) for each in found
-    )
-    _print_table(("ATTEMPT", "STARTED", "TOOK", "ANSWER"), rows)
+    rows = [
+        (str(each.attempt), _second(each.started_at), f"{each.seconds:.3f} s", _said(each)) for each in found
+    ]
+    print(table(("ATTEMPT", "STARTED", "TOOK", "ANSWER"), rows))
 
 
 @webhooks.command(epilog=EXIT_CODES)
@@ -117,7 +117,7 @@ def enable(
     """Send to a config now, beginning with what waits; one that was disabled is so no more."""
     task_id = _uuid(task, "TASK")
     if not on_storage(lambda storage: storage.enable_webhook(None, task_id, config)):
-        _fail(f"task {task} has no push config {config}")
+        fail(f"task {task} has no push config {config}")
     print(f"config {config} is enabled")
 
 
@@ -128,18 +128,19 @@ def endpoints(as_json: JsonOption = False) -> None:
     if as_json:
         print(json.dumps([_endpoint_as_json(endpoint) for endpoint in found], indent=2))
         return
-    rows = (
+    rows = [
         (
             each.endpoint,
             str(each.waiting),
-            _minute(each.oldest),
+            _second(each.oldest),
             str(each.failures),
-            _minute(each.open_until),
+            _second(each.open_until),
             str(each.disabled),
         )
         for each in found
-    )
-    _print_table(("ENDPOINT AND OWNER", "WAITING", "SINCE", "FAILURES", "LEFT ALONE UNTIL", "DISABLED"), rows)
+    ]
+    heads = ("ENDPOINT AND OWNER", "WAITING", "SINCE", "FAILURES", "LEFT ALONE UNTIL", "DISABLED")
+    print(table(heads, rows))
 
 
 @webhooks.command(epilog=EXIT_CODES)
@@ -213,21 +214,6 @@ def _moment(text: str | None, name: str) -> datetime | None:
     return time.replace(tzinfo=UTC) if time and time.tzinfo is None else time
 
 
-def _fail(text: str) -> None:
-    from perdure.errors import ConfigError
-    from perdure.launch import one_line
-
-    one_line(ConfigError(text))
-    raise SystemExit(1)
-
-
-def _print_table(head: tuple[str, ...], rows: Any) -> None:
-    table: Sequence[tuple[str, ...]] = [head, *rows]
-    widths = [max(len(cell) for cell in column) for column in zip(*table, strict=True)]
-    for row in table:
-        print("  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
-
-
 def _row(delivery: Delivery) -> tuple[str, ...]:
     return (
         str(delivery.delivery_id),
@@ -235,7 +221,7 @@ def _row(delivery: Delivery) -> tuple[str, ...]:
         delivery.config_id or "WEBHOOK_URL",
         "disabled" if delivery.disabled else delivery.state.value,
         str(delivery.attempts),
-        _minute(delivery.created_at),
+        _second(delivery.created_at),
         _said(delivery.last) if delivery.last else "",
     )
 
@@ -243,7 +229,7 @@ def _row(delivery: Delivery) -> tuple[str, ...]:
 def _said(attempt: DeliveryAttempt) -> str:
     """In one line."""
     text = f"{attempt.status} {attempt.answer}" if attempt.status else attempt.error
-    return "".join(each if each.isprintable() else " " for each in text)[:80].rstrip()
+    return one_line(text)
 
 
 def _as_json(delivery: Delivery) -> dict[str, Any]:
@@ -257,9 +243,9 @@ def _as_json(delivery: Delivery) -> dict[str, Any]:
         "kind": delivery.kind,
         "state": delivery.state.value,
         "attempts": delivery.attempts,
-        "createdAt": _time(delivery.created_at),
-        "dueAt": _time(delivery.due_at),
-        "deliveredAt": _time(delivery.delivered_at),
+        "createdAt": iso(delivery.created_at),
+        "dueAt": iso(delivery.due_at),
+        "deliveredAt": iso(delivery.delivered_at),
         "endpoint": delivery.endpoint,
         "disabled": delivery.disabled,
         "lastAttempt": _attempt_as_json(delivery.last) if delivery.last else None,
@@ -269,7 +255,7 @@ def _as_json(delivery: Delivery) -> dict[str, Any]:
 def _attempt_as_json(attempt: DeliveryAttempt) -> dict[str, Any]:
     return {
         "attempt": attempt.attempt,
-        "startedAt": _time(attempt.started_at),
+        "startedAt": iso(attempt.started_at),
         "seconds": round(attempt.seconds, 3),
         "status": attempt.status,
         "error": attempt.error,
@@ -281,16 +267,12 @@ def _endpoint_as_json(endpoint: Endpoint) -> dict[str, Any]:
     return {
         "endpoint": endpoint.endpoint,
         "waiting": endpoint.waiting,
-        "oldest": _time(endpoint.oldest),
+        "oldest": iso(endpoint.oldest),
         "failures": endpoint.failures,
-        "openUntil": _time(endpoint.open_until),
+        "openUntil": iso(endpoint.open_until),
         "disabled": endpoint.disabled,
     }
 
 
-def _time(time: datetime | None) -> str | None:
-    return time.isoformat() if time else None
-
-
-def _minute(time: datetime | None) -> str:
+def _second(time: datetime | None) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S") if time else ""

@@ -40,6 +40,7 @@ from perdure.storage import (
     TaskQuery,
     WebhookConfig,
 )
+from perdure.storage.retention import TaskRecord
 from perdure.tasks import Message, Notice, Ring, TaskState
 from tests.support.storages import Opened, opened_memory, opened_postgres
 from tests.support.stories import artifact, chunk, says
@@ -95,6 +96,9 @@ def plain(value: Any) -> Any:
             return task_id
         case Message(message_id=message_id) if not message_id.startswith("m-"):
             return plain(replace(value, message_id="m-made"))
+        case TaskRecord():  # places are of each storage's own making, and so are deliveries
+            said = (value.task, value.events, value.lost_attempts, value.workers, value.feedback)
+            return [plain(each) for each in (*said, value.failures, value.limits, value.status_seq)]
         case Mapping():
             return {key: plain(item) for key, item in value.items()}
         case list() | tuple():
@@ -392,6 +396,29 @@ class Storages(RuleBasedStateMachine):
         for task in self.tasks:
             self.both(lambda to, task=task: to.storage.events_since(task.owner, task.task_id, place))  # type: ignore[misc]
 
+    @precondition(lambda self: self.tasks)
+    @rule(index=some, back=st.booleans())
+    def prune(self, index: int, back: bool) -> None:
+        """A task goes, if it may, and may come back."""
+        task = self.task(index)
+        records = self.each(lambda to: _pruned(to.storage, task.task_id))
+        if back and all(records):
+            kept = {self.pair.model.storage: records[0], self.pair.other.storage: records[1]}
+            self.both(lambda to: to.storage.restore_task(kept[to.storage][0]))
+        self.look_at(task)
+        self.both(lambda to: to.storage.load_feedback(task.owner, task.task_id))
+        self.look_at_context(task.owner, task.context_id)
+
+    @precondition(lambda self: self.tasks)
+    @rule(index=some, place=some)
+    def trim(self, index: int, place: int) -> None:
+        """What is read of the task does not change; the events that are left are the same."""
+        task = self.task(index)
+        before = self.both(lambda to: to.storage.load_task(task.owner, task.task_id))
+        self.both(lambda to: to.storage.trim_tasks([task.task_id], ended_for=0))
+        assert self.both(lambda to: to.storage.load_task(task.owner, task.task_id)) == before
+        self.both(lambda to: to.storage.events_since(task.owner, task.task_id, place))
+
     @rule()
     def ring_old_bells(self) -> None:
         """The first rings of all tasks: some are still the newest."""
@@ -486,3 +513,18 @@ def test_storages_agree(request: pytest.FixtureRequest, other: str) -> None:
             )
         finally:
             runner.run(stack.aclose())
+
+
+class _Shelf(list[TaskRecord]):
+    """An archive; what is made by each storage for itself is not in it."""
+
+    async def add(self, record: TaskRecord) -> None:
+        self.append(record)
+
+    async def sync(self) -> None: ...
+
+
+async def _pruned(storage: Storage, task_id: UUID) -> list[TaskRecord]:
+    shelf, ages = _Shelf(), {state: 0.0 for state in TaskState if state.terminal}
+    pruned = await storage.prune_tasks([task_id], ages, archive=shelf)
+    return [record for record in shelf if record.task.task_id in pruned.tasks]

@@ -226,6 +226,25 @@ async def test_a_conversation_with_more_in_it_stays(storage: Storage, clock: Clo
     assert [message.text for message in turn.conversation] == ["hello"]
 
 
+async def test_younger_tasks_of_a_conversation_stay_with_it(storage: Storage, clock: Clock) -> None:
+    first, second = await old(storage, clock), id_of(await ended(storage, TaskState.COMPLETED))
+    pruned = await prune(storage, first, second)
+    assert (list(pruned.tasks), pruned.contexts) == ([first], 0)
+    assert (await storage.load_context(ME, "talk")).task_ids == (second,)
+
+
+async def test_what_comes_back_stands_before_what_was_brought_along_anew(
+    storage: Storage, clock: Clock
+) -> None:
+    task_id = await old(storage, clock)
+    shelf = Shelf()
+    await prune(storage, task_id, archive=shelf)
+    await storage.append_messages(ME, "talk", [says("brought"), says("as well")])
+    assert await storage.restore_task(shelf.records[0])
+    context = await storage.load_context(ME, "talk")
+    assert [message.text for message in context.messages] == ["hello", "brought", "as well"]
+
+
 # ---------------------------------------------------------------------- in the same moment
 
 

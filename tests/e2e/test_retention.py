@@ -85,7 +85,6 @@ def test_nothing_is_deleted_by_looking_or_without_an_answer(stack: Stack) -> Non
     assert (group["state"], group["age"], group["tasks"]) == ("completed", "less than a day", 3)
     assert group["bytes"] > 1000
     assert told(stack, "prune", "--older-than", "1d", "--dry-run")["tasks"] == 0
-    assert told(stack, "prune", "--older-than", "0", "--state", "failed", "--dry-run")["tasks"] == 0
     unanswered = perdure(stack, "prune", "--older-than", "0")
     assert unanswered.returncode == 1
     assert "delete 3 tasks, for good" in unanswered.stderr
@@ -113,7 +112,6 @@ def test_what_was_pruned_by_hand_comes_back(stack: Stack) -> None:
     assert [is_there(server, task_id) for task_id in sent] == [False] * 3
     assert told(stack, "import", file) == {"restored": 3, "skipped": 0, "refused": [], "dryRun": False}
     assert seen(server, sent) == before
-    assert told(stack, "import", file)["skipped"] == 3
     assert server.send("and now", contextId=context)["status"]["state"] == "completed"
 
 
@@ -127,12 +125,12 @@ def test_what_was_exported_is_imported_and_wrong_lines_are_named(stack: Stack) -
     assert perdure(stack, "prune", "--older-than", "0", "--yes").returncode == 0
 
     file = stack.folder / "tasks.jsonl"
-    file.write_text("\n".join([lines[0], "{", "", '{"id": "x"}', lines[1], lines[0][:500]]))
+    file.write_text("\n".join([lines[0], "{", "", '{"id": "x"}', *lines, lines[0][:500]]))
     result = perdure(stack, "import", str(file))
     assert result.returncode == 1
-    assert result.stdout == "2 put back, 0 were there already, 3 refused\n"
+    assert result.stdout == "2 put back, 1 were there already, 3 refused\n"
     said = result.stderr.splitlines()
-    assert [line.split(":")[1] for line in said] == ["2", "4", "6"]
+    assert [line.split(":")[1] for line in said] == ["2", "4", "7"]
     assert "is no JSON" in said[0]
     assert "only what this version exports or archives" in said[1]
     assert "ends in the middle" in said[2]

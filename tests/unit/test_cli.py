@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 import perdure
 from perdure.cli import app
-from perdure.cli.keys import EXIT_CODES
+from perdure.cli.options import EXIT_CODES
 from perdure.reference import describe, env_example
 from perdure.settings import Settings
 from tests.support.processes import PERDURE, ROOT, finished, surroundings

@@ -49,6 +49,11 @@ class Waiting:
             await self.changed.wait_for(lambda: self.running >= running)
 
 
+def test_an_agent_has_as_many_as_it_says_but_no_more_than_the_worker_gives(shop: Shop) -> None:
+    workers = [shop.worker(lambda messages: None, slots=asked) for asked in (None, 2, 9)]
+    assert [Slots(worker).capacity for worker in workers] == [4, 2, 4]
+
+
 async def test_a_ring_starts_turns_until_the_slots_are_full_and_then_goes_on(shop: Shop) -> None:
     handler = Waiting()
     async with at(shop, handler) as slots:

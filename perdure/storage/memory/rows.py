@@ -323,6 +323,7 @@ class Brought:
 
     place: int
     messages: list[Draft]
+    created_at: datetime
 
     def said(self) -> Sequence[Message]:
         """Its part of the conversation."""
@@ -363,7 +364,7 @@ class ContextRow:
                 self._brought_ids.add(message.body.message_id)
                 new.append(message)
         if new:
-            self.entries.append(Brought(self.next_place(), new))
+            self.entries.append(Brought(self.next_place(), new, self.updated_at))
 
     def line_up(self, row: TaskRow) -> None:
         """It waits for a turn, at its own place."""
@@ -379,10 +380,10 @@ class ContextRow:
         return None
 
     def is_anew(self, row: TaskRow) -> bool:
-        """Whether a younger task has a place such as this one's: the context was deleted after it, and begun again."""
+        """Whether something younger has a place such as this one's: the context was deleted after it, and begun again."""
         return any(
             other.place == row.place or (other.place < row.place and other.created_at > row.created_at)
-            for other in self.tasks()
+            for other in self.entries
         )
 
     def add(self, row: TaskRow) -> None:

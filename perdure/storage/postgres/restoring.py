@@ -41,11 +41,13 @@ SELECT a.* FROM webhook_attempts a JOIN webhook_deliveries d ON d.delivery_id = 
 _MANY = 1_000_000
 
 # $1 owner, $2 context_id, $3 position, $4 created_at, $5 updated_at. A conversation that has begun anew meanwhile has
-# younger tasks at places such as this task's: then this one goes before them all.
+# younger entries at places such as this task's: then this one goes before them all.
 _PLACE = f"""
 WITH place AS (
         SELECT CASE WHEN EXISTS (SELECT FROM tasks t WHERE t.owner = $1 AND t.context_id = $2
                                     AND ((t.position <= $3 AND t.created_at > $4) OR t.position = $3))
+                      OR EXISTS (SELECT FROM context_messages m WHERE m.owner = $1 AND m.context_id = $2
+                                    AND ((m.position <= $3 AND m.created_at > $4) OR m.position = $3))
                     THEN $3 - {OLDER_PLACES} ELSE $3 END::bigint AS position)
 INSERT INTO contexts AS c (owner, context_id, last_position, created_at, updated_at)
 SELECT $1, $2, greatest(place.position, 0), $4, $5 FROM place
