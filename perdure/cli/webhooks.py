@@ -15,6 +15,8 @@ from perdure.cli.options import EXIT_CODES, JsonOption, LimitOption
 from perdure.owners import ONLY, agent_of, caller_of, owner_at
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from perdure.storage import Storage
     from perdure.storage.webhooks import Delivery, DeliveryAttempt, DeliveryQuery, Endpoint
 
@@ -72,8 +74,7 @@ def attempts(
     delivery_id = _uuid(delivery, "DELIVERY")
     found = on_storage(lambda storage: _attempts(storage, delivery_id))
     if found is None:
-        typer.echo(f"perdure: there is no delivery {delivery_id}; old ones are forgotten", err=True)
-        raise typer.Exit(1)
+        fail(f"there is no delivery {delivery_id}; old ones are forgotten")
     if as_json:
         print(json.dumps([_attempt_as_json(attempt) for attempt in found], indent=2))
         return
