@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import orjson
@@ -22,7 +21,7 @@ from . import deliveries, stream
 from . import operations as run
 from .auth import identify
 from .codes import INTERNAL, InvalidRequest, MethodNotFound, Refusal, WrongContentType, refusal
-from .operations import Answer, Call, Door, Stream
+from .operations import Answer, Door, Stream
 from .scopes import allow
 from .versions import DIALECTS, named_version, negotiated
 from .wire import Dialect, v03, v1
@@ -134,20 +133,7 @@ async def _answer(door: Door, request: Request, body: bytes, reply: Reply) -> Re
         door.rates.take(caller)
     reply.dialect = negotiated(method.dialect, reply.named)
     check_decoded(envelope, body, max_depth=door.settings.max_depth)
-    params = envelope.get("params")
-    door = door.of(reply.dialect.read_tenant(params)) if door.tenants else door
-    active = door.extensions.activated(request)
-    call = Call(
-        door,
-        door.caller(caller),
-        reply.dialect,
-        params,
-        request.headers,
-        len(body),
-        partial(run.gone, request.receive),
-        extensions=active.uris,
-        said=active.headers,
-    )
+    call = door.call(caller, reply.dialect, envelope.get("params"), request, body)
     allow(call.caller, method.answer or method.stream)
     if method.answer is not None:
         return _json(reply.result(await method.answer(call)), headers=call.said)
@@ -156,7 +142,7 @@ async def _answer(door: Door, request: Request, body: bytes, reply: Reply) -> Re
         method.stream(call),
         lambda item: reply.result(stream.told(reply.dialect, item)),
         lambda error: reply.error(refusal(error)),
-        keep_alive=door.settings.keep_alive,
+        keep_alive=call.door.settings.keep_alive,
         headers=call.said,
     )
 

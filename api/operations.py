@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from starlette.datastructures import Headers
+from starlette.requests import Request
 from starlette.types import Receive
 
 from perdure.errors import InvalidParams
@@ -59,6 +61,22 @@ class Door:
     def caller(self, caller: Caller) -> Caller:
         """The caller at this agent."""
         return replace(caller, owner=owner_at(self.agent, caller.owner)) if self.agent else caller
+
+    def call(self, caller: Caller, dialect: Dialect, params: Any, request: Request, body: bytes) -> Call:
+        """A request that was understood, at the door of the agent that it names. `InvalidParams` as in `of`."""
+        door = self.of(dialect.read_tenant(params)) if self.tenants else self
+        active = door.extensions.activated(request)
+        return Call(
+            door,
+            door.caller(caller),
+            dialect,
+            params,
+            request.headers,
+            len(body),
+            partial(gone, request.receive),
+            extensions=active.uris,
+            said=active.headers,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ from . import stream
 from .auth import identify
 from .codes import MethodNotAllowed, MethodNotFound, Refusal, refusal
 from .jsonrpc import check_content_type
-from .operations import Answer, Call, Door, Stream
+from .operations import Answer, Door, Stream
 from .scopes import allow
 from .versions import HEADER, named_version, negotiated
 from .wire import Dialect, v03_rest, v1
@@ -90,20 +90,7 @@ async def endpoint(
         caller = identify(request)
         door.rates.take(caller)
         dialect = negotiated(own, named_version(request))
-        params = _params(door, request, body)
-        door = door.of(dialect.read_tenant(params)) if door.tenants else door
-        active = door.extensions.activated(request)
-        call = Call(
-            door,
-            door.caller(caller),
-            dialect,
-            params,
-            request.headers,
-            len(body),
-            partial(run.gone, request.receive),
-            extensions=active.uris,
-            said=active.headers,
-        )
+        call = door.call(caller, dialect, _params(door, request, body), request, body)
         allow(call.caller, answer or streamed)
         if answer is not None:
             return _json(await answer(call), request, headers=call.said)
@@ -112,7 +99,7 @@ async def endpoint(
             streamed(call),
             partial(stream.told, dialect),
             lambda error: _error(refusal(error), request),
-            keep_alive=door.settings.keep_alive,
+            keep_alive=call.door.settings.keep_alive,
             error_event="error",  # how clients of this binding tell a frame with an error
             headers=call.said,
         )

@@ -20,7 +20,7 @@ from perdure.tasks import ANONYMOUS, Message, Role, TextPart
 
 from .dialects import V1
 from .load import flood
-from .ours import new_database, stack
+from .ours import migrated_database, new_database, stack
 from .results import percentile
 
 
@@ -92,10 +92,7 @@ class Pages:
 
 async def pages(services: LocalServices, tasks: int, *, page: int = 1000, times: int = 50) -> Pages:
     """Pages of 50 tasks, newest first, among so many of one owner."""
-    url = await new_database(services)
-    storage = PostgresStorage(url, settings=StorageSettings())
-    await storage.open()
-    await storage.close()
+    url = await migrated_database(services)
     connection = await asyncpg.connect(url)
     try:
         message = dump_message(Message(parts=(TextPart("hello"),), role=Role.USER))

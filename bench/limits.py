@@ -13,10 +13,9 @@ from urllib.parse import urlsplit
 import asyncpg
 
 from perdure.local import LocalServices
-from perdure.settings import StorageSettings, environment
-from perdure.storage.postgres import PostgresStorage
+from perdure.settings import environment
 
-from .ours import new_database
+from .ours import migrated_database
 
 LIFE = r"""
 \set n random(1, 1000000000000000)
@@ -48,10 +47,7 @@ COMMIT;
 
 async def lives(services: LocalServices, clients: int, *, seconds: int) -> float:
     """Lives a second by pgbench, over our schema, one statement after the other. LookupError without pgbench."""
-    url = await new_database(services)
-    storage = PostgresStorage(url, settings=StorageSettings())
-    await storage.open()
-    await storage.close()
+    url = await migrated_database(services)
     connection = await asyncpg.connect(url)
     try:
         await connection.execute("CHECKPOINT")

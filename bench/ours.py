@@ -45,6 +45,15 @@ async def new_database(services: LocalServices) -> str:
     return urlsplit(services.database_url)._replace(path=f"/{name}").geturl()
 
 
+async def migrated_database(services: LocalServices) -> str:
+    """The same with our tables."""
+    url = await new_database(services)
+    storage = PostgresStorage(url, settings=StorageSettings())
+    await storage.open()
+    await storage.close()
+    return url
+
+
 @dataclass
 class Stack:
     """What the processes of one measurement have in common."""

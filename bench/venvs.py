@@ -35,13 +35,6 @@ def python_of(peer: str) -> str:
     return str(folder / "bin" / "python")
 
 
-def version_of(peer: str) -> str:
-    """The version that is installed there."""
-    distribution = {"SAQ": "saq", "streaQ": "streaq", "Celery": "celery"}.get(peer, peer)
-    code = f"from importlib.metadata import version; print(version({distribution!r}))"
-    return _run(python_of(peer), "-c", code).strip()
-
-
 def _run(*command: str) -> str:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:

@@ -10,6 +10,7 @@ from api.auth.credentials import Refused
 from api.codes import INTERNAL, Code, code_of
 from docs_site.stage import ROOT
 from perdure.errors import CallerError, ConfigError, PerdureError, TurnOutcome
+from perdure.reference import written_anew
 
 PAGE = ROOT / "docs" / "errors.md"
 BEGIN, END = "<!-- errors: written by `python -m docs_site.errors` -->", "<!-- end of errors -->"
@@ -18,12 +19,8 @@ NOT_LISTED = (ConfigError, TurnOutcome, Refused)
 
 
 def with_tables(document: str) -> str:
-    """The document with what stands between `BEGIN` and `END` written anew. ValueError if they are not there."""
-    before, begin, rest = document.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
-        raise ValueError(f"the document lacks {BEGIN} or {END}")
-    return f"{before}{BEGIN}\n\n{markdown()}\n{END}{after}"
+    """The document with its tables of errors written anew. ValueError if it has no place for them."""
+    return written_anew(document, BEGIN, markdown(), END)
 
 
 def markdown() -> str:

@@ -1,13 +1,13 @@
 """The stored form: A2A 1.0 JSON (ProtoJSON, camelCase, full enum names) of messages, artifacts and events.
 
-The storages keep it, 1.0 answers send it as it is, 0.3 answers are converted from it in `api.wire`.
+The storages keep it, and 1.0 answers are made of it; how 0.3 says the same is in `perdure.telling.v03` and `api.wire.v03_rest`.
 Fields at their default are left out, required ones excepted (A2A 1.0, section 5.5).
 """
 
 from __future__ import annotations
 
 from base64 import b64decode, b64encode
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from perdure.tasks import (
@@ -32,14 +32,14 @@ STATE_NAMES = {state: f"TASK_STATE_{state.name}" for state in TaskState}
 _STATES_BACK = {name: state for state, name in STATE_NAMES.items()}
 
 
-def _given(**members: Any) -> Json:
+def given(**members: Any) -> Json:
     """The members that say something: no empty text, list or object."""
     return {name: value for name, value in members.items() if value}
 
 
 def dump_part(part: Part) -> Json:
     """`{"text": ...}`, `{"raw": <base64>}`, `{"url": ...}` or `{"data": ...}`, with metadata, filename and mediaType."""
-    extra = _given(metadata=dict(part.metadata), filename=part.filename, mediaType=part.media_type)
+    extra = given(metadata=dict(part.metadata), filename=part.filename, mediaType=part.media_type)
     match part:
         case TextPart(text=text):
             return {"text": text, **extra}
@@ -73,7 +73,7 @@ def dump_message(message: Message) -> Json:
         "messageId": message.message_id,
         "role": _ROLES[message.role],
         "parts": [dump_part(part) for part in message.parts],
-        **_given(
+        **given(
             contextId=message.context_id,
             taskId=message.task_id,
             metadata=dict(message.metadata),
@@ -101,12 +101,12 @@ def _parts(parts: Sequence[Mapping[str, Any]]) -> tuple[Part, ...]:
     return tuple(load_part(part) for part in parts)
 
 
-def dump_artifact(artifact: Artifact) -> Json:
-    """An A2A 1.0 Artifact."""
+def dump_artifact(artifact: Artifact, part: Callable[[Part], Json] = dump_part) -> Json:
+    """An A2A 1.0 Artifact; one of 0.3 differs in its parts alone."""
     return {
         "artifactId": artifact.artifact_id,
-        "parts": [dump_part(part) for part in artifact.parts],
-        **_given(
+        "parts": [part(each) for each in artifact.parts],
+        **given(
             name=artifact.name,
             description=artifact.description,
             metadata=dict(artifact.metadata),
@@ -135,12 +135,12 @@ def dump_body(body: Message | ArtifactChunk | StatusChange) -> tuple[str, Json]:
         case ArtifactChunk():
             return "artifact", {
                 "artifact": dump_artifact(body.artifact),
-                **_given(append=body.append, lastChunk=body.last_chunk),
+                **given(append=body.append, lastChunk=body.last_chunk),
             }
         case StatusChange():
             status = {"state": STATE_NAMES[body.state]}
             message = {"message": dump_message(body.message)} if body.message else {}
-            return "status", {"status": {**status, **message}, **_given(metadata=dict(body.metadata))}
+            return "status", {"status": {**status, **message}, **given(metadata=dict(body.metadata))}
 
 
 def load_body(kind: str, json: Mapping[str, Any]) -> Message | ArtifactChunk | StatusChange:

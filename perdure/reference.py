@@ -67,12 +67,17 @@ def markdown() -> str:
 
 
 def with_tables(document: str) -> str:
-    """The document with what stands between `BEGIN` and `END` written anew. ValueError if they are not there."""
-    before, begin, rest = document.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
-        raise ValueError(f"the document lacks {BEGIN} or {END}")
-    return f"{before}{BEGIN}\n\n{markdown()}\n{END}{after}"
+    """The document with its tables of settings written anew. ValueError if it has no place for them."""
+    return written_anew(document, BEGIN, markdown(), END)
+
+
+def written_anew(document: str, begin: str, tables: str, end: str) -> str:
+    """The document with these tables between the two lines. ValueError if they are not there."""
+    before, begins, rest = document.partition(begin)
+    _, ends, after = rest.partition(end)
+    if not (begins and ends):
+        raise ValueError(f"the document lacks {begin} or {end}")
+    return f"{before}{begin}\n\n{tables}\n{end}{after}"
 
 
 def _grouped() -> Iterator[tuple[str, list[Row]]]:

@@ -17,7 +17,7 @@ from pydantic import AliasChoices, ConfigDict, Discriminator, Field, Tag, model_
 
 from perdure.errors import InvalidParams
 from perdure.notes import without_notes
-from perdure.payload import STATE_NAMES
+from perdure.payload import STATE_NAMES, dump_artifact
 from perdure.storage import WebhookConfig, WebhookConfigPage
 from perdure.tasks import (
     Artifact,
@@ -33,7 +33,7 @@ from perdure.tasks import (
     TextPart,
     UrlPart,
 )
-from perdure.telling import Json, Update, given, timestamp
+from perdure.telling import Json, Update, given, told_status, told_task
 
 from . import v03, v1
 from .asked import Callback, Send
@@ -279,34 +279,12 @@ def message(said: Message) -> Json:
 
 
 def _artifact(artifact: Artifact) -> Json:
-    return {
-        "artifactId": artifact.artifact_id,
-        "parts": [_part(part) for part in artifact.parts],
-        **given(
-            name=artifact.name,
-            description=artifact.description,
-            metadata=dict(artifact.metadata),
-            extensions=list(artifact.extensions),
-        ),
-    }
+    return dump_artifact(artifact, _part)
 
 
 def task(found: Task) -> Json:
     """A Task."""
-    status: Json = {"state": STATES[found.state]}
-    if found.status_message is not None:
-        status["message"] = message(found.status_message)
-    status["timestamp"] = timestamp(found.status_timestamp)
-    return {
-        "id": str(found.task_id),
-        "contextId": found.context_id,
-        "status": status,
-        **given(
-            artifacts=[_artifact(artifact) for artifact in found.artifacts],
-            history=[message(said) for said in found.history],
-            metadata=dict(found.metadata),
-        ),
-    }
+    return told_task(found, STATES[found.state], message, _artifact)
 
 
 def sent(answer: Task | Message) -> Json:
@@ -327,10 +305,8 @@ def update(item: Task | Update | Message) -> Json:
 
 
 def _status_change(change: StatusChange, item: Update) -> Json:
-    status: Json = {"state": STATES[change.state]}
-    if change.message is not None:
-        status["message"] = message(change.message)
-    status["timestamp"] = timestamp(item.time)
+    said = message(change.message) if change.message else None
+    status = told_status(STATES[change.state], said, item.time)
     return {"status": status, **given(final=change.state.rests, metadata=dict(change.metadata))}
 
 

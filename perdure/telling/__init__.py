@@ -5,14 +5,19 @@ Both who answers (`api.wire`, which adds what only answers have) and who deliver
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import TypeVar
 from uuid import UUID
 
-from perdure.tasks import ArtifactChunk, StatusChange
+from perdure.payload import Json, given
+from perdure.tasks import Artifact, ArtifactChunk, Message, StatusChange, Task
 
-Json = dict[str, Any]
+__all__ = ["Json", "Update", "given", "timestamp", "told_status", "told_task"]
+
+T = TypeVar("T")
+Tell = Callable[[T], Json]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +36,21 @@ def timestamp(time: datetime) -> str:
     return time.astimezone(UTC).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
 
 
-def given(**members: Any) -> Json:
-    """The members that say something: no empty text, list or object."""
-    return {name: value for name, value in members.items() if value}
+def told_status(state: str, said: Json | None, time: datetime) -> Json:
+    """A TaskStatus."""
+    return {"state": state, **({} if said is None else {"message": said}), "timestamp": timestamp(time)}
+
+
+def told_task(found: Task, state: str, message: Tell[Message], artifact: Tell[Artifact]) -> Json:
+    """A Task, in the words of a version: what it calls the state, and how it tells messages and artifacts."""
+    said = found.status_message
+    return {
+        "id": str(found.task_id),
+        "contextId": found.context_id,
+        "status": told_status(state, None if said is None else message(said), found.status_timestamp),
+        **given(
+            artifacts=[artifact(each) for each in found.artifacts],
+            history=[message(each) for each in found.history],
+            metadata=dict(found.metadata),
+        ),
+    }

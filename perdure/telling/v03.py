@@ -6,6 +6,7 @@ from base64 import b64encode
 from collections.abc import Mapping
 
 from perdure.notes import without_notes
+from perdure.payload import dump_artifact
 from perdure.tasks import (
     Artifact,
     ArtifactChunk,
@@ -18,7 +19,7 @@ from perdure.tasks import (
     TextPart,
 )
 
-from . import Json, Update, given, timestamp
+from . import Json, Update, given, told_status, told_task
 
 WRAPPED = "data_part_compat"
 """The mark, in a part's metadata, by which the official SDK knows a value that 0.3 cannot spell and that is wrapped."""
@@ -54,36 +55,13 @@ def _part(part: Part) -> Json:
     return {"kind": "file", "file": file, **given(metadata=metadata)}
 
 
-def _artifact(artifact: Artifact) -> Json:
-    return {
-        "artifactId": artifact.artifact_id,
-        "parts": [_part(part) for part in artifact.parts],
-        **given(
-            name=artifact.name,
-            description=artifact.description,
-            metadata=dict(artifact.metadata),
-            extensions=list(artifact.extensions),
-        ),
-    }
-
-
 def task(found: Task) -> Json:
     """A Task."""
-    status: Json = {"state": found.state.value}
-    if found.status_message is not None:
-        status["message"] = message(found.status_message)
-    status["timestamp"] = timestamp(found.status_timestamp)
-    return {
-        "kind": "task",
-        "id": str(found.task_id),
-        "contextId": found.context_id,
-        "status": status,
-        **given(
-            artifacts=[_artifact(artifact) for artifact in found.artifacts],
-            history=[message(said) for said in found.history],
-            metadata=dict(found.metadata),
-        ),
-    }
+    return {"kind": "task", **told_task(found, found.state.value, message, _artifact)}
+
+
+def _artifact(artifact: Artifact) -> Json:
+    return dump_artifact(artifact, _part)
 
 
 def sent(answer: Task | Message) -> Json:
@@ -109,8 +87,6 @@ def update(item: Task | Update | Message) -> Json:
 
 
 def _status_change(change: StatusChange, item: Update) -> Json:
-    status: Json = {"state": change.state.value}
-    if change.message is not None:
-        status["message"] = message(change.message)
-    status["timestamp"] = timestamp(item.time)
+    said = message(change.message) if change.message else None
+    status = told_status(change.state.value, said, item.time)
     return {"status": status, "final": change.state.rests, **given(metadata=dict(change.metadata))}

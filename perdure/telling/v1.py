@@ -8,7 +8,7 @@ from perdure.notes import without_notes
 from perdure.payload import STATE_NAMES, dump_artifact, dump_body, dump_message
 from perdure.tasks import Message, StatusChange, Task
 
-from . import Json, Update, given, timestamp
+from . import Json, Update, timestamp, told_task
 
 
 def message(said: Message) -> Json:
@@ -18,20 +18,7 @@ def message(said: Message) -> Json:
 
 def task(found: Task) -> Json:
     """A Task."""
-    status: Json = {"state": STATE_NAMES[found.state]}
-    if found.status_message is not None:
-        status["message"] = message(found.status_message)
-    status["timestamp"] = timestamp(found.status_timestamp)
-    return {
-        "id": str(found.task_id),
-        "contextId": found.context_id,
-        "status": status,
-        **given(
-            artifacts=[dump_artifact(artifact) for artifact in found.artifacts],
-            history=[message(said) for said in found.history],
-            metadata=dict(found.metadata),
-        ),
-    }
+    return told_task(found, STATE_NAMES[found.state], message, dump_artifact)
 
 
 def sent(answer: Task | Message) -> Json:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
+from perdure.reference import written_anew
+
 from .marks import BINDINGS, Missing, Requirement
 
 HERE = Path(__file__).resolve().parent
@@ -68,12 +70,8 @@ def markdown() -> str:
 
 
 def with_table(document: str) -> str:
-    """The document with what stands between `BEGIN` and `END` written anew. ValueError if they are not there."""
-    before, begin, rest = document.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
-        raise ValueError(f"the document lacks {BEGIN} or {END}")
-    return f"{before}{BEGIN}\n\n{markdown()}\n\n{END}{after}"
+    """The document with the table written anew. ValueError if it has no place for it."""
+    return written_anew(document, BEGIN, f"{markdown()}\n", END)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,8 @@ from perdure.storage.operators import Failure
 from perdure.storage.postgres.belongings import LOAD_FEEDBACK
 from perdure.storage.postgres.records import dumps, event_of, feedback_of, message_json, task_of
 from perdure.storage.postgres.statements import TASK
-from perdure.storage.postgres.webhooks import DELIVERIES, attempt_of, delivery_of
+from perdure.storage.postgres.webhook_statements import DELIVERIES
+from perdure.storage.postgres.webhooks import attempt_of, delivery_of
 from perdure.storage.retention import OLDER_PLACES, TaskRecord
 from perdure.storage.views import task_artifacts, task_history
 from perdure.tasks import Event, StatusChange, TaskState
