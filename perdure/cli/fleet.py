@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from perdure.cli.forms import ago, lasting, one_line, table
-from perdure.cli.operator import as_operator, said_in_one_line
+from perdure.cli.operator import as_operator, fail, said_in_one_line
 from perdure.cli.options import EXIT_CODES, JsonOption
 from perdure.owners import ONLY, agent_of, caller_of, owner_at, shown
 
@@ -111,8 +111,7 @@ def show(
     """Print the tasks of a conversation in their order."""
     found = as_operator(lambda operator: operator.storage.context_line(owner_at(agent, owner), context))
     if not found:
-        typer.echo(f"perdure: {owner} has no conversation {context}", err=True)
-        raise typer.Exit(1)
+        fail(f"{owner} has no conversation {context}")
     if as_json:
         told = [{"taskId": str(line.task_id), "state": line.state.value, "text": line.text} for line in found]
         print(json.dumps(told, indent=2))
