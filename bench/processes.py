@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -104,8 +103,3 @@ def free_port() -> int:
         found.bind(("127.0.0.1", 0))
         port: int = found.getsockname()[1]
         return port
-
-
-def nice_name(path: Path) -> str:
-    """A path as it is told to people."""
-    return os.path.relpath(path, ROOT)

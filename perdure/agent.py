@@ -19,11 +19,22 @@ import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, ParamSpec, Self, TypeVar, cast, overload
+from typing import Annotated, Any, Literal, ParamSpec, Self, TypeVar, cast, overload
 
-from pydantic import BaseModel, ConfigDict, Field, HttpUrl, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    HttpUrl,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from perdure.callables import Handler, Kind, kind_of, takes_turn
+from perdure.config_errors import readable
 from perdure.errors import ConfigError, LeaseLost
 from perdure.notes import ACCEPTED_OUTPUT_MODES, EXTENSIONS, REPLY, TENANT, text_in, texts_in
 from perdure.output import parts_in
@@ -35,6 +46,15 @@ from perdure.tasks import Artifact, ArtifactChunk, Message, Part, Task
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+
+def _listed(skill: Any) -> Any:
+    if not isinstance(skill, str | Mapping):
+        raise ValueError("must be a name, a folder or a dict; functions are given in the handler's place")
+    return skill
+
+
+ListedSkill = Annotated[str | Mapping[str, Any], BeforeValidator(_listed)]
 
 
 class _Config(BaseModel):
@@ -83,7 +103,7 @@ class ExtendedCard(_Config):
 
     description: str = ""
     documentation_url: str = ""
-    skills: Sequence[str | Mapping[str, Any]] = ()
+    skills: Sequence[ListedSkill] = ()
     extensions: Sequence[Extension] = ()
 
 
@@ -99,12 +119,12 @@ class Limit(_Config):
 class AgentConfig(_Config):
     """The config of an agent. Only `name` must be given; unknown members are an error, since they are typing errors."""
 
-    name: str = Field(min_length=1, max_length=200)
+    name: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
     author: str = ""
     description: str = ""
     version: str = "1.0.0"
     deployment: Deployment = Deployment()
-    skills: Sequence[str | Mapping[str, Any]] = ()
+    skills: Sequence[ListedSkill] = ()
     capabilities: Capabilities = Capabilities()
     default_input_modes: Sequence[str] = ("text/plain", "application/json")
     default_output_modes: Sequence[str] = ("text/plain", "application/json")
@@ -414,11 +434,11 @@ def _sorted(handler: Handler | Sequence[Handler]) -> tuple[Handler | None, list[
 
 
 def _require_ids_of_their_own(skills: Sequence[Skill], functions: Sequence[SkillFunction]) -> None:
-    known = [skill.id for skill in skills]
-    for each in functions:
-        if each.skill.id in known:
-            raise ConfigError(f"two skills have the id {each.skill.id}: give one another, @skill(id=...)")
-        known.append(each.skill.id)
+    known = set()
+    for each in (*skills, *(function.skill for function in functions)):
+        if each.id in known:
+            raise ConfigError(f"two skills have the id {each.id}: give one another, by `id`")
+        known.add(each.id)
 
 
 def _require_extended_card(config: AgentConfig, functions: Sequence[SkillFunction]) -> None:
@@ -438,12 +458,4 @@ def _checked(config: Mapping[str, Any] | AgentConfig) -> AgentConfig:
     try:
         return AgentConfig.model_validate(dict(config))
     except ValidationError as error:
-        raise ConfigError(f"the agent's config is wrong: {readable(error)}") from None
-
-
-def readable(error: ValidationError) -> str:
-    """A validation error of pydantic as one line: `deployment.url: Input should be a valid URL; name: Field required`."""
-    return "; ".join(
-        f"{'.'.join(str(step) for step in problem['loc']) or 'it'}: {problem['msg']}"
-        for problem in error.errors(include_url=False, include_input=False, include_context=False)
-    )
+        raise ConfigError(f"the agent's config is wrong: {readable(error, AgentConfig)}") from None

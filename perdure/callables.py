@@ -11,6 +11,8 @@ from perdure.errors import ConfigError
 Handler = Callable[..., Any]
 Kind = Literal["function", "coroutine", "generator", "async generator"]
 
+UNBOUND = "a method has to belong to an object: give MyAgent().method, not MyAgent.method"
+
 
 def kind_of(handler: Handler) -> Kind:
     """`ConfigError` for what cannot be called."""
@@ -45,7 +47,10 @@ def takes_turn(handler: Handler) -> bool:
     starred = any(p.kind is p.VAR_POSITIONAL for p in parameters)
     needed = [p for p in positional if p.default is p.empty]
     keywords = [p for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty]
-    if len(needed) > 2 or keywords or not (positional or starred):
+    names = [p.name for p in positional]
+    if names[:1] == ["self"]:
+        raise ConfigError(UNBOUND)
+    if len(needed) > 2 or keywords or not (positional or starred) or names[:1] == ["turn"]:
         raise ConfigError(
             f"the handler must take (messages) or (messages, turn), not {inspect.signature(handler)}; "
             "a function with other parameters is a skill: mark it with @skill"

@@ -192,7 +192,7 @@ async def _serve(
         log.info(
             "serving",
             url=url,
-            agent=", ".join(agent.config.name for agent in agents.values()),
+            agent=", ".join(name or agent.config.name for name, agent in agents.items()),
             storage=settings.storage_type,
             queue=settings.queue_type,
         )

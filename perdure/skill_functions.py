@@ -21,6 +21,7 @@ from typing import Annotated, Any, TypeVar, get_args, get_origin, overload
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 from pydantic.json_schema import GenerateJsonSchema
 
+from perdure.callables import UNBOUND
 from perdure.errors import ConfigError
 from perdure.skill_schemas import MOST, Misfit
 from perdure.skills import Skill, texts_of
@@ -224,6 +225,8 @@ def _parameters(func: Callable[..., Any], place: str) -> list[inspect.Parameter]
         found = list(inspect.signature(func, eval_str=True).parameters.values())
     except (NameError, AttributeError, SyntaxError, TypeError, ValueError) as error:
         raise ConfigError(f"{place}: its parameters cannot be read: {error}") from None
+    if found and found[0].name == "self":
+        raise ConfigError(f"{place}: {UNBOUND}")
     for each in found:
         if each.kind not in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY):
             raise ConfigError(f"{place}: {each} cannot be given by name, as data is")

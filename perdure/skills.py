@@ -49,17 +49,22 @@ def _skill(members: Mapping[str, Any], default_name: str, source: str) -> Skill:
     name = str(members.get("name") or default_name)
     if not name:
         raise ConfigError(f"a skill in {source} has no name")
-    schema = members.get("input_schema", members.get("inputSchema"))
+    schema = _member(members, "input_schema", "inputSchema")
     return Skill(
         id=str(members.get("id") or default_name),
         name=name,
         description=str(members.get("description") or name).strip(),
         tags=texts_of(members.get("tags")) or (default_name,),
         examples=texts_of(members.get("examples")),
-        input_modes=texts_of(members.get("input_modes")),
-        output_modes=texts_of(members.get("output_modes")),
+        input_modes=texts_of(_member(members, "input_modes", "inputModes")),
+        output_modes=texts_of(_member(members, "output_modes", "outputModes")),
         input_schema=None if schema is None else checked_schema(schema, f"the skill {name} in {source}"),
     )
+
+
+def _member(members: Mapping[str, Any], name: str, in_a_card: str) -> Any:
+    """A member as configs call it, or as it stands in cards, from which many are copied."""
+    return members.get(name, members.get(in_a_card))
 
 
 def texts_of(value: Any) -> tuple[str, ...]:

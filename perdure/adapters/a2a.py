@@ -14,27 +14,30 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from a2a.server.agent_execution import AgentExecutor, RequestContext
-from a2a.server.context import ServerCallContext
-from a2a.server.events.event_queue import EventQueue
-from a2a.types import (
-    AgentCard,
-    SendMessageConfiguration,
-    SendMessageRequest,
-    TaskArtifactUpdateEvent,
-    TaskStatusUpdateEvent,
-)
-from a2a.types import Message as SdkMessage
-from a2a.types import Task as SdkTask
-from google.protobuf.json_format import (  # type: ignore[import-untyped]
-    MessageToDict,
-    ParseDict,
-)
-
+from perdure.adapters import needs
 from perdure.agent import Turn
 from perdure.errors import AgentError, AuthRequired, InputRequired, Rejected, TurnOutcome
 from perdure.payload import STATE_NAMES, dump_artifact, dump_message, load_artifact, load_message
 from perdure.tasks import ArtifactChunk, Message, Role, Task, TaskState
+
+with needs("a2a"):
+    from a2a.server.agent_execution import AgentExecutor, RequestContext
+    from a2a.server.context import ServerCallContext
+    from a2a.server.events.event_queue import EventQueue
+    from a2a.types import (
+        AgentCard,
+        SendMessageConfiguration,
+        SendMessageRequest,
+        TaskArtifactUpdateEvent,
+        TaskStatusUpdateEvent,
+    )
+    from a2a.types import Message as SdkMessage
+    from a2a.types import Task as SdkTask
+    from google.protobuf.json_format import (  # type: ignore[import-untyped]
+        MessageToDict,
+        ParseDict,
+    )
+
 
 CANCEL_SECONDS = 5.0
 """How long an executor's `cancel` may take: the turn is over, and its worker waits."""
@@ -91,6 +94,7 @@ def config(card: AgentCard, **more: Any) -> dict[str, Any]:
         "capabilities": {
             "streaming": card.capabilities.streaming,
             "push_notifications": card.capabilities.push_notifications,
+            "extensions": told.get("capabilities", {}).get("extensions", ()),
         },
     }
     return {name: value for name, value in members.items() if value} | more
@@ -155,7 +159,11 @@ def _context(turn: Turn) -> RequestContext:
     )
     request.metadata.update(metadata)
     return RequestContext(
-        ServerCallContext(state={"attempt": turn.attempt}),
+        ServerCallContext(
+            state={"attempt": turn.attempt},
+            tenant=turn.tenant,
+            requested_extensions=set(turn.extensions),
+        ),
         request=request,
         task_id=turn.task_id,
         context_id=turn.context_id,

@@ -13,14 +13,17 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
-from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, HumanMessage
-from langgraph.graph.state import CompiledStateGraph
-from langgraph.types import Command, Interrupt
-
+from perdure.adapters import needs
 from perdure.agent import Turn
 from perdure.errors import InputRequired
 from perdure.perform import spoken
 from perdure.tasks import DataPart, Message, TextPart
+
+with needs("langgraph"):
+    from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, HumanMessage
+    from langgraph.graph.state import CompiledStateGraph
+    from langgraph.types import Command, Interrupt
+
 
 Graph = CompiledStateGraph[Any, Any, Any, Any]
 

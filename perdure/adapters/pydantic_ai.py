@@ -12,25 +12,28 @@ from collections.abc import AsyncIterable, Awaitable, Callable, Sequence
 from dataclasses import asdict, is_dataclass
 from typing import Any
 
-from pydantic_ai import Agent, RunContext
-from pydantic_ai.messages import (
-    BinaryContent,
-    FunctionToolCallEvent,
-    ModelMessage,
-    ModelRequest,
-    ModelResponse,
-    PartDeltaEvent,
-    PartStartEvent,
-    TextPartDelta,
-    UserPromptPart,
-)
-from pydantic_ai.messages import TextPart as ModelText
-from pydantic_ai.usage import RunUsage
-from pydantic_core import to_json, to_jsonable_python
-
+from perdure.adapters import needs
 from perdure.agent import Turn
 from perdure.perform import spoken
 from perdure.tasks import DataPart, Message, RawPart, Role, TextPart, UrlPart
+
+with needs("pydantic-ai"):
+    from pydantic_ai import Agent, RunContext
+    from pydantic_ai.messages import (
+        BinaryContent,
+        FunctionToolCallEvent,
+        ModelMessage,
+        ModelRequest,
+        ModelResponse,
+        PartDeltaEvent,
+        PartStartEvent,
+        TextPartDelta,
+        UserPromptPart,
+    )
+    from pydantic_ai.messages import TextPart as ModelText
+    from pydantic_ai.usage import RunUsage
+    from pydantic_core import to_json, to_jsonable_python
+
 
 Deps = Any
 Prompt = str | Sequence[Any]

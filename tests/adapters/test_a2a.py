@@ -9,12 +9,14 @@ from a2a.helpers.proto_helpers import new_task_from_user_message, new_text_messa
 from a2a.server.agent_execution import AgentExecutor, RequestContext
 from a2a.server.events import EventQueue
 from a2a.server.tasks import TaskUpdater
-from a2a.types import AgentCapabilities, AgentCard, AgentSkill, TaskState
+from a2a.types import AgentCapabilities, AgentCard, AgentExtension, AgentSkill, TaskState
 
 from perdure.adapters import a2a
 from perdure.agent import Agent
 from perdure.tasks import Message, Role, TextPart
 from perdure.testing import run
+
+UNITS = "https://example.com/extensions/units"
 
 
 class Speaker(AgentExecutor):
@@ -132,11 +134,40 @@ def test_a_card_becomes_a_config() -> None:
         name="speaker",
         description="speaks",
         version="2.1",
-        capabilities=AgentCapabilities(streaming=True),
+        capabilities=AgentCapabilities(streaming=True, extensions=[AgentExtension(uri=UNITS, required=True)]),
         default_input_modes=["text/plain"],
-        skills=[AgentSkill(id="talk", name="Talk", description="talks", tags=["talk"])],
+        skills=[
+            AgentSkill(
+                id="talk",
+                name="Talk",
+                description="talks",
+                tags=["talk"],
+                input_modes=["image/png"],
+                output_modes=["text/csv"],
+            )
+        ],
     )
     agent = Agent.of(a2a.config(card, priority=3), a2a.handler(Speaker()))
     assert (agent.config.name, agent.config.version, agent.config.priority) == ("speaker", "2.1", 3)
     assert agent.config.default_input_modes == ["text/plain"]
-    assert agent.skills[0].id == "talk"
+    [skill] = agent.skills
+    assert (skill.id, skill.input_modes, skill.output_modes) == ("talk", ("image/png",), ("text/csv",))
+    [extension] = agent.config.capabilities.extensions
+    assert (extension.uri, extension.required) == (UNITS, True)
+
+
+class Teller(AgentExecutor):
+    """Says what its request context knows of the request."""
+
+    async def execute(self, context: RequestContext, event_queue: EventQueue) -> None:
+        await event_queue.enqueue_event(
+            new_text_message(f"{context.tenant} {' '.join(context.requested_extensions)}")
+        )
+
+    async def cancel(self, context: RequestContext, event_queue: EventQueue) -> None:
+        raise NotImplementedError
+
+
+async def test_the_context_knows_the_tenant_and_the_active_extensions() -> None:
+    result = await run(a2a.handler(Teller()), "hi", tenant="acme", extensions=[UNITS])
+    assert result.status == f"acme {UNITS}"

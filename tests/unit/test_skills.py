@@ -43,6 +43,11 @@ def test_members(tmp_path: Path) -> None:
     assert (skill.id, skill.name, skill.tags) == ("qa", "Answers", ("text",))
 
 
+def test_members_that_were_copied_from_a_card(tmp_path: Path) -> None:
+    skill = read_skill({"name": "qa", "inputModes": ["image/png"], "outputModes": "text/csv"}, tmp_path)
+    assert (skill.input_modes, skill.output_modes) == (("image/png",), ("text/csv",))
+
+
 @pytest.mark.parametrize("text", ["tags: [qa", "just a text", "\x00"])
 def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path, text: str) -> None:
     (tmp_path / "skill.yaml").write_text(text)
