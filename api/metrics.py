@@ -67,6 +67,7 @@ class Metrics:
         for draining in (False, True):
             count = sum(beat.draining is draining for beat in alive)
             metrics.WORKERS.labels(str(draining).lower()).set(count)
+        metrics.BLOCKED_WORKERS.set(sum(worker.is_blocked(self._alive) for worker in workers))
         used = sum(beat.running for beat in alive)
         metrics.WORKER_SLOTS.labels("true").set(used)
         metrics.WORKER_SLOTS.labels("false").set(sum(beat.slots for beat in alive) - used)

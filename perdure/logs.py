@@ -25,6 +25,12 @@ _QUIET = ("uvicorn.error", "arq", "arq.worker", "asyncio", "alembic.runtime.plug
 REDACTED = "[its text is not logged: see LOG__CONTENTS]"
 
 
+def set_up_for_tests() -> None:
+    """In an author's tests, where nobody has set anything up: what structlog does by itself, with short tracebacks."""
+    if not structlog.is_configured():
+        structlog.configure(processors=[*structlog.get_config()["processors"][:-1], *_console()])
+
+
 def set_up(settings: LogSettings) -> None:
     """Send everything to stderr in the form that the settings name. May be called again: the last call counts."""
     level = logging.getLevelNamesMapping()[settings.level.upper()]

@@ -116,6 +116,11 @@ OLDEST_DELIVERY = Gauge(
     registry=REGISTRY,
 )
 WORKERS = Gauge("perdure_workers", "Workers alive", ["draining"], registry=REGISTRY)
+BLOCKED_WORKERS = Gauge(
+    "perdure_blocked_workers",
+    "Workers that keep their tasks and give no sign of life: a handler holds their event loop",
+    registry=REGISTRY,
+)
 WORKER_SLOTS = Gauge("perdure_worker_slots", "Slots of all workers alive", ["used"], registry=REGISTRY)
 RETENTION_AGE = Gauge(
     "perdure_retention_last_run_seconds",

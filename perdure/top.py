@@ -11,6 +11,7 @@ from textual.binding import Binding, BindingType
 from textual.screen import ModalScreen
 from textual.widgets import DataTable, Footer, Header, Input, Label, Static
 
+from perdure.cli.fleet import how_silent
 from perdure.cli.forms import ago, lasting, one_line
 from perdure.errors import PerdureError
 from perdure.operating import Operator
@@ -239,6 +240,7 @@ def _worker_row(worker: WorkerStatus) -> tuple[Any, ...]:
     from rich.text import Text
 
     beat = worker.beat
+    mark = "draining" if beat.draining or worker.asked_to_drain else ""
     return (
         beat.worker_id,
         Text(one_line(beat.name, 40)),
@@ -246,5 +248,5 @@ def _worker_row(worker: WorkerStatus) -> tuple[Any, ...]:
         f"{beat.running}/{beat.slots}",
         lasting(beat.loop_lag),
         lasting(worker.silent),
-        "draining" if beat.draining or worker.asked_to_drain else "",
+        how_silent(worker) or mark,
     )

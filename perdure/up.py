@@ -17,11 +17,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from perdure.agents import chosen, load_agents
+from perdure.agents import chosen, entries, load_agents
 from perdure.launch import require_authentication, run
 from perdure.local import LocalServices, local_services
 from perdure.local.server import LAUNCH
-from perdure.settings import Settings, environment, load_settings, wants_colour
+from perdure.settings import Settings, environment, given, load_settings, wants_colour
 
 # Before any agent is loaded, which puts its folder in front: see `launch._import_parts`.
 from perdure.storage.migrate import upgrade
@@ -79,7 +79,7 @@ def run_stack(
         file = settings.data_dir.absolute() / "env"
 
         def ready(url: str) -> None:
-            _write_env(file, {**ours, "PERDURE_URL": url})
+            _write_env(file, {**_told_to_us(chosen(settings, agents)), **ours, "PERDURE_URL": url})
             _welcome(say, url, workers, settings, file)
 
         children[0].on_ready = ready
@@ -102,6 +102,21 @@ def _stack_settings(settings: Settings, services: LocalServices) -> dict[str, st
         "REDIS_URL": services.redis_url,
         **({} if settings.webhooks.keys is not None else {"WEBHOOKS__KEYS": _webhook_key(settings)}),
     }
+
+
+def _told_to_us(settings: Settings) -> dict[str, str]:
+    """What else holds for this stack: the settings that it was started with, and its agents."""
+    here_alone = ("HOST", "PORT", "DATA_DIR", "AGENT", "AGENTS")
+    told = {name: value for name, value in given().items() if name not in here_alone}
+    if settings.agents is not None:
+        found = [(f"{name}=" if name else "", _anywhere(spec)) for spec, name in entries(settings.agents)]
+        return {**told, "AGENTS": ",".join(f"{name}{spec}" for name, spec in found)}
+    return {**told, "AGENT": _anywhere(settings.agent)} if settings.agent else told
+
+
+def _anywhere(spec: str) -> str:
+    """An agent as another folder's shell finds it, too: a file by its whole path."""
+    return str(Path(spec).resolve()) if spec.endswith(".py") else spec
 
 
 def _of_children(settings: Settings) -> dict[str, str]:

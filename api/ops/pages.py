@@ -56,6 +56,7 @@ async def overview(desk: Desk, request: Request, caller: Caller) -> Response:
         failure_rate=percent(figures.failed, figures.completed + figures.failed),
         alarm=_alarm(figures.oldest_waiting),
         alive=alive,
+        blocked=[each for each in workers if each.is_blocked(_silence(desk))],
         used=sum(each.beat.running for each in alive),
         slots=sum(each.beat.slots for each in alive),
         swept=swept,
@@ -131,12 +132,13 @@ async def task(desk: Desk, request: Request, caller: Caller) -> Response:
     """All that is known of one."""
     task_id = request.path_params["task_id"]
     line = await desk.storage.task_line(task_id)
-    whole, attempts, events, claim, told = await asyncio.gather(
+    whole, attempts, events, claim, told, workers = await asyncio.gather(
         desk.storage.load_task(line.owner, task_id, history_length=50),
         desk.storage.attempts(task_id),
         _newest_events(desk, line),
         desk.storage.newest_claim(task_id),
         desk.storage.list_deliveries(DeliveryQuery(owner=None, task_id=task_id), page_size=50),
+        desk.storage.list_workers(),
     )
     retry_of = parse_task_id(str(whole.metadata.get(RETRY_OF, "")))
     return await shown(
@@ -152,6 +154,7 @@ async def task(desk: Desk, request: Request, caller: Caller) -> Response:
         progress=_progress(whole, events),
         deliveries=told.deliveries,
         held=claim is not None,
+        blocked=[each for each in workers if task_id in each.tasks and each.is_blocked(_silence(desk))],
         retryable=line.state in RETRYABLE,
         first_text=_first_text(whole, line),
         retry_of=retry_of,
@@ -253,7 +256,7 @@ async def workers(desk: Desk, request: Request, caller: Caller) -> Response:
         request,
         "workers.html",
         "/workers",
-        workers=[(each, each.silent <= _silence(desk)) for each in found],
+        workers=[(each, each.silent <= _silence(desk), each.is_blocked(_silence(desk))) for each in found],
         used=sum(each.beat.running for each in found if each.silent <= _silence(desk)),
         slots=sum(each.beat.slots for each in found if each.silent <= _silence(desk)),
     )

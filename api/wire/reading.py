@@ -28,7 +28,7 @@ from pydantic.alias_generators import to_camel
 from perdure.errors import CallerError, InvalidParams
 from perdure.storable import unstorable
 from perdure.storage import Cursor, TaskQuery
-from perdure.tasks import TaskState
+from perdure.tasks import Message, TaskState
 
 
 class NotJson(CallerError):
@@ -81,6 +81,31 @@ class Shape(BaseModel):
     """The members of a request."""
 
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="ignore")
+
+
+class MessageMembers(Shape):
+    """What a message is made of in every version. Each says how it spells a Role, and parts as shapes with a method `part`."""
+
+    message_id: GivenId
+    role: Any
+    parts: list[Any]
+    context_id: Id | None = None
+    task_id: Id | None = None
+    metadata: Metadata | None = None
+    extensions: list[Url] | None = None
+    reference_task_ids: list[Id] | None = None
+
+    def message(self) -> Message:
+        return Message(
+            message_id=self.message_id,
+            role=self.role,
+            parts=tuple(part.part() for part in self.parts),
+            context_id=self.context_id or "",
+            task_id=self.task_id or "",
+            metadata=self.metadata or {},
+            extensions=tuple(self.extensions or ()),
+            reference_task_ids=tuple(self.reference_task_ids or ()),
+        )
 
 
 def exactly_one_of(*members: str) -> Callable[[dict[str, Any]], None]:

@@ -37,7 +37,21 @@ from perdure.telling import Json, Update, given, told_status, told_task
 
 from . import v03, v1
 from .asked import Callback, Send
-from .reading import Base64, Count, Flag, GivenId, Id, Metadata, Name, Shape, Url, enum, exactly_one_of, read
+from .reading import (
+    Base64,
+    Count,
+    Flag,
+    GivenId,
+    Id,
+    MessageMembers,
+    Metadata,
+    Name,
+    Shape,
+    Url,
+    enum,
+    exactly_one_of,
+    read,
+)
 from .writing import error_details
 
 VERSION = "0.3"
@@ -127,32 +141,15 @@ AnyPart = Annotated[
 ]
 
 
-class MessageShape(Shape):
+class MessageShape(MessageMembers):
     """A Message."""
 
-    message_id: GivenId
+    # `referenceTaskIds` are of 0.3's text: its proto has none, and answers leave them out.
+
     role: Annotated[
         Role, *enum({**_ROLES, **{role.value: role for role in Role}}, shown=_ROLE_NAMES.values())
     ]
-    content: Annotated[list[AnyPart], Field(min_length=1, validation_alias=AliasChoices("content", "parts"))]
-    context_id: Id | None = None
-    task_id: Id | None = None
-    metadata: Metadata | None = None
-    extensions: list[Url] | None = None
-    reference_task_ids: list[Id] | None = None
-    """Of 0.3's text: its proto has none, and answers leave them out."""
-
-    def message(self) -> Message:
-        return Message(
-            message_id=self.message_id,
-            role=self.role,
-            parts=tuple(part.part() for part in self.content),
-            context_id=self.context_id or "",
-            task_id=self.task_id or "",
-            metadata=self.metadata or {},
-            extensions=tuple(self.extensions or ()),
-            reference_task_ids=tuple(self.reference_task_ids or ()),
-        )
+    parts: Annotated[list[AnyPart], Field(min_length=1, validation_alias=AliasChoices("content", "parts"))]
 
 
 class Configuration(Shape):

@@ -11,7 +11,6 @@ from perdure.payload import STATE_NAMES
 from perdure.storage import WebhookConfig, WebhookConfigPage
 from perdure.tasks import (
     DataPart,
-    Message,
     Part,
     RawPart,
     Role,
@@ -29,6 +28,7 @@ from .reading import (
     Flag,
     GivenId,
     Id,
+    MessageMembers,
     Metadata,
     Name,
     PageSize,
@@ -100,29 +100,11 @@ class PartShape(Shape):
         return DataPart(self.data, **extra)
 
 
-class MessageShape(Shape):
+class MessageShape(MessageMembers):
     """A Message."""
 
-    message_id: GivenId
     role: Annotated[Role, *enum(_ROLES)]
     parts: Annotated[list[PartShape], Field(min_length=1)]
-    context_id: Id | None = None
-    task_id: Id | None = None
-    metadata: Metadata | None = None
-    extensions: list[Url] | None = None
-    reference_task_ids: list[Id] | None = None
-
-    def message(self) -> Message:
-        return Message(
-            message_id=self.message_id,
-            role=self.role,
-            parts=tuple(part.part() for part in self.parts),
-            context_id=self.context_id or "",
-            task_id=self.task_id or "",
-            metadata=self.metadata or {},
-            extensions=tuple(self.extensions or ()),
-            reference_task_ids=tuple(self.reference_task_ids or ()),
-        )
 
 
 class Authentication(Shape):

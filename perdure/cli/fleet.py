@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from perdure.cli.forms import ago, lasting, one_line, table
-from perdure.cli.operator import as_operator, said_in_one_line
+from perdure.cli.operator import as_operator, fail, said_in_one_line
 from perdure.cli.options import EXIT_CODES, JsonOption
 from perdure.owners import ONLY, agent_of, caller_of, owner_at, shown
 
@@ -31,7 +31,8 @@ contexts = typer.Typer(
 )
 
 DEAD_AFTER = 30.0
-"""Seconds without a sign of life after which a worker is called gone: it did not end in order."""
+"""Seconds without a sign of life after which a worker is called gone, since it did not end in order; or blocked, if it still
+keeps tasks."""
 
 WorkerArgument = Annotated[str, typer.Argument(help="The worker's id, see `perdure workers list`.")]
 
@@ -109,6 +110,8 @@ def show(
 ) -> None:
     """Print the tasks of a conversation in their order."""
     found = as_operator(lambda operator: operator.storage.context_line(owner_at(agent, owner), context))
+    if not found:
+        fail(f"{owner} has no conversation {context}")
     if as_json:
         told = [{"taskId": str(line.task_id), "state": line.state.value, "text": line.text} for line in found]
         print(json.dumps(told, indent=2))
@@ -117,15 +120,18 @@ def show(
         (str(line.task_id), line.state.value, ago(line.created_at), one_line(line.text)) for line in found
     ]
     print(table(("TASK", "STATE", "AGE", "SAYS"), rows))
-    if not found:
-        raise typer.Exit(1)
+
+
+def how_silent(worker: WorkerStatus) -> str:
+    """`blocked`, `gone`, or nothing for one that gives signs of life."""
+    if worker.silent <= DEAD_AFTER:
+        return ""
+    return "blocked" if worker.is_blocked(DEAD_AFTER) else "gone"
 
 
 def _worker_row(worker: WorkerStatus) -> tuple[str, ...]:
     beat = worker.beat
     mark = "draining" if beat.draining or worker.asked_to_drain else ""
-    if worker.silent > DEAD_AFTER:
-        mark = "gone"
     return (
         beat.worker_id,
         one_line(beat.name, 40),
@@ -134,7 +140,7 @@ def _worker_row(worker: WorkerStatus) -> tuple[str, ...]:
         f"{beat.running}/{beat.slots}",
         lasting(beat.loop_lag),
         lasting(worker.silent),
-        " ".join(filter(None, (mark, ", ".join(beat.agents)))),
+        " ".join(filter(None, (how_silent(worker) or mark, ", ".join(beat.agents)))),
     )
 
 
@@ -151,5 +157,6 @@ def _worker_as_json(worker: WorkerStatus) -> dict[str, Any]:
         "draining": beat.draining or worker.asked_to_drain,
         "loopLag": beat.loop_lag,
         "silent": worker.silent,
+        "blocked": worker.is_blocked(DEAD_AFTER),
         "tasks": [str(task) for task in worker.tasks],
     }

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from typing import Annotated
+from urllib.parse import urlsplit
 
 import typer
 
@@ -15,7 +16,20 @@ EXIT_CODES = (
     "3 the agent asks for more, 130 interrupted or detached."
 )
 
-ToOption = Annotated[str, typer.Option("--to", envvar="PERDURE_URL", help="The agent's address.")]
+
+def _address(to: str) -> str:
+    try:
+        parts = urlsplit(to)
+        if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
+            return to
+    except ValueError:  # a port that is none
+        pass
+    raise typer.BadParameter(f"{to!r} is no address: write it as http://host:port or https://host")
+
+
+ToOption = Annotated[
+    str, typer.Option("--to", envvar="PERDURE_URL", help="The agent's address.", callback=_address)
+]
 KeyOption = Annotated[
     str, typer.Option("--key", envvar="PERDURE_KEY", help="An API key or token.", show_default=False)
 ]

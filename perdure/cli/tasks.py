@@ -10,6 +10,7 @@ from uuid import UUID
 import typer
 
 from perdure.cli import send as talking
+from perdure.cli.fleet import DEAD_AFTER
 from perdure.cli.forms import ago, lasting, one_line, seconds, table
 from perdure.cli.operator import as_operator
 from perdure.cli.options import EXIT_CODES, JsonOption, LimitOption, YesOption
@@ -83,7 +84,7 @@ def show(
     as_json: JsonOption = False,
 ) -> None:
     """Print a task: where it stands, its attempts and why they ended, its traces, what was said."""
-    line, attempts, whole, log = as_operator(lambda operator: _one(operator.storage, task, events))
+    line, attempts, whole, log, blocked = as_operator(lambda operator: _one(operator.storage, task, events))
     if as_json:
         from perdure.archive import task_json
 
@@ -94,7 +95,7 @@ def show(
         }
         print(json.dumps({**told, "task": task_json(whole), "events": log}, indent=2))
         return
-    print(_told(line, attempts, whole))
+    print(_told(line, attempts, whole, blocked))
     for event in log:
         print(json.dumps(event))
 
@@ -218,7 +219,7 @@ async def _found(storage: Storage, wanted: TaskFilter, limit: int) -> list[TaskL
 
 async def _one(
     storage: Storage, task_id: UUID, events: bool
-) -> tuple[TaskLine, Sequence[Attempt], Task, list[dict[str, Any]]]:
+) -> tuple[TaskLine, Sequence[Attempt], Task, list[dict[str, Any]], bool]:
     line = await storage.task_line(task_id)
     attempts = await storage.attempts(task_id)
     return (
@@ -226,6 +227,7 @@ async def _one(
         attempts,
         await storage.load_task(line.owner, task_id),
         ([event async for event in _log(storage, line)] if events else []),
+        any(task_id in each.tasks and each.is_blocked(DEAD_AFTER) for each in await storage.list_workers()),
     )
 
 
@@ -306,7 +308,7 @@ def _row(line: TaskLine) -> tuple[str, ...]:
     )
 
 
-def _told(line: TaskLine, attempts: Sequence[Attempt], task: Task) -> str:
+def _told(line: TaskLine, attempts: Sequence[Attempt], task: Task, blocked: bool) -> str:
     facts = [
         ("task", str(line.task_id)),
         ("state", f"{line.state} since {ago(line.status_timestamp)}"),
@@ -314,7 +316,7 @@ def _told(line: TaskLine, attempts: Sequence[Attempt], task: Task) -> str:
         ("context", line.context_id),
         ("sent", f"{line.created_at:%Y-%m-%d %H:%M:%S %Z}, {ago(line.created_at)} ago"),
         ("attempts", f"{line.attempt}, of which {line.failures} failed and {line.crashes} crashed"),
-        ("held by", line.holder or "nobody"),
+        ("held by", _held_by(line, blocked)),
         *(("trace", link or trace) for trace, link in _traces(line)),
     ]
     told = [f"{name:9} {value}" for name, value in facts]
@@ -330,6 +332,14 @@ def _told(line: TaskLine, attempts: Sequence[Attempt], task: Task) -> str:
         told.append(f"{task.state}: {one_line(task.status_message.text, 2000)}")
     told += [f"artifact {each.artifact_id}: {one_line(each.text, 2000)}" for each in task.artifacts]
     return "\n".join(told)
+
+
+def _held_by(line: TaskLine, blocked: bool) -> str:
+    if blocked:
+        return f"{line.holder}, which is blocked: a handler holds its event loop; end that process (perdure workers list)"
+    if line.holder and line.state.terminal:
+        return f"{line.holder}, whose handler has not ended: perdure tasks cancel --force {line.task_id}"
+    return line.holder or "nobody"
 
 
 def _traces(line: TaskLine) -> list[tuple[str, str]]:

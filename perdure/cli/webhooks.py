@@ -15,6 +15,9 @@ from perdure.cli.options import EXIT_CODES, JsonOption, LimitOption
 from perdure.owners import ONLY, agent_of, caller_of, owner_at
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from perdure.storage import Storage
     from perdure.storage.webhooks import Delivery, DeliveryAttempt, DeliveryQuery, Endpoint
 
 webhooks = typer.Typer(
@@ -69,7 +72,9 @@ def attempts(
 ) -> None:
     """Print how the attempts of a delivery went, oldest first."""
     delivery_id = _uuid(delivery, "DELIVERY")
-    found = on_storage(lambda storage: storage.delivery_attempts(None, delivery_id))
+    found = on_storage(lambda storage: _attempts(storage, delivery_id))
+    if found is None:
+        fail(f"there is no delivery {delivery_id}; old ones are forgotten")
     if as_json:
         print(json.dumps([_attempt_as_json(attempt) for attempt in found], indent=2))
         return
@@ -96,8 +101,11 @@ def replay(
     """Send deliveries now, under their ids: again what has an end, without waiting for its next try what waits. One, or all that
     are chosen (at most 1000 at once, the oldest first)."""
     query = _query(owner, agent, task, config, state, since, until, delivery)
-    if not any((delivery, task, owner, since, until)):
-        raise typer.BadParameter("which? name a delivery, or choose with --task, --owner, --since, --until")
+    # What waits would be sent anyway; what has its end, all of it, is asked for by accident more often than not.
+    if not any((delivery, task, owner, since, until, state == "waiting")):
+        raise typer.BadParameter(
+            "which? name a delivery, or choose with --task, --owner, --since, --until or --state waiting"
+        )
     number = on_storage(lambda storage: storage.replay_deliveries(query))
     print(json.dumps({"deliveries": number}) if as_json else f"{number} deliveries are sent now")
 
@@ -181,6 +189,14 @@ def _query(
         since=_moment(since, "--since"),
         until=_moment(until, "--until"),
     )
+
+
+async def _attempts(storage: Storage, delivery_id: UUID) -> Sequence[DeliveryAttempt] | None:
+    """None: there is no such delivery."""
+    from perdure.storage.webhooks import DeliveryQuery
+
+    known = await storage.list_deliveries(DeliveryQuery(owner=None, delivery_id=delivery_id))
+    return await storage.delivery_attempts(None, delivery_id) if known.deliveries else None
 
 
 def _uuid(text: str, name: str) -> UUID:

@@ -6,7 +6,7 @@ as not given; upper and lower case are the same.
 """
 
 from perdure.settings.environment import environment, hand_on_opentelemetry, wants_colour
-from perdure.settings.loading import load_settings, sources
+from perdure.settings.loading import given, load_settings, sources
 from perdure.settings.model import Settings, fields
 from perdure.settings.running import (
     LogSettings,
@@ -33,6 +33,7 @@ __all__ = [
     "WorkerSettings",
     "environment",
     "fields",
+    "given",
     "hand_on_opentelemetry",
     "listed",
     "load_settings",

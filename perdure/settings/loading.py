@@ -34,6 +34,12 @@ def load_settings(**overrides: Any) -> Settings:
     return settings
 
 
+def given() -> dict[str, str]:
+    """The settings that the environment and `.env` give, by NAME, as they stand there: secrets too."""
+    known = set(names())
+    return {name: value for name, (value, _) in variables().items() if name in known}
+
+
 def sources() -> dict[str, str]:
     """Which settings are given, by NAME, and where: `environment` or `.env`."""
     known = set(names())

@@ -55,6 +55,8 @@ def restore(database_url: str, file: Path, *, read: Callable[[int], None] = lamb
 
     `BackupFailed`, also for a database that is not empty; `ConfigError`, `StorageUnavailable`.
     """
+    if not file.is_file():
+        raise BackupFailed(f"there is no file {file}")
     program = _program("psql", database_url)
     if tables := _asked(database_url, _TABLES):
         raise BackupFailed(

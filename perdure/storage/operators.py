@@ -50,13 +50,20 @@ class WorkerBeat:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerStatus:
-    """A worker as its last beat, `silent` seconds ago, told it. `tasks` are those it holds now, as the tasks have it."""
+    """A worker as its last beat, `silent` seconds ago, told it. `tasks` are those it holds now, as the tasks have it; `renews`:
+    the lease of one of them is in force."""
 
     beat: WorkerBeat
     started_at: datetime
     silent: float
     asked_to_drain: bool
     tasks: Sequence[UUID] = ()
+    renews: bool = False
+
+    def is_blocked(self, after: float) -> bool:
+        """It has not beaten for `after` seconds, and yet keeps its tasks: leases are renewed by a thread, beats come from the
+        event loop. So the process lives, and a handler holds its loop. One that died loses its leases."""
+        return self.renews and self.silent > after
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 from uuid import UUID
 
+from perdure import logs
 from perdure.agent import Agent
 from perdure.ids import new_task_id, new_token
 from perdure.launch import ours
@@ -56,6 +57,7 @@ class Harness:
         start: datetime | None = None,
         patience: float = 5.0,
     ) -> None:
+        logs.set_up_for_tests()
         self._clock = Clock(start)
         self._loop = PatientLoop(self._clock, patience=patience)
         self._storage = HarnessStorage(self._clock, self._die)

@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from perdure import ids
+from perdure import ids, logs
 from perdure.agent import Agent, Turn
 from perdure.answer import Answer, Piece
 from perdure.notes import noted
@@ -41,6 +41,7 @@ async def run(
     parameters and ValueError for a conversation in which the caller says nothing; whatever the handler raises is in the result.
     Cancel it (`asyncio.timeout`) as a caller's cancel would.
     """
+    logs.set_up_for_tests()
     agent = as_agent(agent)
     said = [messages] if isinstance(messages, str | Mapping | Message) else messages
     conversation = [as_message(one) for one in said]

@@ -214,6 +214,7 @@ async def opened_front(
     auth: AuthSettings | None = None,
     webhooks: WebhookSettings | None = None,
     card: CardSettings | None = None,
+    worker: WorkerSettings | None = None,
     agents: Sequence[str] = (),
     **server: Any,
 ) -> AsyncIterator[Front]:
@@ -225,6 +226,7 @@ async def opened_front(
         auth=auth or AuthSettings(),
         webhooks=webhooks or WebhookSettings(),
         card=card or CardSettings(),
+        worker=worker or WorkerSettings(),
     )
     watch = Watch(storage, queue, refresh=settings.server.refresh)
     agent = Agent.of({"name": "echo", "deployment": {"url": URL}} | (config or {}), handler)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from prometheus_client.parser import text_string_to_metric_families
 from pydantic import SecretStr
 
-from perdure.settings import AuthSettings
+from perdure.settings import AuthSettings, WorkerSettings
 from perdure.storage.operators import WorkerBeat
 from tests.api.front import opened_front
+from tests.support.stories import started
 
 KEY = "k" * 40
 
@@ -38,6 +39,15 @@ async def test_the_fleet_is_told() -> None:
         assert samples["perdure_worker_slots", "false"] == 3
         assert samples["perdure_storage_up",] == 1
         assert samples["perdure_queue_up",] == 1
+
+
+async def test_a_worker_that_keeps_its_task_and_gives_no_sign_is_counted() -> None:
+    async with opened_front(worker=WorkerSettings(beat_interval=1e-9)) as front:
+        await front.storage.beat(WorkerBeat(worker_id="worker-1", slots=4, running=1, version="1"))
+        await started(front.storage)
+        samples = _samples((await front.http.get("/metrics")).text)
+        assert samples["perdure_blocked_workers",] == 1
+        assert samples["perdure_workers", "false"] == 0
 
 
 async def test_only_operators_may_read_it() -> None:

@@ -16,12 +16,14 @@ from api.ops.desk import Desk
 from api.ops.live import changed
 from api.own_port import OwnPort
 from perdure.errors import StorageUnavailable
-from perdure.settings import AuthSettings
+from perdure.settings import AuthSettings, WorkerSettings
 from perdure.storage.memory import MemoryStorage
+from perdure.storage.operators import WorkerBeat
 from perdure.storage.webhooks import Disabled
 from perdure.tasks import ANONYMOUS, Notice, TaskState
 from tests.api.front import URL, Front, opened_front
 from tests.contract.test_webhooks import ends, hooked, taken
+from tests.support.stories import id_of, started
 
 KEY = "k" * 40
 ON = AuthSettings(bootstrap_key=SecretStr(KEY))
@@ -225,6 +227,18 @@ async def test_behind_row_security_it_says_what_it_cannot_see(front: Front) -> N
         answer = await http.get("/ops")
         assert answer.status_code == 503
         assert "WORKER_DATABASE_URL" in answer.text
+
+
+async def test_a_blocked_worker_is_told_wherever_somebody_looks_for_it() -> None:
+    async with opened_front(worker=WorkerSettings(beat_interval=1e-9)) as front:
+        await front.storage.beat(
+            WorkerBeat(worker_id="worker-1", slots=4, running=1, version="1", name="host:7")
+        )
+        task_id = id_of(await started(front.storage))
+        assert "1 worker is blocked" in (await front.http.get("/ops")).text
+        assert "blocked for" in (await front.http.get("/ops/workers")).text
+        page = (await front.http.get(f"/ops/tasks/{task_id}")).text
+        assert "Its worker host:7 has given no sign of life" in page
 
 
 async def test_webhooks_are_shown_with_what_their_receivers_said(front: Front) -> None:

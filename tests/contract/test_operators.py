@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -360,6 +361,19 @@ async def test_workers_tell_how_they_are(storage: Storage) -> None:
     assert 0 <= worker.silent < 60
     await storage.forget_worker("worker-1")
     assert list(await storage.list_workers()) == []
+
+
+async def test_a_silent_worker_that_keeps_its_task_is_blocked_and_one_that_lost_it_is_gone(
+    storage: Storage, clock: Clock
+) -> None:
+    turn = await started(storage)
+    await storage.beat(_beat())
+    [worker] = await storage.list_workers()
+    assert not worker.is_blocked(3600)
+    assert replace(worker, silent=3601.0).is_blocked(3600)
+    await clock.expire_lease(id_of(turn))
+    [worker] = await storage.list_workers()
+    assert not replace(worker, silent=3601.0).is_blocked(3600)
 
 
 async def test_a_worker_hears_at_its_next_beat_that_it_should_drain(storage: Storage) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
+
+import httpx
 
 from tests.support.processes import PERDURE, ROOT, finished, surroundings
 
@@ -47,6 +50,25 @@ def test_a_task_that_hangs_is_found_and_canceled_with_redis_down(stack: Stack) -
     again = perdure(stack, "tasks", "cancel", task_id)
     assert (again.returncode, again.stdout) == (1, "")
     assert "canceled already" in again.stderr
+
+
+def test_a_worker_whose_event_loop_is_held_is_no_dead_one(stack: Stack) -> None:
+    stack.settings |= {"AGENT": str(AGENTS / "blocking.py"), "WORKER__BEAT_INTERVAL": "0.2"}
+    server, _ = stack.front_door()
+    worker = stack.worker()
+    gate = stack.gate("gate")
+    task_id = server.send(str(gate.path), blocking=False)["id"]
+    gate.begun()
+
+    def told_by_the_front_door(path: str, words: str) -> bool:
+        return words in httpx.get(f"{server.url}{path}").text
+
+    until(lambda: told_by_the_front_door("/metrics", "\nperdure_blocked_workers 1.0\n"))
+    until(lambda: told_by_the_front_door("/ops", "1 worker is blocked"))
+    assert told_by_the_front_door(f"/ops/tasks/{task_id}", "has given no sign of life")
+    worker.signal(signal.SIGKILL)
+    until(lambda: told_by_the_front_door("/metrics", "\nperdure_blocked_workers 0.0\n"))
+    assert not told_by_the_front_door("/ops", "is blocked")
 
 
 def test_a_failure_is_understood_and_tried_again(stack: Stack) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -126,6 +127,8 @@ def test_another_shell_can_join_it(folder: Path) -> None:
         task = httpx.post(up.url, content=curl[7], headers=headers).json()["result"]["task"]
         assert task["artifacts"][0]["parts"] == [{"text": "hello"}]
         assert task["id"] in there("perdure tasks list --json").stdout
+        well = [json.loads(line) for line in there("perdure doctor --json").stdout.splitlines()]
+        assert [(each["check"], each["text"]) for each in well if each["grade"] != "ok"] == []
         assert there("perdure send hi --key " + made.stdout).stdout == "hi\n"
         assert up.stop(signal.SIGTERM) == 0
         assert not file.exists()

@@ -48,6 +48,16 @@ def test_version() -> None:
         assert CliRunner().invoke(app, [argument]).stdout == f"perdure {perdure.__version__}\n"
 
 
+@pytest.mark.parametrize(
+    "address", ["localhost:3773", "agent.example.com", "http://", "http://host:port", "ftp://a"]
+)
+def test_what_is_no_address_is_not_tried(address: str) -> None:
+    for command in (["send", "hi"], ["tasks", "tail", "x"]):
+        code, out, err = ran(*command, "--to", address)
+        assert (code, out) == (2, "")
+        assert "is no address" in err
+
+
 def test_wrong_usage_is_2() -> None:
     assert CliRunner().invoke(app, ["serve", "--prot", "1"]).exit_code == 2
     assert CliRunner().invoke(app, ["up", "x.py", "--workers", "0"]).exit_code == 2

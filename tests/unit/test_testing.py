@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,7 +25,7 @@ from perdure.errors import ConfigError
 from perdure.loader import load_agent
 from perdure.tasks import Role
 from perdure.testing import Said, run, run_sync
-from tests.support.processes import ROOT
+from tests.support.processes import ROOT, finished
 
 
 def test_a_plain_function_and_its_text() -> None:
@@ -164,3 +166,24 @@ def test_what_the_request_said_besides() -> None:
     )
     silent = run_sync(handler, "a")
     assert silent.artifacts[0].parts == (DataPart({"modes": [], "extensions": [], "tenant": ""}),)
+
+
+FAILS = """
+from perdure.testing import Harness, run_sync
+
+def handler(messages):
+    key = "s3" + "cret"
+    raise ValueError("no such city")
+
+%s
+"""
+
+
+@pytest.mark.parametrize(
+    "used", ["run_sync(handler, 'hello')", "with Harness(handler) as harness: harness.send('hello')"]
+)
+def test_a_traceback_is_printed_without_local_variables(tmp_path: Path, used: str) -> None:
+    (tmp_path / "my_test.py").write_text(FAILS % used)
+    printed = finished([sys.executable, "my_test.py"], cwd=tmp_path).stdout
+    assert "ValueError: no such city" in printed
+    assert "s3cret" not in printed

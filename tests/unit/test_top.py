@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 from textual.widgets import DataTable
 
+from perdure.cli.fleet import DEAD_AFTER, how_silent
 from perdure.operating import Operator
 from perdure.queue.inline import InlineQueue
 from perdure.storage import Storage
@@ -91,6 +93,15 @@ async def test_a_worker_is_drained(storage: Storage) -> None:
         await pilot.pause()
         [worker] = await storage.list_workers()
         assert worker.asked_to_drain
+
+
+async def test_a_blocked_worker_is_no_dead_one(storage: Storage) -> None:
+    await storage.beat(WorkerBeat(worker_id="worker-1", slots=5, running=2, version="1"))
+    [worker] = await storage.list_workers()
+    assert how_silent(worker) == ""
+    silent = replace(worker, silent=DEAD_AFTER + 1)
+    assert how_silent(silent) == "gone"
+    assert how_silent(replace(silent, renews=True)) == "blocked"
 
 
 async def test_paused_it_stands_still(storage: Storage) -> None:

@@ -186,8 +186,11 @@ class Operators(Locked):
         with self._lock:
             now = self._ledger.now()
             held: dict[str, list[UUID]] = defaultdict(list)
+            renewing = set()
             for row in self._ledger.held.values():
                 held[row.holder].append(row.task_id)
+                if row.lease_until is not None and row.lease_until > now:
+                    renewing.add(row.holder)
             signs = sorted(self._workers.values(), key=lambda sign: (sign.started, sign.beat.worker_id))
             return [
                 WorkerStatus(
@@ -196,6 +199,7 @@ class Operators(Locked):
                     silent=(now - sign.time).total_seconds(),
                     asked_to_drain=sign.asked_to_drain,
                     tasks=sorted(held[sign.beat.worker_id]),
+                    renews=sign.beat.worker_id in renewing,
                 )
                 for sign in signs
                 if now - sign.time < timedelta(days=1)

@@ -131,7 +131,9 @@ SELECT f.fingerprint, (array_agg(f.error_class ORDER BY f.created_at DESC))[1] A
 LIST_WORKERS = """
 SELECT w.*, extract(epoch FROM clock_timestamp() - w.beat_at)::float8 AS silent,
        (SELECT coalesce(array_agg(t.task_id ORDER BY t.task_id), '{}') FROM tasks t
-         WHERE t.lease_token IS NOT NULL AND t.lease_holder = w.worker_id) AS tasks
+         WHERE t.lease_token IS NOT NULL AND t.lease_holder = w.worker_id) AS tasks,
+       EXISTS (SELECT FROM tasks t WHERE t.lease_token IS NOT NULL AND t.lease_holder = w.worker_id
+                                     AND t.lease_until > clock_timestamp()) AS renews
   FROM workers w WHERE w.beat_at > clock_timestamp() - interval '1 day' ORDER BY w.started_at, w.worker_id LIMIT 1000
 """
 ASK_TO_DRAIN = "UPDATE workers SET asked_to_drain = $2 WHERE worker_id = $1 RETURNING worker_id"
@@ -387,6 +389,7 @@ def _worker(row: Row) -> WorkerStatus:
         silent=row["silent"],
         asked_to_drain=row["asked_to_drain"],
         tasks=row["tasks"],
+        renews=row["renews"],
     )
 
 
