@@ -36,7 +36,7 @@ def _configure_uncached(**settings: Any) -> None:
 
 # A logger that is kept from its first use on is one that `capture_logs` does not reach: a test that sets the logs up would take
 # those of its modules away from all that come after it.
-structlog.configure = _configure_uncached
+structlog.configure = _configure_uncached  # type: ignore[assignment]
 
 
 @pytest.fixture(scope="session")
