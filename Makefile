@@ -41,6 +41,7 @@ fuzz: .venv  ## Send ten thousand bad requests to a front door, and check (FUZZ_
 bench: .venv/bench  ## Measure Perdure beside its peers and the limits, half an hour (ONLY="drain pickup" measures some)
 	@$(BIN)/python -m bench $(if $(ONLY),--only $(ONLY))
 	@$(BIN)/python -m bench --plot docs/performance
+	@$(BIN)/python -m bench --page docs/performance.md
 
 bench-quick: .venv/bench  ## The headline ratios, in two minutes
 	@$(BIN)/python -m bench --quick --json build/bench-quick.json

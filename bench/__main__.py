@@ -11,7 +11,7 @@ from pathlib import Path
 from .ours import services
 from .plan import MEASUREMENTS, Measurement, Scale
 from .plots import plot
-from .report import save, table
+from .report import save, table, write_page
 from .results import Results
 
 JSON = Path("build/bench.json")
@@ -23,6 +23,9 @@ def main() -> None:
     if asked.plot:
         for path in plot(asked.json, asked.plot):
             print(path)
+        return
+    if asked.page:
+        write_page(asked.page, asked.json)
         return
     chosen = [
         each
@@ -59,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--only", nargs="+", choices=names, default=[], help="these, and nothing else")
     parser.add_argument("--json", type=Path, default=JSON, help=f"where the results go (default: {JSON})")
     parser.add_argument("--plot", type=Path, metavar="FOLDER", help="draw what an earlier run has left")
+    parser.add_argument("--page", type=Path, metavar="FILE", help="write its tables into a page")
     return parser
 
 

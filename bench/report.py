@@ -8,8 +8,9 @@ import platform
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
-from .results import Results
+from .results import Figure, Results
 
 
 def table(results: Results) -> str:
@@ -20,9 +21,12 @@ def table(results: Results) -> str:
 def _figures(results: Results) -> Iterator[str]:
     yield "| work | who | median | spread | remark |"
     yield "| --- | --- | --- | --- | --- |"
-    for each in results.figures:
-        spread = f"±{each.spread:.0f} %" if len(each.values) > 1 else ""
-        yield f"| {each.work} | {each.subject} | {each.median:,.4g} {each.unit} | {spread} | {each.note} |"
+    yield from map(_figure_row, results.figures)
+
+
+def _figure_row(each: Figure) -> str:
+    spread = f"±{each.spread:.0f} %" if len(each.values) > 1 else ""
+    return f"| {each.work} | {each.subject} | {each.median:,.4g} {each.unit} | {spread} | {each.note} |"
 
 
 def _checks(results: Results) -> Iterator[str]:
@@ -49,6 +53,35 @@ def save(results: Results, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     told = {"machine": machine(), "figures": list(figures.values()), "checks": list(checks.values())}
     path.write_text(json.dumps(told, indent=1) + "\n")
+
+
+def write_page(page: Path, path: Path) -> None:
+    """Put the tables of an earlier run between the marks `<!-- targets -->` and `<!-- figures -->` of a page and their ends."""
+    told = json.loads(path.read_text())
+    text = page.read_text()
+    for mark, rows in (("targets", _target_rows(told)), ("figures", _figure_rows(told))):
+        head, begin, rest = text.partition(f"<!-- {mark} -->\n")
+        _, end, tail = rest.partition(f"<!-- /{mark} -->")
+        if not begin or not end:
+            raise SystemExit(f"{page} has no place for the {mark}: <!-- {mark} --> and <!-- /{mark} -->")
+        text = "".join([head, begin, "\n".join(rows), "\n", end, tail])
+    page.write_text(text)
+
+
+def _target_rows(told: dict[str, Any]) -> Iterator[str]:
+    yield "| target | wanted | measured | |"
+    yield "| --- | --- | --- | --- |"
+    for each in told["checks"]:
+        met = "met" if each["met"] else "**not met**"
+        yield f"| {each['target']} | {each['wanted']} | {each['measured']} | {met} |"
+
+
+def _figure_rows(told: dict[str, Any]) -> Iterator[str]:
+    yield "| work | who | median | spread | remark |"
+    yield "| --- | --- | --- | --- | --- |"
+    for each in told["figures"]:
+        figure = Figure(each["work"], each["subject"], each["unit"], tuple(each["values"]), each["note"])
+        yield _figure_row(figure)
 
 
 def machine() -> dict[str, str | int | None]:

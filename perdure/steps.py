@@ -52,10 +52,7 @@ class Steps:
         value = running.result()
         if inspect.isawaitable(value):  # `lambda: client.search(...)` of an async client
             value = await value
-        kept = await self._kept(step, value)
-        if cancelled:
-            raise cancelled
-        return kept
+        return await self._kept(step, value, cancelled)
 
     def run_here(self, name: str, call: Callable[[], Any]) -> Any:
         """In a thread of a plain function."""
@@ -77,11 +74,13 @@ class Steps:
             self._counts[name] += 1
             return name, self._counts[name]
 
-    async def _kept(self, step: tuple[str, int], result: Any) -> Any:
-        """Store it; also when cancelled meanwhile, since it may have been paid for."""
+    async def _kept(
+        self, step: tuple[str, int], result: Any, cancelled: asyncio.CancelledError | None = None
+    ) -> Any:
+        """Store it; also when cancelled before (`cancelled`) or meanwhile, since it may have been paid for."""
         value = _as_json(step, result)
         storing = asyncio.ensure_future(self._stored_now(step, value))
-        cancelled = await _to_its_end(storing)
+        cancelled = await _to_its_end(storing) or cancelled
         if cancelled and storing.exception() and (task := asyncio.current_task()):
             task.cancel()  # the refusal is told first, the cancel at the next await
         storing.result()

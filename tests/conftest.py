@@ -12,19 +12,31 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import cycle
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 from uuid import uuid4
 
 import asyncpg
 import pytest
 import redis
+import structlog
 from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from perdure.local import LocalServices, local_services
 from tests.support import walls
 
 T = TypeVar("T")
+
+_configure = structlog.configure
+
+
+def _configure_uncached(**settings: Any) -> None:
+    _configure(**{**settings, "cache_logger_on_first_use": False})
+
+
+# A logger that is kept from its first use on is one that `capture_logs` does not reach: a test that sets the logs up would take
+# those of its modules away from all that come after it.
+structlog.configure = _configure_uncached  # type: ignore[assignment]
 
 
 @pytest.fixture(scope="session")
