@@ -39,6 +39,13 @@ def _configure_uncached(**settings: Any) -> None:
 structlog.configure = _configure_uncached  # type: ignore[assignment]
 
 
+@pytest.fixture(autouse=True)
+def logs_as_they_were() -> Iterator[None]:
+    """A command that runs in this process sets them up, and may leave them silent."""
+    yield
+    structlog.reset_defaults()
+
+
 @pytest.fixture(scope="session")
 def database_server() -> Iterator[DatabaseServer]:
     """The PostgreSQL server of this session; it must let us create databases."""

@@ -141,6 +141,8 @@ class Bell:
         arguments: list[int | str] = [wanted, BELL_SECONDS, in_progress_key_prefix, job_key_prefix]
         taken: list[bytes] = await self._take_script([self._queue, self._bell], arguments)
         self.rang = True
+        if not taken:  # what was taken is run, or given back, first
+            _end_if_cancelled()
         return taken
 
     async def _token(self) -> None:
@@ -165,6 +167,7 @@ class Bell:
                 await self._redis.set(self._health, running, ex=HEALTH_SECONDS + 1)
             except ResponseError as error:  # it is full: rings that are there can be taken all the same
                 log.warning("bell.health_unwritten", error=str(error))
+            _end_if_cancelled()
             await asyncio.sleep(HEALTH_SECONDS)
 
     async def leave(self) -> None:
@@ -173,3 +176,10 @@ class Bell:
             async with asyncio.timeout(2):
                 await self._redis.delete(self._health)
         await self._redis.aclose()
+
+
+def _end_if_cancelled() -> None:
+    """redis-py loses a cancel that comes while it makes its connection; who waits for this task's end would wait for ever."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError

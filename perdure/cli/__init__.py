@@ -17,6 +17,7 @@ import perdure
 from perdure.cli import day2, fleet, retention
 from perdure.cli import send as talking
 from perdure.cli.card import card
+from perdure.cli.forms import tell
 from perdure.cli.keys import keys
 from perdure.cli.operator import said_in_one_line
 from perdure.cli.options import EXIT_CODES, JsonOption
@@ -219,9 +220,9 @@ def _as_table(rows: list[Row]) -> str:
 
 
 @app.command()
-def version() -> None:
+def version(as_json: JsonOption = False) -> None:
     """Print the version."""
-    _print_version(True)
+    tell({"version": perdure.__version__}, f"perdure {perdure.__version__}", as_json=as_json)
 
 
 # ---------------------------------------------------------------------- migrate
@@ -256,28 +257,33 @@ RevisionArgument = Annotated[str, typer.Argument(help="A revision, or steps such
 def upgrade(
     revision: RevisionArgument = "head",
     timeout: Annotated[float, typer.Option(help="Seconds to wait for another process that migrates.")] = 60.0,
+    as_json: JsonOption = False,
 ) -> None:
     """Bring the schema up to the newest revision. Safe when many start at once."""
     with _migrations() as (migrations, url, lock_timeout):
         migrations.upgrade(url, revision=revision, timeout=timeout, lock_timeout=lock_timeout)
-        print(f"the schema is at revision {migrations.current(url)}")
+        revision = migrations.current(url)
+        tell({"revision": revision}, f"the schema is at revision {revision}", as_json=as_json)
 
 
 @migrate.command(epilog=EXIT_CODES)
 def downgrade(
     revision: Annotated[str, typer.Argument(help="A revision, `base`, or steps such as -1.")] = "-1",
+    as_json: JsonOption = False,
 ) -> None:
     """Bring the schema down. What the newer schema alone can hold is lost."""
     with _migrations() as (migrations, url, lock_timeout):
         migrations.downgrade(url, revision, lock_timeout=lock_timeout)
-        print(f"the schema is at revision {migrations.current(url) or 'base'}")
+        left = migrations.current(url)
+        tell({"revision": left}, f"the schema is at revision {left or 'base'}", as_json=as_json)
 
 
 @migrate.command(epilog=EXIT_CODES)
-def current() -> None:
+def current(as_json: JsonOption = False) -> None:
     """Print the revision that the database is at."""
     with _migrations() as (migrations, url, _):
-        print(migrations.current(url) or "none: run `perdure migrate upgrade`")
+        revision = migrations.current(url)
+        tell({"revision": revision}, revision or "none: run `perdure migrate upgrade`", as_json=as_json)
 
 
 @migrate.command(epilog=EXIT_CODES)
@@ -290,11 +296,12 @@ def history() -> None:
 
 
 @migrate.command(epilog=EXIT_CODES)
-def check() -> None:
+def check(as_json: JsonOption = False) -> None:
     """Compare the database with the tables in the code; exit code 1 when they differ."""
     with _migrations() as (migrations, url, _):
         migrations.check(url)
-        print("the database has the tables that this version expects")
+        told = "the database has the tables that this version expects"
+        tell({"same": True}, told, as_json=as_json)
 
 
 # ---------------------------------------------------------------------- row-level security
@@ -304,6 +311,7 @@ def check() -> None:
 def row_security_on(
     front: Annotated[str, typer.Option(help="The role of the front doors' DATABASE_URL.")],
     workers: Annotated[str, typer.Option(help="The role of the workers: WORKER_DATABASE_URL.")],
+    as_json: JsonOption = False,
 ) -> None:
     """Let front doors see one owner's rows at a time. Both roles must exist. Again is harmless.
 
@@ -311,12 +319,13 @@ def row_security_on(
     """
     with _migrations() as (migrations, url, lock_timeout):
         migrations.row_security_on(url, front=front, workers=workers, lock_timeout=lock_timeout)
-        print(f"row security is on: {front} sees one owner's rows at a time, {workers} all")
+        text = f"row security is on: {front} sees one owner's rows at a time, {workers} all"
+        tell({"rowSecurity": True, "front": front, "workers": workers}, text, as_json=as_json)
 
 
 @row_security.command("off", epilog=EXIT_CODES)
-def row_security_off() -> None:
+def row_security_off(as_json: JsonOption = False) -> None:
     """Let every role that may use the tables see all rows again. The roles keep what they were granted."""
     with _migrations() as (migrations, url, lock_timeout):
         migrations.row_security_off(url, lock_timeout=lock_timeout)
-        print("row security is off")
+        tell({"rowSecurity": False}, "row security is off", as_json=as_json)

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from perdure.cli.forms import in_bytes
+from perdure.cli.forms import in_bytes, tell
 from perdure.cli.operator import said_in_one_line
 from perdure.cli.options import JsonOption
 
@@ -68,22 +68,23 @@ class _Table:
             self._console.print(f"  {'':9} -> {finding.remedy}", style="bold", markup=False)
 
 
-def backup(file: FileArgument) -> None:
+def backup(file: FileArgument, as_json: JsonOption = False) -> None:
     """Write everything in the database to a file, as of one moment, while the servers run. Needs DATABASE_URL alone."""
-    with _at_work("backing up") as (database_url, tell):
+    with _at_work("backing up") as (database_url, progress):
         from perdure.storage.backup import backup as write
 
-        size = write(database_url, file, wrote=tell)
-    print(f"{file}: {in_bytes(size)}")
+        size = write(database_url, file, wrote=progress)
+    tell({"file": str(file), "bytes": size}, f"{file}: {in_bytes(size)}", as_json=as_json)
 
 
-def restore(file: FileArgument) -> None:
+def restore(file: FileArgument, as_json: JsonOption = False) -> None:
     """Load a backup into an empty database, all of it or nothing. Needs DATABASE_URL alone."""
-    with _at_work("restoring") as (database_url, tell):
+    with _at_work("restoring") as (database_url, progress):
         from perdure.storage.backup import restore as load
 
-        load(database_url, file, read=tell)
-    print("restored; `perdure migrate upgrade` brings an older schema up to date")
+        load(database_url, file, read=progress)
+    text = "restored; `perdure migrate upgrade` brings an older schema up to date"
+    tell({"file": str(file), "restored": True}, text, as_json=as_json)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from perdure.cli.forms import ago, lasting, one_line, table
+from perdure.cli.forms import ago, lasting, one_line, table, tell
 from perdure.cli.operator import as_operator, fail, said_in_one_line
 from perdure.cli.options import EXIT_CODES, JsonOption
 from perdure.owners import ONLY, agent_of, caller_of, owner_at, shown
@@ -61,20 +61,20 @@ def list_workers(as_json: JsonOption = False) -> None:
 
 
 @workers.command(epilog=EXIT_CODES)
-def drain(worker: WorkerArgument) -> None:
+def drain(worker: WorkerArgument, as_json: JsonOption = False) -> None:
     """Ask a worker to begin no more turns; those that run go on. Its next sign of life reads it."""
-    _asked(worker, True)
+    _asked(worker, True, as_json)
 
 
 @workers.command(epilog=EXIT_CODES)
-def resume(worker: WorkerArgument) -> None:
+def resume(worker: WorkerArgument, as_json: JsonOption = False) -> None:
     """Ask a worker that was drained to begin turns again."""
-    _asked(worker, False)
+    _asked(worker, False, as_json)
 
 
-def _asked(worker: str, drain: bool) -> None:
+def _asked(worker: str, drain: bool, as_json: bool) -> None:
     result = as_operator(lambda operator: operator.drain(worker, drain))
-    print(f"{worker}: {result}")
+    tell({"workerId": worker, "result": result}, f"{worker}: {result}", as_json=as_json)
     if result == "no such worker":
         raise typer.Exit(1)
 

@@ -1,11 +1,12 @@
-"""What commands share: durations in, tables and times out."""
+"""What commands share: durations in, tables, times and results out."""
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import overload
+from typing import Any, overload
 
 import typer
 
@@ -26,6 +27,11 @@ def seconds(text: str | None, option: str) -> float | None:
             f"{text!r} is no duration: write 90d, 12h, 30m or seconds", param_hint=option
         )
     return float(found[1]) * _UNITS[found[2]]
+
+
+def tell(told: Mapping[str, Any], text: str, *, as_json: bool) -> None:
+    """What was done: `told` for programs, `text` for people."""
+    print(json.dumps(told) if as_json else text)
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -11,13 +11,13 @@ import typer
 
 from perdure.cli import send as talking
 from perdure.cli.fleet import DEAD_AFTER
-from perdure.cli.forms import ago, lasting, one_line, seconds, table
+from perdure.cli.forms import ago, lasting, one_line, seconds, table, tell
 from perdure.cli.operator import as_operator
 from perdure.cli.options import EXIT_CODES, JsonOption, LimitOption, YesOption
 from perdure.owners import agent_of, caller_of, shown
 
 if TYPE_CHECKING:
-    from perdure.operating import Operator
+    from perdure.operating import Bulk, Operator
     from perdure.storage import Storage
     from perdure.storage.operators import Attempt, TaskFilter, TaskLine
     from perdure.tasks import Task
@@ -117,6 +117,7 @@ def cancel(
     error: ErrorOption = None,
     text: TextOption = None,
     yes: YesOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Cancel tasks, by their ids or (--all) all that match."""
     wanted = _filter(state, owner, agent, context, worker, older, newer, error, text)
@@ -124,7 +125,7 @@ def cancel(
     async def one(operator: Operator, task: UUID) -> str:
         return await (operator.force_cancel(task) if force else operator.cancel(task))
 
-    _act("cancel", ids, everything, wanted, yes, one, lambda operator: operator.cancel_all(wanted))
+    _act("cancel", ids, everything, wanted, yes, as_json, one, lambda operator: operator.cancel_all(wanted))
 
 
 @tasks.command(epilog=EXIT_CODES)
@@ -143,6 +144,7 @@ def retry(
     error: ErrorOption = None,
     text: TextOption = None,
     yes: YesOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Try failed, canceled or rejected tasks again, as new tasks of their owners: by their ids or (--all) all that match."""
     wanted = _filter(state, owner, agent, context, None, older, newer, error, text)
@@ -150,7 +152,7 @@ def retry(
     async def one(operator: Operator, task: UUID) -> str:
         return f"retried as {await operator.retry(task, say)}"
 
-    _act("retry", ids, everything, wanted, yes, one, lambda operator: operator.retry_all(wanted))
+    _act("retry", ids, everything, wanted, yes, as_json, one, lambda operator: operator.retry_all(wanted))
 
 
 @tasks.command(epilog=EXIT_CODES)
@@ -262,8 +264,9 @@ def _act(
     everything: bool,
     wanted: TaskFilter,
     yes: bool,
+    as_json: bool,
     one: Callable[[Operator, UUID], Coroutine[Any, Any, str]],
-    everyone: Callable[[Operator], Coroutine[Any, Any, Any]],
+    everyone: Callable[[Operator], Coroutine[Any, Any, Bulk]],
 ) -> None:
     if bool(ids) == everything:
         raise typer.BadParameter(f"name the tasks to {what}, or give --all and filters")
@@ -271,25 +274,36 @@ def _act(
         if not yes:
             count = as_operator(lambda operator: operator.storage.count_matching(wanted))
             typer.confirm(f"{what} all that match, {count} of the newest tasks?", abort=True)
-        print(as_operator(everyone))
+        bulk = as_operator(everyone)
+        told = {"done": bulk.done, "skipped": bulk.skipped, "more": bulk.more}
+        tell(told, str(bulk), as_json=as_json)
         return
-    failed = as_operator(lambda operator: _one_by_one(operator, ids or [], one))
+    failed = as_operator(lambda operator: _one_by_one(operator, ids or [], one, as_json))
     if failed:
         raise typer.Exit(1)
 
 
 async def _one_by_one(
-    operator: Operator, ids: Sequence[UUID], one: Callable[[Operator, UUID], Coroutine[Any, Any, str]]
+    operator: Operator,
+    ids: Sequence[UUID],
+    one: Callable[[Operator, UUID], Coroutine[Any, Any, str]],
+    as_json: bool,
 ) -> bool:
+    """Whether any failed. For programs every task has a line, on stdout."""
     from perdure.errors import CallerError
 
     failed = False
     for task in ids:
         try:
-            print(f"{task}: {await one(operator, task)}")
+            result = await one(operator, task)
         except CallerError as error:
-            typer.echo(f"{task}: {error}", err=True)
             failed = True
+            if as_json:
+                print(json.dumps({"taskId": str(task), "error": str(error)}))
+            else:
+                typer.echo(f"{task}: {error}", err=True)
+        else:
+            tell({"taskId": str(task), "result": result}, f"{task}: {result}", as_json=as_json)
     return failed
 
 

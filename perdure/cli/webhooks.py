@@ -9,7 +9,7 @@ from uuid import UUID
 
 import typer
 
-from perdure.cli.forms import iso, one_line, table
+from perdure.cli.forms import iso, one_line, table, tell
 from perdure.cli.operator import fail, on_storage
 from perdure.cli.options import EXIT_CODES, JsonOption, LimitOption
 from perdure.owners import ONLY, agent_of, caller_of, owner_at
@@ -107,19 +107,22 @@ def replay(
             "which? name a delivery, or choose with --task, --owner, --since, --until or --state waiting"
         )
     number = on_storage(lambda storage: storage.replay_deliveries(query))
-    print(json.dumps({"deliveries": number}) if as_json else f"{number} deliveries are sent now")
+    tell({"deliveries": number}, f"{number} deliveries are sent now", as_json=as_json)
 
 
 @webhooks.command(epilog=EXIT_CODES)
 def enable(
     task: Annotated[str, typer.Argument(help="The id of the task.")],
     config: Annotated[str, typer.Argument(help="The id of the push config.")],
+    as_json: JsonOption = False,
 ) -> None:
     """Send to a config now, beginning with what waits; one that was disabled is so no more."""
     task_id = _uuid(task, "TASK")
     if not on_storage(lambda storage: storage.enable_webhook(None, task_id, config)):
         fail(f"task {task} has no push config {config}")
-    print(f"config {config} is enabled")
+    tell(
+        {"taskId": task, "configId": config, "enabled": True}, f"config {config} is enabled", as_json=as_json
+    )
 
 
 @webhooks.command(epilog=EXIT_CODES)
@@ -145,18 +148,19 @@ def endpoints(as_json: JsonOption = False) -> None:
 
 
 @webhooks.command(epilog=EXIT_CODES)
-def key() -> None:
+def key(as_json: JsonOption = False) -> None:
     """Print a new key for WEBHOOKS__KEYS."""
     from perdure.vault import new_key
 
-    print(new_key())
+    made = new_key()
+    tell({"key": made}, made, as_json=as_json)
 
 
 @webhooks.command(epilog=EXIT_CODES)
-def rotate() -> None:
+def rotate(as_json: JsonOption = False) -> None:
     """Seal all stored secrets anew, with the first of WEBHOOKS__KEYS: then the others can be taken away."""
     number = on_storage(lambda storage: storage.reseal_webhooks())
-    print(f"{number} push configs are sealed with the first key")
+    tell({"pushConfigs": number}, f"{number} push configs are sealed with the first key", as_json=as_json)
 
 
 # ---------------------------------------------------------------------- what they share

@@ -87,8 +87,8 @@ def test_a_failure_is_understood_and_tried_again(stack: Stack) -> None:
     until(lambda: at(server, new, "completed"))
     task = server.call("tasks/get", {"id": new})
     assert task["metadata"]["retryOf"] == task_id
-    counted = said(stack, "tasks", "retry", "--all", "--state", "failed", "--yes")
-    assert counted.startswith("1 done")
+    [counted] = told(stack, "tasks", "retry", "--all", "--state", "failed", "--yes")
+    assert counted == {"done": 1, "skipped": 0, "more": False}
 
     exported = said(stack, "tasks", "export", "--state", "completed").splitlines()
     assert [json.loads(each)["id"] for each in exported] == [new]

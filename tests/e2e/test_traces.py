@@ -55,6 +55,7 @@ def test_one_trace_from_the_caller_to_the_webhook_also_after_a_crash(
         "AGENT": str(AGENTS / "pushing.py"),
         "WEBHOOKS__ALLOW": "127.0.0.1/32",
         "WEBHOOKS__INTERVAL": "0.1",
+        "WEBHOOKS__TIMEOUT": "1",  # a delivery that dies with its worker is tried again a few seconds after that
         "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
         "OTEL_BSP_SCHEDULE_DELAY": "100",
         "OPS__TRACE_URL": "https://traces.example.com/{trace_id}",
@@ -72,7 +73,9 @@ def test_one_trace_from_the_caller_to_the_webhook_also_after_a_crash(
         until(lambda: gate.lines == ["begun", "begun"])
         gate.open()
         until(lambda: at(server, task_id, "completed"))
-        until(lambda: any(each.state == "completed" for each in receiver.heard))  # the last that is told
+        until(
+            lambda: any(each.state == "completed" for each in receiver.heard), seconds=40
+        )  # the last that is told
         told = [each.headers["traceparent"] for each in receiver.heard]
     until(lambda: told[-1].split("-")[2] in {span.span for span in collector.spans})
     until(lambda: len([span for span in collector.spans if span.trace == TRACE and span.kind != CLIENT]) == 4)

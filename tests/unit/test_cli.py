@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 import perdure
@@ -43,9 +46,32 @@ def test_every_command_explains_itself_and_its_exit_codes() -> None:
         assert EXIT_CODES in " ".join(result.stdout.split())
 
 
+# Those that run until they are stopped, that print JSON anyway, and the list of migrations in Alembic's words.
+WITHOUT_JSON = {"serve", "worker", "up", "top", "card", "tasks export", "migrate history"}
+
+
+def leaves(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
+    """The commands that do something, with their names."""
+    if not (inner := getattr(command, "commands", {})):
+        yield " ".join(path), command
+    for name, each in inner.items():
+        yield from leaves(each, (*path, name))
+
+
+def test_what_prints_something_prints_it_for_programs_too() -> None:
+    commands = dict(leaves(typer.main.get_command(app)))
+    without = {
+        name for name, each in commands.items() if not any("--json" in given.opts for given in each.params)
+    }
+    assert without == WITHOUT_JSON
+
+
 def test_version() -> None:
     for argument in ("version", "--version"):
         assert CliRunner().invoke(app, [argument]).stdout == f"perdure {perdure.__version__}\n"
+    assert json.loads(CliRunner().invoke(app, ["version", "--json"]).stdout) == {
+        "version": perdure.__version__
+    }
 
 
 @pytest.mark.parametrize(
@@ -131,6 +157,7 @@ def test_migrations_up_down_and_where_they_are(empty_database_url: str) -> None:
     assert out.startswith("the schema is at revision ")
     head = out.split()[-1]
     assert ran("migrate", "current", **at)[:2] == (0, f"{head}\n")
+    assert json.loads(ran("migrate", "current", "--json", **at)[1]) == {"revision": head}
     assert head in ran("migrate", "history")[1]
     assert ran("migrate", "check", **at)[0] == 0
     assert ran("migrate", "downgrade", "base", **at)[:2] == (0, "the schema is at revision base\n")
