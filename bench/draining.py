@@ -15,7 +15,7 @@ async def drain(
     services: LocalServices, tasks: int, *, workers: int = 1, text: str = "hello", **settings: str
 ) -> float:
     """Tasks a second: from the moment in which the workers are up until all are completed. Both of a task's writes count."""
-    async with stack(services, WORKER__SLOTS="100", **settings) as made:
+    async with stack(services, **{"WORKER__SLOTS": "100", **settings}) as made:
         await _backlog(made, tasks, text)
         with ExitStack() as running:
             begin = time.monotonic()

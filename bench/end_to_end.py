@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import asyncpg
+import psutil  # type: ignore[import-untyped]
 
 from perdure.local import LocalServices
 
@@ -46,17 +47,18 @@ async def end_to_end(
 
 
 async def cost(results: Results, services: LocalServices, *, tasks: int) -> None:
-    """Commits, and seconds of processor time of front door, worker and everybody, for a task under load."""
+    """Commits, and microseconds of processor time of front door, worker and Postgres, for a task under load."""
     async with stack(services) as made:
         with made.front_door() as (door, url), made.worker() as worker:
             await blocking(url, V1, clients=4, seconds=1)
-            before, cpu = await _commits(made.database_url), (door.cpu_seconds(), worker.cpu_seconds())
+            before = await _commits(made.database_url)
+            cpu = door.cpu_seconds(), worker.cpu_seconds(), await _of_postgres(made.database_url)
             await flood(url, V1, clients=CLIENTS, tasks=tasks)
+            ends = door.cpu_seconds(), worker.cpu_seconds(), await _of_postgres(made.database_url)
             commits = await _commits(made.database_url) - before
             results.add("commits a task under load", "Perdure", "", [commits / tasks])
-            for name, process, begin in (("front door", door, cpu[0]), ("worker", worker, cpu[1])):
-                spent = 1e6 * (process.cpu_seconds() - begin) / tasks
-                results.add("processor time a task", f"Perdure, {name}", "us", [spent])
+            for name, begin, end in zip(("front door", "worker", "Postgres"), cpu, ends, strict=True):
+                results.add("processor time a task", f"Perdure, {name}", "us", [1e6 * (end - begin) / tasks])
 
 
 async def _commits(database_url: str) -> int:
@@ -68,5 +70,15 @@ async def _commits(database_url: str) -> int:
             "SELECT xact_commit FROM pg_stat_database WHERE datname = current_database()"
         )
         return found
+    finally:
+        await connection.close()
+
+
+async def _of_postgres(database_url: str) -> float:
+    """Seconds of processor time of the server's processes that live: those of connections that are closed are not in it."""
+    connection = await asyncpg.connect(database_url)
+    try:
+        server = psutil.Process(await connection.fetchval("SELECT pg_backend_pid()")).parent()
+        return sum(sum(each.cpu_times()[:2]) for each in server.children())
     finally:
         await connection.close()
