@@ -38,4 +38,11 @@ async def _there(file: str, *, heeds: bool) -> None:
                 raise
 
 
-bindufy({"name": "travel desk", "deployment": {"url": "http://localhost:3773"}}, handler)
+bindufy(
+    {
+        "name": "travel desk",
+        "deployment": {"url": "http://localhost:3773"},
+        "capabilities": {"push_notifications": True},
+    },
+    handler,
+)

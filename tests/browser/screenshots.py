@@ -13,7 +13,7 @@ from playwright.sync_api import Browser
 from perdure.local import local_services
 from tests.browser.conftest import AGENT, opened_browser, opened_stack
 from tests.e2e.conftest import Stack, until
-from tests.support.processes import ROOT, Server
+from tests.support.processes import ROOT, Server, sending
 
 IMAGES = ROOT / "docs" / "images"
 CITIES = ("Paris", "Oslo", "Lisbon", "Kyoto", "Lima", "Cairo", "Quito")
@@ -72,6 +72,11 @@ def lived(stack: Stack, door: Server) -> dict[str, str]:
     talk = door.send("wait for the offers of Quito", blocking=False)
     for words in ("then a hotel", "and a car"):
         door.send(words, blocking=False, contextId=talk["contextId"])
+    told = sending("book a train to Lima")
+    nobody = {"url": "https://hooks.example.com/a2a"}
+    told["configuration"]["pushNotificationConfig"] = nobody
+    door.call("message/send", told)
+    until(lambda: stack.rows("SELECT count(*) FROM webhook_attempts")[0][0] > 0)
     until(lambda: stack.rows("SELECT count(*) FROM tasks WHERE state = 'working'")[0][0] == 6)
     assert asked["status"]["state"] == "input-required"
     of_talk = urlencode({"owner": "anonymous", "context": talk["contextId"]})
@@ -84,6 +89,7 @@ def lived(stack: Stack, door: Server) -> dict[str, str]:
         "ops-conversations": "/ops/conversations",
         "ops-failures": "/ops/failures",
         "ops-workers": "/ops/workers",
+        "ops-webhooks": "/ops/webhooks",
     }
 
 
