@@ -57,7 +57,7 @@ MOMENTS = {
 }
 
 
-@pytest.fixture(params=MOMENTS.values(), ids=MOMENTS)
+@pytest.fixture(params=list(MOMENTS.values()), ids=list(MOMENTS))
 async def connection(database_url: str, request: pytest.FixtureRequest) -> AsyncIterator[asyncpg.Connection]:
     """With the settings of ours, and the statistics of such a moment."""
     connection = await asyncpg.connect(database_url, server_settings=dict(PLANS))
