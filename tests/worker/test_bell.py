@@ -284,7 +284,8 @@ class Breaking(Bell):
             self.broken.set()
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # told while it closes the connection
+# It may be told so while it closes its connection.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 async def test_a_worker_that_is_told_to_end_while_redis_goes_away_ends(
     ears: Ears, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
