@@ -80,7 +80,9 @@ async def claim_turn(worker: Worker) -> Taken | None:
             history=worker.settings.turns.history,
             agent=worker.name,
         )
-    except StorageUnavailable:  # it may have taken a task all the same: the next claim asks for that one first
+    except (
+        StorageUnavailable
+    ):  # it may have taken a task all the same: the next claim asks for that one first
         worker.unanswered.append((token, first_sent))
         raise
     metrics.CLAIMS.labels("task" if claimed else "nothing").inc()
