@@ -63,11 +63,11 @@ def told(dialect: Dialect, item: Task | Update | Message) -> bytes:
     if not isinstance(item, Update):
         return _json(dialect.update(item))
     key = (dialect, item.task_id, item.seq)
-    body, known = _told.get(key, (None, b""))
-    if body is not None and (
-        body is item.body or body == item.body
+    known = _told.get(key)
+    if known is not None and (
+        known[0] is item.body or known[0] == item.body
     ):  # a folded event has the number of its last
-        return known
+        return known[1]
     written = _json(dialect.update(item))
     if len(written) <= LARGEST_REMEMBERED:
         while len(_told) >= REMEMBERED:
@@ -86,12 +86,11 @@ class Words:
 
     def frame(self, item: Task | Update | Message) -> bytes:
         """One event."""
-        said = b"data: %b%b%b\n\n" % (self._before, told(self._dialect, item), self._after)
-        match item:
-            case Update(seq=number) | Task(last_seq=number):
-                return b"id: %d\n%b" % (number, said)
-            case _:  # a message alone is the whole stream: there is nothing to resume
-                return said
+        said = told(self._dialect, item)
+        if isinstance(item, Message):  # it alone is the whole stream: there is nothing to resume
+            return b"data: %b%b%b\n\n" % (self._before, said, self._after)
+        number = item.seq if isinstance(item, Update) else item.last_seq
+        return b"id: %d\ndata: %b%b%b\n\n" % (number, self._before, said, self._after)
 
     def past(self, scope: Scope) -> Take:
         """Says updates on the connection of a request, past all that is between: no task has to be woken for it. With a server
