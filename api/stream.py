@@ -25,7 +25,7 @@ from perdure import metrics
 from perdure.tasks import ArtifactChunk, Message, StatusChange, Task
 from perdure.telling import Update
 
-from .connection import link_of
+from .connection import Link, link_of
 from .feeds import Take, refuse
 from .wire import Dialect
 
@@ -99,11 +99,7 @@ class Words:
         if link is None:
             return refuse
 
-        def take(update: Update) -> bool:
-            frame = self.frame(update)
-            return link.take(b"%x\r\n%b\r\n" % (len(frame), frame))
-
-        return take
+        return lambda update: link.take(self.frame(update))
 
 
 async def event_stream(
@@ -143,7 +139,7 @@ class _Stream(StreamingResponse):
             await send(start)
             with suppress(TimeoutError):  # the client has gone
                 async with asyncio.timeout(None) as here:
-                    listener = asyncio.create_task(self._listen(receive, send, here))
+                    listener = asyncio.create_task(self._listen(receive, send, here, link_of(scope)))
                     try:
                         await self._say(send)
                     finally:
@@ -156,12 +152,16 @@ class _Stream(StreamingResponse):
             self._saying = False
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def _listen(self, receive: Receive, send: Send, here: asyncio.Timeout) -> None:
+    async def _listen(self, receive: Receive, send: Send, here: asyncio.Timeout, link: Link | None) -> None:
         """Until the client has gone; meanwhile say from time to time that we are there."""
         while True:
             try:
-                async with asyncio.timeout(self._keep_alive):
-                    message = await receive()
+                async with asyncio.timeout(None) as silent:
+                    self._remind_later(silent, link)
+                    try:
+                        message = await receive()
+                    finally:
+                        self._reminder.cancel()
             except TimeoutError:
                 if not self._saying:  # it would wait behind what is being said
                     await send({"type": "http.response.body", "body": KEEP_ALIVE, "more_body": True})
@@ -169,6 +169,16 @@ class _Stream(StreamingResponse):
             if message["type"] == "http.disconnect":
                 here.reschedule(asyncio.get_running_loop().time())
                 return
+
+    def _remind_later(self, silent: asyncio.Timeout, link: Link | None) -> None:
+        self._reminder = asyncio.get_running_loop().call_later(self._keep_alive, self._remind, silent, link)
+
+    def _remind(self, silent: asyncio.Timeout, link: Link | None) -> None:
+        """At once where that is possible, without waking anybody; else the listener does it in its own time."""
+        if link is not None and link.take(KEEP_ALIVE):
+            self._remind_later(silent, link)
+        else:
+            silent.reschedule(asyncio.get_running_loop().time())
 
 
 async def _frames(

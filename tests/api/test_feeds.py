@@ -13,6 +13,7 @@ import pytest
 from api.auth import ANYBODY
 from api.connection import LINK
 from api.feeds import Batch, Feeds
+from api.stream import KEEP_ALIVE
 from perdure.ids import new_task_id
 from perdure.queue.inline import InlineQueue
 from perdure.storage import ClaimedTurn
@@ -194,9 +195,9 @@ class Line:
         self.open = True
         self.written: asyncio.Queue[bytes] = asyncio.Queue()
 
-    def take(self, chunk: bytes) -> bool:
+    def take(self, body: bytes) -> bool:
         if self.open:
-            self.written.put_nowait(chunk)
+            self.written.put_nowait(body)
         return self.open
 
 
@@ -207,8 +208,7 @@ async def test_updates_are_written_past_the_application_where_that_is_possible(f
     async with live:
         await live.result()
         turn = await front.takes()
-        size, frame, rest = (await line.written.get()).split(b"\r\n")
-        assert (int(size, 16), rest) == (len(frame), b"")
+        frame = await line.written.get()
         assert frame.startswith(b'id: 2\ndata: {"jsonrpc":"2.0","id":7,"result":{"statusUpdate":')
         assert frame.endswith(b"}}\n\n")
         line.open = False  # its client does not keep up
@@ -219,6 +219,19 @@ async def test_updates_are_written_past_the_application_where_that_is_possible(f
         await front.ends(turn, number=2, state=TaskState.COMPLETED)
         assert await live.frame() is None
         assert b"TASK_STATE_COMPLETED" in await line.written.get()
+
+
+async def test_keep_alives_are_written_past_the_application_as_well() -> None:
+    async with opened_front(keep_alive=0.01) as front:
+        live, line = front.live("SendStreamingMessage", {"message": at_once()["message"]}), Line()
+        live._scope["extensions"] = {LINK: {"link": line}}
+        async with live:
+            await live.result()
+            assert [await line.written.get() for _ in range(3)] == [KEEP_ALIVE] * 3
+            line.open = False
+            assert [await live.block() for _ in range(3)] == [": keep-alive"] * 3
+            line.open = True
+            assert [await line.written.get() for _ in range(3)] == [KEEP_ALIVE] * 3
 
 
 async def test_what_is_held_back_is_not_written_past_that() -> None:
