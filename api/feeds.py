@@ -223,7 +223,6 @@ class Follower:
             if not self._take(update):
                 self.wake(Batch(self.cursor, batch.last, batch.updates[place:]))
                 return
-            self.cursor = update.seq
             if self._ends(update):
                 self.wake(None)
                 return

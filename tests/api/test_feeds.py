@@ -110,8 +110,12 @@ async def test_whatever_is_taken_each_hears_everything_once_and_in_order(front: 
         Stream(lambda number: number % 3 != 0),
     ]
     async with open_streams(front, *streams) as turn:
+        last = 2
         for number in range(1, 10):  # several at once as well, so that a batch is taken in part
             await front.writes(turn, number, *[chunk(f"{number} ")] * number)
+            last += number
+            for stream in streams:
+                await stream.hears(last)
         await front.ends(turn, number=10, state=TaskState.COMPLETED)
     assert [stream.heard for stream in streams] == [list(range(2, 49))] * 4
     assert streams[1].woken == streams[1].heard
