@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable
 
 from perdure import logs
 from perdure.agent import Agent
@@ -14,10 +15,15 @@ from perdure.stuck import ending_for_sure
 
 
 def work(
-    agents: Agents | Agent | None = None, settings: Settings | None = None, *, finds_name: bool = False
+    agents: Agents | Agent | None = None,
+    settings: Settings | None = None,
+    *,
+    finds_name: bool = False,
+    ready: Callable[[str], None] | None = None,
 ) -> None:
     """Run turns of an agent, or of several by their names (None: those that AGENT or AGENTS names) until SIGTERM, then return.
-    `finds_name`: where tasks wait for one of several agents that is called as the only one here, serve those.
+    `finds_name`: where tasks wait for one of several agents that is called as the only one here, serve those. `ready` is called
+    with the worker's id once it takes tasks.
 
     Ends the process as `serve` does."""
     with ending_for_sure(), one_line_errors():
@@ -30,5 +36,6 @@ def work(
             )
         import_parts(settings)
         main = ours("worker.main")
-        if run(main.work(loaded(agents, settings), settings, finds_name=finds_name)) == signal.SIGINT:
+        working = main.work(loaded(agents, settings), settings, finds_name=finds_name, ready=ready)
+        if run(working) == signal.SIGINT:
             raise KeyboardInterrupt
