@@ -81,6 +81,8 @@ class Line:
         try:
             await self._open.wait()
             await self._joined(reader, writer, self._flowing)
+        except asyncio.CancelledError:  # the proxy stops: asyncio would tell of it as of an error
+            pass
         finally:
             self._writers.discard(writer)
             writer.transport.abort()
