@@ -11,16 +11,17 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import structlog
-from structlog.contextvars import bound_contextvars
 
 from perdure import metrics
 from perdure.agent import Turn
 from perdure.answer import Answer
 from perdure.errors import LeaseLost, StorageUnavailable
 from perdure.ids import message_id, new_token
+from perdure.logs import about
 from perdure.owners import caller_of
 from perdure.perform import BAD_OUTPUT, Outcome, name_of, perform
 from perdure.retries import MayPass
@@ -41,6 +42,9 @@ from .worker import Worker, ring
 log = structlog.get_logger(__name__)
 
 OVERDUE = "The task was not done in time."
+_CLAIMS, _ATTEMPTS, _RUN = (
+    cache(each.labels) for each in (metrics.CLAIMS, metrics.ATTEMPTS, metrics.RUN)
+)  # prometheus_client looks for a child's lock and name each time
 PATIENCE_AT_EXIT = 2.0
 """Seconds that a handler which was told to stop is given at most when its process ends."""
 
@@ -78,7 +82,7 @@ async def claim_turn(worker: Worker) -> Taken | None:
         history=worker.settings.turns.history,
         agent=worker.name,
     )
-    metrics.CLAIMS.labels("task" if claimed else "nothing").inc()
+    _CLAIMS("task" if claimed else "nothing").inc()
     if claimed and claimed.claim.attempt == 1:
         waited = claimed.task.status_timestamp - claimed.task.created_at
         metrics.WAIT.observe(max(waited.total_seconds(), 0.0))
@@ -91,7 +95,7 @@ async def work_on(worker: Worker, taken: Taken, reins: Reins) -> None:
     with (
         metrics.SLOTS_USED.track_inprogress(),
         spans.turn(worker.agent.config.name, taken.claimed, worker.worker_id) as span,
-        bound_contextvars(
+        about(
             task_id=str(claim.task_id),
             context_id=claim.context_id,
             attempt=claim.attempt,
@@ -117,8 +121,8 @@ async def work_on(worker: Worker, taken: Taken, reins: Reins) -> None:
                 await outbox.close()
             ended = await _recorded(worker, taken.claimed, outbox, reins, outcome)
             spans.ended(span, ended)
-            metrics.ATTEMPTS.labels(ended).inc()
-            metrics.RUN.labels(ended).observe(time.monotonic() - taken.sent)
+            _ATTEMPTS(ended).inc()
+            _RUN(ended).observe(time.monotonic() - taken.sent)
 
 
 def _named(worker: Worker) -> dict[str, str]:
@@ -158,7 +162,7 @@ async def _performed(
     await _first_of(handler, reins, started + limit.seconds)
     if handler.done():
         outcome = handler.result()
-        log.info("turn.performed", state=outcome.state.value, seconds=round(time.monotonic() - started, 3))
+        log.debug("turn.performed", state=outcome.state.value)
         return outcome
     if reins.why is None:
         log.warning("turn.timeout", seconds=round(limit.seconds, 3), limit=limit.why.value)
@@ -216,9 +220,24 @@ def _keeping_steps(worker: Worker, claim: Claim, reins: Reins, answer: Answer) -
 
 async def _first_of(handler: asyncio.Task[Outcome], reins: Reins, until: float) -> None:
     """Return when the handler has ended, the reins are pulled or, on the monotonic clock, it is too late."""
-    if reins.why is None:
-        left = max(until - time.monotonic(), 0)
-        await asyncio.wait((handler, reins.pulled), timeout=left, return_when=asyncio.FIRST_COMPLETED)
+    if reins.why is not None:
+        return
+    loop = asyncio.get_running_loop()
+    over = loop.create_future()  # what asyncio.wait does, by half: every turn waits here
+
+    def end(_: object = None) -> None:
+        if not over.done():
+            over.set_result(None)
+
+    too_late = loop.call_later(max(until - time.monotonic(), 0), end)
+    handler.add_done_callback(end)
+    reins.pulled.add_done_callback(end)
+    try:
+        await over
+    finally:
+        too_late.cancel()
+        handler.remove_done_callback(end)
+        reins.pulled.remove_done_callback(end)
 
 
 async def _stopped(worker: Worker, handler: asyncio.Task[Outcome], reins: Reins) -> _Stuck | None:
@@ -325,7 +344,8 @@ async def _settle(
         log.error("turn.unrecorded", error=str(error))
         return "unrecorded"
     else:
-        log.info("turn.settled", state=written.state.value)
+        seconds = round(time.monotonic() - outbox.begun, 3)
+        log.info("turn.settled", state=written.state.value, seconds=seconds)
         await _tell(worker, written.rings, [Notice(claim.task_id, written.seq, written.state)])
         return written.state.value
 

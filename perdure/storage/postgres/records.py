@@ -18,10 +18,13 @@ from perdure.storage.views import last, task_conversation
 from perdure.tasks import ArtifactChunk, Event, Message, Ring, StatusChange, Task, TaskState, fold_chunks
 
 Row = Mapping[str, Any]
+_EMPTY = {dict: "{}", list: "[]"}
 
 
 def dumps(value: Any) -> str:
     """JSON text for a jsonb parameter. `ValueError` for what no storage keeps."""
+    if not value and type(value) in _EMPTY:  # most of what may be said is not
+        return _EMPTY[type(value)]
     require_storable(value)
     return orjson.dumps(value).decode()
 
