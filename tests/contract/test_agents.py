@@ -245,11 +245,11 @@ async def test_a_claim_reads_the_line_of_its_agent_in_order(
     await undone.start()
     try:
         await connection.execute(_BACKLOG)
-        claim_of = claims._CLAIM_OF if agent else claims._CLAIM
+        claim = claims.CLAIM_OF if agent else claims.CLAIM
         for mode in ("force_custom_plan", "force_generic_plan"):
             await connection.execute(f"SET LOCAL plan_cache_mode = {mode}")
             named = [agent] if agent else []
-            rows = await connection.fetch(f"EXPLAIN {claim_of[1]}", ["w"], [new_token()], [60.0], *named)
+            rows = await connection.fetch(f"EXPLAIN {claim}", ["w"], [new_token()], [60.0], *named)
             plan = "\n".join(row[0] for row in rows)
             found = re.search(
                 r"Limit.*?\n\s+->  LockRows.*?\n\s+->  Nested Loop.*?\n.*?Index Scan using (\w+) on tasks",

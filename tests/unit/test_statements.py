@@ -20,7 +20,7 @@ _OWNER_GIVEN = re.compile(
 
 WITHOUT_OWNER = {
     # Of workers and sweeps, which serve all owners; a turn's statements are fenced by its claim.
-    "CLAIM", "RENEW", "WRITE", "SETTLE", "RELEASE", "DIAGNOSE", "STORE_STEP", "STEPS",
+    "CLAIM", "CLAIM_OF", "RENEW", "WRITE", "SETTLE", "RELEASE", "DIAGNOSE", "STORE_STEP", "STEPS",
     "RESCUE", "EXPIRE", "FORGET_KEYS", "STRANDED", "STRANDED_OF", "REDISPATCH", "BEAT", "FORGET_WORKER",
     "DUE", "PIECES", "FOLD", "DONE", "UNUSED", "FORGET_UNUSED",
     # Of workers that deliver webhooks, under the claim of a line; and of those who change the keys that secrets are sealed with.
