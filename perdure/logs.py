@@ -11,10 +11,10 @@ import sys
 import textwrap
 import time
 import traceback
-from collections.abc import Iterator, Mapping, MutableMapping
-from contextlib import contextmanager
+from collections.abc import Mapping, MutableMapping
 from contextvars import ContextVar
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Any
 
 import orjson
@@ -27,17 +27,20 @@ from perdure.settings import LogSettings, wants_colour
 _QUIET = ("uvicorn.error", "arq", "arq.worker", "asyncio", "alembic.runtime.plugins")
 """Below warning they tell, in many lines, what our own events tell already: heard only at the level debug."""
 REDACTED = "[its text is not logged: see LOG__CONTENTS]"
-_about: ContextVar[Mapping[str, Any]] = ContextVar("about", default={})
+_about: ContextVar[Mapping[str, Any]] = ContextVar("about", default=MappingProxyType({}))
 
 
-@contextmanager
-def about(**names: Any) -> Iterator[None]:
-    """Every line that is logged inside says these as well: in one variable of the context, since a turn sets many."""
-    before = _about.set({**_about.get(), **names})
-    try:
-        yield
-    finally:
-        _about.reset(before)
+class about:  # noqa: N801 -- reads as a statement
+    """Every line that is logged inside says these names as well: in one variable of the context, since a turn sets many."""
+
+    def __init__(self, **names: Any) -> None:
+        self._names = names
+
+    def __enter__(self) -> None:
+        self._before = _about.set({**_about.get(), **self._names})
+
+    def __exit__(self, *_: object) -> None:
+        _about.reset(self._before)
 
 
 def set_up_for_tests() -> None:

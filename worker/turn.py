@@ -157,7 +157,7 @@ async def _performed(
     handler = asyncio.create_task(
         _handled(worker, claimed, turn, answer), name=name_of(turn.task_id, turn.attempt)
     )
-    worker.deliver()
+    _deliver(worker)
     worker.queue.tell([Notice(claimed.task.task_id, claimed.task.last_seq, claimed.task.state)])
     await _first_of(handler, reins, started + limit.seconds)
     if handler.done():
@@ -387,7 +387,13 @@ async def _release(worker: Worker, claim: Claim, reins: Reins, reason: str, **ho
 
 
 async def _tell(worker: Worker, rings: Sequence[Ring], notices: Sequence[Notice]) -> None:
-    worker.deliver()
+    _deliver(worker)
     worker.queue.tell(notices)
     if rings:
         await ring(worker.queue, rings)
+
+
+def _deliver(worker: Worker) -> None:
+    """What was written may be for a webhook, where there can be any. (Those of an earlier deploy are found unasked.)"""
+    if worker.agent.config.capabilities.push_notifications:
+        worker.deliver()

@@ -19,7 +19,7 @@ from perdure.storage import ClaimedTurn
 from perdure.storage.postgres.base import Statements
 from perdure.storage.postgres.lanes import MOST, Lane
 from perdure.storage.postgres.reads import CONVERSATIONS, LOAD, columns
-from perdure.storage.postgres.records import Row, claim_of, conversation_of, task_of
+from perdure.storage.postgres.records import Row, claim_of, conversation_of, task_with
 from perdure.storage.postgres.statements import CLAIMABLE, OF_ONLY_AGENT, TASK, of_agent
 from perdure.storage.views import last
 from perdure.tasks import Message
@@ -201,7 +201,7 @@ def _turn(
     history: int,
     steps: Mapping[tuple[str, int], Any] | None = None,
 ) -> ClaimedTurn:
-    task = task_of({**row, "kinds": kinds, "payloads": payloads})
+    task = task_with(row, kinds, payloads)
     task = task if len(task.history) <= history else replace(task, history=tuple(last(task.history, history)))
     return ClaimedTurn(
         claim=claim_of(row, row["lease_token"]),
