@@ -12,7 +12,6 @@ from perdure.local import LocalServices
 
 from .ours import Inside, stack
 
-
 _UNASKED = {"WORKER__SWEEP_INTERVAL": "600"}
 """Nobody begins before the bell rings: a worker that is up first would have drained the backlog before the second one is."""
 
@@ -22,16 +21,16 @@ async def drain(
 ) -> float:
     """Tasks a second: from the rings for all of them, when the workers are up, until all are completed. Both of a task's writes
     count."""
-    async with stack(services, **{"WORKER__SLOTS": "100", **_UNASKED, **settings}) as made:
-        async with made.inside() as inside:
-            waiting = await _backlog(inside, tasks, text)
-            with ExitStack() as running:
-                for _ in range(workers):
-                    running.enter_context(made.worker())
-                begin = time.monotonic()
-                await inside.ring(*waiting)
-                await made.until("completed", tasks)
-                return tasks / (time.monotonic() - begin)
+    options = {"WORKER__SLOTS": "100", **_UNASKED, **settings}
+    async with stack(services, **options) as made, made.inside() as inside:
+        waiting = await _backlog(inside, tasks, text)
+        with ExitStack() as running:
+            for _ in range(workers):
+                running.enter_context(made.worker())
+            begin = time.monotonic()
+            await inside.ring(*waiting)
+            await made.until("completed", tasks)
+            return tasks / (time.monotonic() - begin)
 
 
 async def waiting_memory(services: LocalServices, turns: int) -> float:

@@ -42,9 +42,12 @@ from .worker import Worker, ring
 log = structlog.get_logger(__name__)
 
 OVERDUE = "The task was not done in time."
+# prometheus_client looks for a child each time, by its name and under a lock.
 _CLAIMS, _ATTEMPTS, _RUN = (
-    cache(each.labels) for each in (metrics.CLAIMS, metrics.ATTEMPTS, metrics.RUN)
-)  # prometheus_client looks for a child's lock and name each time
+    cache(metrics.CLAIMS.labels),
+    cache(metrics.ATTEMPTS.labels),
+    cache(metrics.RUN.labels),
+)
 PATIENCE_AT_EXIT = 2.0
 """Seconds that a handler which was told to stop is given at most when its process ends."""
 

@@ -19,7 +19,7 @@ from perdure.storage.views import last, task_conversation
 from perdure.tasks import ArtifactChunk, Event, Message, Ring, StatusChange, Task, TaskState, fold_chunks
 
 Row = Mapping[str, Any]
-_EMPTY = {dict: "{}", list: "[]"}
+_EMPTY: Mapping[type, str] = {dict: "{}", list: "[]"}
 
 
 def dumps(value: Any) -> str:
