@@ -56,6 +56,18 @@ class Link:
         """Whether the next write waits until the client has read."""
         return bool(self._connection.flow.write_paused)
 
+    def take(self, body: bytes) -> bool:
+        """Write a piece of the body past `send`: after that has written the head, and while it is not called. False where the
+        write would have to wait, where this is not the answer that is under way, and where its body does not come in chunks."""
+        connection = self._connection
+        cycle = connection.cycle
+        if connection.flow.write_paused or cycle.scope is not self._scope or not cycle.chunked_encoding:
+            return False
+        if cycle.response_complete or connection.transport.is_closing():
+            return False
+        connection.transport.write(b"%x\r\n%b\r\n" % (len(body), body))
+        return True
+
     @property
     def body_is_there(self) -> bool:
         """Whether all of the request has come."""
@@ -137,7 +149,7 @@ class SlowReaders:
             await self._app(scope, receive, send)
             return
 
-        link = _link(scope)
+        link = link_of(scope)
 
         async def bounded(message: Message) -> None:
             if link is not None and not link.would_wait:
@@ -162,7 +174,7 @@ class SlowSenders:
         self._refuse = refuse
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        link = _link(scope) if scope["type"] == "http" else None
+        link = link_of(scope) if scope["type"] == "http" else None
         if scope["type"] != "http" or (link is not None and link.body_is_there):
             await self._app(scope, receive, send)
             return
@@ -196,7 +208,7 @@ class _TooSlow(Exception):
     """Carried from `receive` through the app to the middleware."""
 
 
-def _link(scope: Scope) -> Link | None:
+def link_of(scope: Scope) -> Link | None:
     """None with a server that has no such extension."""
     extension = scope.get("extensions", {}).get(LINK)
     return None if extension is None else cast(Link, extension["link"])
