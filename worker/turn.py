@@ -42,12 +42,7 @@ from .worker import Worker, ring
 log = structlog.get_logger(__name__)
 
 OVERDUE = "The task was not done in time."
-# prometheus_client looks for a child each time, by its name and under a lock.
-_CLAIMS, _ATTEMPTS, _RUN = (
-    cache(metrics.CLAIMS.labels),
-    cache(metrics.ATTEMPTS.labels),
-    cache(metrics.RUN.labels),
-)
+_CLAIMS = cache(metrics.CLAIMS.labels)
 PATIENCE_AT_EXIT = 2.0
 """Seconds that a handler which was told to stop is given at most when its process ends."""
 
@@ -95,7 +90,7 @@ async def claim_turn(worker: Worker) -> Taken | None:
     _CLAIMS("task" if claimed else "nothing").inc()
     if claimed and claimed.claim.attempt == 1:
         waited = claimed.task.status_timestamp - claimed.task.created_at
-        metrics.WAIT.observe(max(waited.total_seconds(), 0.0))
+        metrics.wait_of(worker.name).observe(max(waited.total_seconds(), 0.0))
     return Taken(claimed, first_sent if claimed.again else sent) if claimed else None
 
 
@@ -131,8 +126,9 @@ async def work_on(worker: Worker, taken: Taken, reins: Reins) -> None:
                 await outbox.close()
             ended = await _recorded(worker, taken.claimed, outbox, reins, outcome)
             spans.ended(span, ended)
-            _ATTEMPTS(ended).inc()
-            _RUN(ended).observe(time.monotonic() - taken.sent)
+            count, seconds = metrics.turns_of(worker.name, ended)
+            count.inc()
+            seconds.observe(time.monotonic() - taken.sent)
 
 
 def _named(worker: Worker) -> dict[str, str]:
