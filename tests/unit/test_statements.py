@@ -28,6 +28,8 @@ WITHOUT_OWNER = {
     # Of sweeps and operators, who prune what has ended long ago, whoever owned it.
     "ENDED", "LOCK", "LOCK_WEBHOOKS", "FREE", "REFERENCED", "LOCK_CONTEXTS", "DELETE_CONTEXTS", "WEIGH", "TRIM", "FORGET_ACTIONS",
     "BEGIN", "GO_ON", "AGE",
+    # Of callers and operators, by the conditions that are asked for: a caller's own are put in by `webhooks.filters`.
+    "DELIVERIES", "REPLAY",
     # Of operators, who see which endpoints are in trouble.
     "ENDPOINTS",
     # Of operators, who make keys for all owners.
