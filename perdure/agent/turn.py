@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ParamSpec, TypeVar, overload
@@ -61,7 +60,7 @@ class Turn:
         """What `update_metadata` was told."""
         self._emit = emit
         self._steps = steps or Steps({}, _unkept)
-        self._canceled = threading.Event()
+        self._canceled = False
 
     @property
     def message(self) -> Message:
@@ -155,11 +154,11 @@ class Turn:
     def canceled(self) -> bool:
         """Whether the turn should end: its caller canceled the task, or another worker has it. For plain functions, which cannot
         be interrupted; coroutines get `asyncio.CancelledError`."""
-        return self._canceled.is_set()
+        return self._canceled
 
     def cancel(self) -> None:
         """For the worker: make `canceled` true."""
-        self._canceled.set()
+        self._canceled = True
 
 
 async def _unkept(name: str, occurrence: int, result: Any) -> None:
