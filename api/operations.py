@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.types import Receive
 
 from perdure.errors import InvalidParams
-from perdure.notes import noted, without_notes
+from perdure.notes import NOTES, noted, without_notes
 from perdure.owners import ONLY, owner_at
 from perdure.settings import ServerSettings
 from perdure.tasks import Message, Task
@@ -142,10 +142,9 @@ def _send(call: Call) -> Send:
         extensions=call.extensions,
         tenant=send.tenant,
     )
-    metadata = without_notes(send.metadata)
-    if key is None and message is send.message and len(metadata) == len(send.metadata):
+    if key is None and message is send.message and NOTES.isdisjoint(send.metadata):
         return send
-    return replace(send, message=message, metadata=metadata, key=key)
+    return replace(send, message=message, metadata=without_notes(send.metadata), key=key)
 
 
 def _replayed(call: Call) -> Callable[[], None]:

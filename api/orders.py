@@ -14,7 +14,7 @@ import orjson
 from perdure.agent import AgentConfig, Limit
 from perdure.errors import InvalidParams
 from perdure.ids import new_context_id
-from perdure.scheduling import MEMBER, Scheduling, scheduling_of
+from perdure.scheduling import MEMBER, NOTHING, Scheduling, scheduling_of
 from perdure.storage import NewTask, Policy, WebhookConfig
 from perdure.tasks import Message
 
@@ -35,7 +35,8 @@ def new_task(
     """The task that a message begins. `InvalidParams` names what is wrong with its scheduling."""
     message = send.message
     asked, path = _scheduling(send, now)
-    _refuse_never(asked, path)
+    if asked is not NOTHING:
+        _refuse_never(asked, path)
     return NewTask(
         task_id=task_id,
         owner=owner,

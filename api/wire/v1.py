@@ -80,7 +80,12 @@ class PartShape(Shape):
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Self:
-        number = sum(value is not None for value in (self.text, self.raw, self.url, self.data))
+        number = (
+            (self.text is not None)
+            + (self.raw is not None)
+            + (self.url is not None)
+            + (self.data is not None)
+        )
         if number > 1 or (number == 0 and "data" not in self.model_fields_set):
             raise ValueError("must have exactly one of text, raw, url and data")
         return self
