@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -112,11 +111,15 @@ class TaskManager:
             if accepted.repeated:
                 repeated()
             return await self._whole(accepted, send)
-        with self._blocking.taken(caller.owner):
-            async with self._stored(caller, send, repeated) as (accepted, waiter):
-                task = await self._whole(accepted, send) if accepted.repeated else accepted.task
-                async with _unless_gone(left, waiter):
-                    return await self._rested(task, waiter, send)
+        with self._blocking.taken(caller.owner), self._watch.waiter(self._addressed(send)) as waiter:
+            accepted = await self._stored(caller, send, waiter, repeated)
+            task = await self._whole(accepted, send) if accepted.repeated else accepted.task
+            watching = asyncio.create_task(_dismissed_after(left, waiter)) if left else None
+            try:
+                return await self._rested(task, waiter, send)
+            finally:
+                if watching:
+                    watching.cancel()
 
     async def stream_message(
         self, caller: Caller, send: Send, *, repeated: Callable[[], None] = lambda: None
@@ -124,16 +127,16 @@ class TaskManager:
         """Like `send_message`; yields the task as it was accepted (as it stands, of a repeated send), then its updates until it
         rests."""
         self._need_streaming()
-        with self._streams.taken(caller.owner):
-            async with self._stored(caller, send, repeated) as (accepted, waiter):
-                task = await self._whole(accepted, send)
-                yield task
-                if task.state.rests:  # the turn was that quick
+        with self._streams.taken(caller.owner), self._watch.waiter(self._addressed(send)) as waiter:
+            accepted = await self._stored(caller, send, waiter, repeated)
+            task = await self._whole(accepted, send)
+            yield task
+            if task.state.rests:  # the turn was that quick
+                return
+            async for update in self._updates(task, task.last_seq, waiter):
+                yield update
+                if _state(update).rests:
                     return
-                async for update in self._updates(task, task.last_seq, waiter):
-                    yield update
-                    if _state(update).rests:
-                        return
 
     async def subscribe(
         self, caller: Caller, task_id: str, *, after: int | None = None, history_length: int | None = None
@@ -173,21 +176,15 @@ class TaskManager:
             self._check(send.callback)
         return _known(message.task_id) if message.task_id else new_task_id()
 
-    @asynccontextmanager
     async def _stored(
-        self, caller: Caller, send: Send, repeated: Callable[[], None]
-    ) -> AsyncIterator[tuple[Accepted, Waiter]]:
-        """The message is stored, and a place to wait for its task is taken before that: no change can be missed."""
-        task_id = self._addressed(send)
-        with self._watch.waiter(task_id) as waiter:
-            accepted = await self._accept(caller, task_id, send)
-            if accepted.repeated:
-                repeated()
-            if accepted.task.task_id == task_id:
-                yield accepted, waiter
-                return
-        with self._watch.waiter(accepted.task.task_id) as waiter:
-            yield accepted, waiter
+        self, caller: Caller, send: Send, waiter: Waiter, repeated: Callable[[], None]
+    ) -> Accepted:
+        """The message is stored. The place to wait for its task was taken before that: no change can be missed."""
+        accepted = await self._accept(caller, waiter.task_id, send)
+        if accepted.repeated:
+            repeated()
+        waiter.moves_to(accepted.task.task_id)
+        return accepted
 
     async def _accept(self, caller: Caller, task_id: UUID, send: Send) -> Accepted:
         """From here on the message is safe. The bell is a courtesy: the sweep rings again for what it missed."""
@@ -475,22 +472,10 @@ class TaskManager:
             raise PushNotificationNotSupported("push notifications are switched off for this agent")
 
 
-@asynccontextmanager
-async def _unless_gone(left: Callable[[], Awaitable[None]] | None, waiter: Waiter) -> AsyncIterator[None]:
+async def _dismissed_after(left: Callable[[], Awaitable[None]], waiter: Waiter) -> None:
     """`waiter` is dismissed when the caller has gone."""
-    if left is None:
-        yield
-        return
-
-    async def watch() -> None:
-        await left()
-        waiter.dismiss()
-
-    watching = asyncio.create_task(watch())
-    try:
-        yield
-    finally:
-        watching.cancel()
+    await left()
+    waiter.dismiss()
 
 
 def _known(task_id: str) -> UUID:

@@ -45,8 +45,7 @@ class Kept(Sequence[T]):
     def __eq__(self, other: object) -> bool:
         return self._items == (other._items if isinstance(other, Kept) else other)
 
-    def __hash__(self) -> int:
-        return hash(self._items)
+    __hash__ = None  # type: ignore[assignment]  # nor has what it holds
 
     def __repr__(self) -> str:
         return repr(self._items)
