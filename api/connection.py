@@ -45,7 +45,7 @@ class Link:
 
     __slots__ = ("_connection", "_scope")
 
-    def __init__(self, connection: HttpToolsProtocol, scope: Mapping[str, Any]) -> None:
+    def __init__(self, connection: Connection, scope: Mapping[str, Any]) -> None:
         self._connection, self._scope = connection, scope
 
     def cut(self) -> None:
@@ -64,6 +64,13 @@ class Link:
         return (
             cycle.scope is not self._scope or not cycle.more_body
         )  # another one: it has been followed by the next request
+
+    def when_lost(self, call: Callable[[], None]) -> Callable[[], None]:
+        """Calls `call` when the connection is lost, or at once where it is already; not once what this returns was called."""
+        if self._connection.is_lost:
+            call()
+        self._connection.when_lost = call
+        return self._connection.nobody_waits
 
     def answer(self, body: bytes) -> bool:
         """Answer 200 with this JSON, in one write. uvicorn's two messages come to the same, for several times the work. False,
@@ -88,6 +95,9 @@ class Connection(HttpToolsProtocol):
     the first byte; also for the first byte of a new connection."""
 
     head_seconds = 30.0
+    is_lost = False
+    when_lost: Callable[[], None] | None = None
+    """Of the request that is being answered: the next one on a connection waits for its answer."""
     _in_head = True
     _head_bytes = 0
     _head_due: asyncio.TimerHandle | None = None
@@ -99,6 +109,13 @@ class Connection(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._head_is_there()
         super().connection_lost(exc)
+        self.is_lost = True
+        if self.when_lost is not None:
+            self.when_lost()
+
+    def nobody_waits(self) -> None:
+        """Whoever was to be called when it is lost need not be."""
+        self.when_lost = None
 
     def on_message_begin(self) -> None:
         super().on_message_begin()

@@ -5,6 +5,7 @@ An operation that answers returns JSON; one that streams returns an iterator who
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -24,6 +25,7 @@ from perdure.telling import Json, Update
 from . import replies, sizes
 from .auth import Caller
 from .card import ExtendedCard
+from .connection import link_of
 from .extensions import Extensions
 from .idempotency import HEADER, REPLAYED, key_of
 from .media_types import Modes
@@ -73,13 +75,13 @@ class Door:
             params,
             request.headers,
             len(body),
-            partial(gone, request.receive),
+            partial(leaving, request),
             extensions=active.uris,
             said=active.headers,
         )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Call:
     """One request, whichever binding it came by."""
 
@@ -89,8 +91,8 @@ class Call:
     params: Any
     headers: Headers
     body_bytes: int
-    left: Callable[[], Awaitable[None]]
-    """Returns when the caller has gone."""
+    leaving: Callable[[Callable[[], None]], Callable[[], object]]
+    """See `leaving`."""
     extensions: Sequence[str] = ()
     """The URIs of those that the request activated."""
     said: dict[str, str] = field(default_factory=dict)
@@ -101,10 +103,19 @@ class Call:
         return self.door.manager
 
 
-async def gone(receive: Receive) -> None:
-    """Returns when the caller of a request that was read has gone, or has its answer."""
+def leaving(request: Request, then: Callable[[], None]) -> Callable[[], object]:
+    """Calls `then` when the caller of a request that was read has gone; not once what this returns was called."""
+    link = link_of(request.scope)
+    if link is not None:
+        return link.when_lost(then)
+    return asyncio.create_task(_gone(request.receive, then)).cancel
+
+
+async def _gone(receive: Receive, then: Callable[[], None]) -> None:
+    """How other servers tell it."""
     while (await receive())["type"] != "http.disconnect":
         pass
+    then()
 
 
 Answer = Callable[[Call], Awaitable[Any]]
@@ -117,7 +128,9 @@ Stream = Callable[[Call], AsyncIterator[Task | Update | Message | None]]
 async def send_message(call: Call) -> Json:
     """SendMessage."""
     send = _send(call)
-    answer = await call.manager.send_message(call.caller, send, repeated=_replayed(call), left=call.left)
+    answer = await call.manager.send_message(
+        call.caller, send, repeated=_replayed(call), leaving=call.leaving
+    )
     return call.dialect.sent(replies.shown(send, answer))
 
 

@@ -20,6 +20,7 @@ from perdure.tasks import Message
 
 from .wire.asked import Send
 
+_POLICIES = {policy.value: policy for policy in Policy}
 LONGEST_KEY = 200
 """Bytes of a limit's key. A longer one is hashed: callers choose the values."""
 
@@ -43,7 +44,7 @@ def new_task(
         context_id=message.context_id or new_context_id(),
         message=message,
         metadata=send.metadata,
-        policy=Policy(config.conversation_policy),
+        policy=_POLICIES[config.conversation_policy],
         priority=config.priority if asked.priority is None else asked.priority,
         delay=asked.not_before or 0.0,
         expires=asked.expires,
@@ -76,6 +77,8 @@ def _scheduling(send: Send, now: datetime) -> tuple[Scheduling, str]:
     place, metadata = ("message.", send.message.metadata)
     if MEMBER not in metadata:
         place, metadata = "", send.metadata
+        if MEMBER not in metadata:
+            return NOTHING, ""
     try:
         return scheduling_of(metadata, now), f"{place}metadata.{MEMBER}"
     except InvalidParams as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -97,14 +97,14 @@ class TaskManager:
         send: Send,
         *,
         repeated: Callable[[], None] = lambda: None,
-        left: Callable[[], Awaitable[None]] | None = None,
+        leaving: Callable[[Callable[[], None]], Callable[[], object]] | None = None,
     ) -> Task:
         """Store the message, ring, and wait until the task rests, unless asked to return at once.
 
         A send whose key was used before stores nothing: `repeated` is called, and the task of that time is waited for.
         After `wait_timeout` seconds, or when the server stops, the task is returned as it stands. The task does not depend on
-        this call: whoever cancels it, or never reads the answer, changes nothing. `left` returns when the caller has gone: then
-        nobody waits any longer.
+        this call: whoever cancels it, or never reads the answer, changes nothing. `leaving` calls what it is given when the
+        caller has gone, until what it returns is called: then nobody waits any longer.
         """
         if send.return_immediately:
             accepted = await self._accept(caller, self._addressed(send), send)
@@ -114,12 +114,12 @@ class TaskManager:
         with self._blocking.taken(caller.owner), self._watch.waiter(self._addressed(send)) as waiter:
             accepted = await self._stored(caller, send, waiter, repeated)
             task = await self._whole(accepted, send) if accepted.repeated else accepted.task
-            watching = asyncio.create_task(_dismissed_after(left, waiter)) if left else None
+            stays = leaving(waiter.dismiss) if leaving else None
             try:
                 return await self._rested(task, waiter, send)
             finally:
-                if watching:
-                    watching.cancel()
+                if stays:
+                    stays()
 
     async def stream_message(
         self, caller: Caller, send: Send, *, repeated: Callable[[], None] = lambda: None
@@ -470,12 +470,6 @@ class TaskManager:
     def _need_push_notifications(self) -> None:
         if not self._config.capabilities.push_notifications:
             raise PushNotificationNotSupported("push notifications are switched off for this agent")
-
-
-async def _dismissed_after(left: Callable[[], Awaitable[None]], waiter: Waiter) -> None:
-    """`waiter` is dismissed when the caller has gone."""
-    await left()
-    waiter.dismiss()
 
 
 def _known(task_id: str) -> UUID:

@@ -91,6 +91,8 @@ class PartShape(Shape):
         return self
 
     def part(self) -> Part:
+        if self.text is not None and len(self.model_fields_set) == 1:  # as nearly all are
+            return TextPart(self.text)
         extra: dict[str, Any] = {
             "metadata": self.metadata or {},
             "filename": self.filename or "",
@@ -155,6 +157,9 @@ class Configuration(Shape):
     return_immediately: Flag | None = None
 
 
+_NOT_CONFIGURED = Configuration()
+
+
 class SendShape(Tenanted):
     """A SendMessageRequest."""
 
@@ -186,7 +191,7 @@ def read_tenant(params: Any) -> str:
 def read_send(params: Any) -> Send:
     """A SendMessageRequest."""
     asked = read(SendShape, params)
-    configuration = asked.configuration or Configuration()
+    configuration = asked.configuration or _NOT_CONFIGURED
     callback = configuration.task_push_notification_config
     return Send(
         message=asked.message.message(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import select
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,8 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.support.processes import PERDURE, ROOT, Server, sending, serving, surroundings
+
+from .conftest import AGENTS, until
 
 
 @contextmanager
@@ -30,9 +33,8 @@ def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
         yield server
 
 
-def request_for(number: int, *headers: str, method: str = "message/send") -> bytes:
-    params = sending(f"hello {number}")
-    body = json.dumps({"jsonrpc": "2.0", "id": number, "method": method, "params": params})
+def request_for(number: int, *headers: str, text: str = "hello") -> bytes:
+    body = json.dumps({"jsonrpc": "2.0", "id": number, "method": "message/send", "params": sending(text)})
     lines = ["POST / HTTP/1.1", "Host: x", "Content-Type: application/json", *headers]
     return "\r\n".join([*lines, f"Content-Length: {len(body)}", "", body]).encode()
 
@@ -94,6 +96,25 @@ def test_what_is_said_beside_an_answer_is_there(server: Server) -> None:
         for replayed in (None, "true"):
             connection.write(request)
             assert answer(connection)[1].get("idempotency-replayed") == replayed
+
+
+def test_a_client_that_leaves_gives_its_place_back(tmp_path: Path) -> None:
+    """There is one place for sends that wait, and these wait for a file that never comes."""
+    env = surroundings(LOG__FORMAT="json", SERVER__MAX_BLOCKING="1")
+    command = [PERDURE, "serve", str(AGENTS / "gated.py"), "--port", "0"]
+    request = request_for(1, text=str(tmp_path / "gate"))
+    with serving(command, cwd=tmp_path, env=env) as server:
+
+        def waits(number: int) -> bool:
+            with client(server) as connection:
+                connection.write(request)
+                while len(server.call("tasks/list", {})["tasks"]) < number:
+                    if select.select([connection], [], [], 0.05)[0]:
+                        return False  # refused
+                return True
+
+        assert waits(1)
+        until(lambda: waits(2))
 
 
 def test_who_logs_requests_finds_them(tmp_path: Path) -> None:
