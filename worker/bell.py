@@ -12,7 +12,7 @@ Should a token be lost, everybody looks into the set once a second.
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -35,6 +35,8 @@ log = structlog.get_logger(__name__)
 HEALTH_SECONDS = 10
 _UNASKED_SECONDS = 1
 """After so long without a token an idle worker looks into the set."""
+_PATIENCE = 5.0
+"""Seconds until a Redis that does not answer is given up."""
 _MOST_AT_ONCE = 1000
 _DELIVERIES = DELIVER_PUSH.encode()
 _FIRST_PAUSE = 0.1
@@ -78,10 +80,10 @@ async def hear(slots: Slots, settings: Settings) -> None:
         bell = Bell(slots, settings)
         try:
             await bell.heard()
-        except* (RedisError, OSError, TimeoutError) as errors:
+        except (RedisError, OSError, TimeoutError) as error:
             level = log.warning if pause == _FIRST_PAUSE else log.debug
-            level("bell.lost", error=str(errors.exceptions[0]))
-        except* Exception:
+            level("bell.lost", error=str(error) or "Redis does not answer")
+        except Exception:
             log.exception("bell.failed")
         finally:
             await bell.leave()
@@ -105,10 +107,16 @@ class Bell:
         """Whether it ever heard Redis."""
 
     async def heard(self) -> None:
-        """Until the connection breaks."""
-        async with asyncio.TaskGroup() as both:
-            both.create_task(self.start_turns())
-            both.create_task(self._give_signs_of_life())
+        """Until the connection breaks. TaskGroup (on Python 3.11) and gather lose a cancel that comes while one of both fails."""
+        both = [asyncio.create_task(self.start_turns()), asyncio.create_task(self._give_signs_of_life())]
+        try:
+            done, _ = await asyncio.wait(both, return_when=asyncio.FIRST_EXCEPTION)
+            for each in done:
+                each.result()
+        finally:
+            for each in both:
+                each.cancel()
+            await asyncio.gather(*both, return_exceptions=True)
 
     async def start_turns(self) -> None:
         """Until the process stops or the connection breaks."""
@@ -139,10 +147,9 @@ class Bell:
 
     async def _take(self, wanted: int) -> list[bytes]:
         arguments: list[int | str] = [wanted, BELL_SECONDS, in_progress_key_prefix, job_key_prefix]
-        taken: list[bytes] = await self._take_script([self._queue, self._bell], arguments)
+        async with asyncio.timeout(_PATIENCE):
+            taken: list[bytes] = await self._take_script([self._queue, self._bell], arguments)
         self.rang = True
-        if not taken:  # what was taken is run, or given back, first
-            _end_if_cancelled()
         return taken
 
     async def _token(self) -> None:
@@ -151,7 +158,8 @@ class Bell:
         waiting = asyncio.ensure_future(blocking)
         stopping = asyncio.create_task(self._slots.stopped.wait())
         try:
-            await asyncio.wait((waiting, stopping), return_when=asyncio.FIRST_COMPLETED)
+            async with asyncio.timeout(_UNASKED_SECONDS + _PATIENCE):
+                await asyncio.wait((waiting, stopping), return_when=asyncio.FIRST_COMPLETED)
             if waiting.done():
                 waiting.result()
         finally:
@@ -164,22 +172,15 @@ class Bell:
         while True:
             running = f"{datetime.now(UTC):%b-%d %H:%M:%S} running={self._slots.running} slots={self._slots.capacity}"
             try:
-                await self._redis.set(self._health, running, ex=HEALTH_SECONDS + 1)
+                async with asyncio.timeout(_PATIENCE):
+                    await self._redis.set(self._health, running, ex=HEALTH_SECONDS + 1)
             except ResponseError as error:  # it is full: rings that are there can be taken all the same
                 log.warning("bell.health_unwritten", error=str(error))
-            _end_if_cancelled()
             await asyncio.sleep(HEALTH_SECONDS)
 
     async def leave(self) -> None:
         """Forget it. The turns go on."""
-        with suppress(RedisError, OSError, TimeoutError):
-            async with asyncio.timeout(2):
-                await self._redis.delete(self._health)
-        await self._redis.aclose()
-
-
-def _end_if_cancelled() -> None:
-    """redis-py loses a cancel that comes while it makes its connection; who waits for this task's end would wait for ever."""
-    task = asyncio.current_task()
-    if task is not None and task.cancelling():
-        raise asyncio.CancelledError
+        async with aclosing(self._redis):
+            with suppress(RedisError, OSError, TimeoutError):
+                async with asyncio.timeout(2):
+                    await self._redis.delete(self._health)

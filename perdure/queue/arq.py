@@ -57,6 +57,7 @@ _DELIVERY_RINGS_MS = 100
 _IMPATIENCE = 10.0
 """Seconds for which calls get only a short time, once one was in vain."""
 _SHORT_PATIENCE = 1.0
+_LISTENS_WITHIN = 5.0
 _SILENCE = 10.0
 """Seconds without a notice after which a listener asks whether the connection still lives, and how long it waits."""
 
@@ -102,8 +103,11 @@ def ring_of(name: str, agent: str = ONLY) -> Ring:
 
 def client_of(url: str) -> Redis:
     """Without redis-py's own retries: they multiply (a command's with those of its connection), and a listener would be
-    subscribed again without a word about what it missed."""
-    client: Redis = Redis.from_url(url, socket_connect_timeout=2, socket_timeout=5, socket_keepalive=True)
+    subscribed again without a word about what it missed.
+
+    And without its `socket_timeout`, so whoever asks says how long he waits, by `asyncio.timeout`: redis-py sends by
+    `asyncio.wait_for` then, which loses a cancel on Python 3.11, and a loop that was to stop would go on for ever."""
+    client: Redis = Redis.from_url(url, socket_connect_timeout=2, socket_keepalive=True)
     return client
 
 
@@ -222,18 +226,14 @@ class ArqQueue:
 
     @asynccontextmanager
     async def listen(self) -> AsyncIterator[AsyncIterator[Notice]]:
-        client = client_of(self._url)
-        pubsub = client.pubsub()
-        try:
+        async with client_of(self._url) as client, client.pubsub() as pubsub:
             with _telling():
-                await pubsub.subscribe(self._channel)
-                while (await _message(pubsub, 5.0))["type"] != "subscribe":
-                    pass
+                async with asyncio.timeout(_LISTENS_WITHIN):
+                    await pubsub.subscribe(self._channel)
+                    while (await _message(pubsub, _LISTENS_WITHIN))["type"] != "subscribe":
+                        pass
             await self._look_at_eviction(client)
             yield self._heard(pubsub)
-        finally:
-            await pubsub.aclose()  # type: ignore[no-untyped-call]
-            await client.aclose()
 
     async def _look_at_eviction(self, client: Redis) -> None:
         """Warn of a Redis that throws keys away when it is full: once, and again when that was changed. Asked by INFO, since

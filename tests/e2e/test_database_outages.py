@@ -54,6 +54,7 @@ def has_lasted(seconds: float) -> None:
     until(lambda: time.monotonic() > end, seconds=seconds + 5)
 
 
+@pytest.mark.timeout(180)  # 20 s on a machine that does nothing else
 @pytest.mark.parametrize("kind", ["restart", "crash", "cut", "frozen"])
 def test_turns_outlive_an_outage_of_many_leases(stack: Stack, network: Proxy, kind: str) -> None:
     """Their handlers go on, and what they give is recorded by the attempt that it was, whether they end meanwhile or later. The

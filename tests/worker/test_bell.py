@@ -18,6 +18,7 @@ from perdure.queue.arq import ArqQueue, job_id, ring_of
 from perdure.settings import Settings
 from perdure.tasks import Ring, TaskState
 from perdure.watch import Watch
+from tests.support.proxy import proxied
 from worker import bell
 from worker.bell import Bell, hear
 from worker.slots import Slots
@@ -250,6 +251,53 @@ async def test_a_redis_that_is_full_gives_what_it_has(ears: Ears, private_servic
         await full.config_set("maxmemory", 0)
         assert await full.keys("*") == []
     await queue.close()
+
+
+MOMENTS = range(40)
+"""Turns of the event loop after which a worker is told to end."""
+
+
+async def ends(hearing: asyncio.Task[None], moments: int) -> None:
+    """Told once, so many moments from now."""
+    for _ in range(moments):
+        await asyncio.sleep(0)
+    hearing.cancel()
+    await asyncio.wait([hearing])
+    assert hearing.cancelled()
+
+
+async def test_a_worker_that_is_told_to_end_while_it_connects_ends(ears: Ears) -> None:
+    for moments in MOMENTS:
+        hearing = asyncio.create_task(hear(*ears.slots(done, 1)))
+        await ends(hearing, moments)
+
+
+class Breaking(Bell):
+    """It says when its connection breaks."""
+
+    broken: asyncio.Event
+
+    async def start_turns(self) -> None:
+        try:
+            await super().start_turns()
+        finally:
+            self.broken.set()
+
+
+# It may be told so while it closes its connection.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+async def test_a_worker_that_is_told_to_end_while_redis_goes_away_ends(
+    ears: Ears, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bell, "Bell", Breaking)
+    for moments in MOMENTS:
+        with proxied(redis_url) as network:
+            ears.url, Breaking.broken = network.url(redis_url), asyncio.Event()
+            hearing = asyncio.create_task(hear(*ears.slots(done, 1)))
+            await ears.blocked()
+            network.cut()
+            await Breaking.broken.wait()
+            await ends(hearing, moments)
 
 
 async def test_the_names_of_jobs_can_be_read() -> None:
