@@ -57,6 +57,18 @@ class Link:
         """Whether the next write waits until the client has read."""
         return bool(self._connection.flow.write_paused)
 
+    def take(self, body: bytes) -> bool:
+        """Write a piece of the body past `send`: after that has written the head, and while it is not called. False where the
+        write would have to wait, where this is not the answer that is under way, and where its body does not come in chunks."""
+        connection = self._connection
+        cycle = connection.cycle
+        if connection.flow.write_paused or cycle.scope is not self._scope or not cycle.chunked_encoding:
+            return False
+        if cycle.response_complete or connection.transport.is_closing():
+            return False
+        connection.transport.write(b"%x\r\n%b\r\n" % (len(body), body))
+        return True
+
     @property
     def body_is_there(self) -> bool:
         """Whether all of the request has come."""

@@ -88,6 +88,10 @@ class Reply:
     def result(self, result: Any) -> Json:
         return {"jsonrpc": "2.0", "id": self.id, "result": result}
 
+    def around(self) -> tuple[bytes, bytes]:
+        """What stands before and after a result."""
+        return orjson.dumps(self.result(0))[: -len("0}")], b"}"
+
     def error(self, refused: Refusal) -> Json:
         error: Json = {"code": self._code(refused), "message": refused.text}
         if (
@@ -139,9 +143,10 @@ async def _answer(door: Door, request: Request, body: bytes, reply: Reply) -> AS
     if method.answer is not None:
         return Whole(orjson.dumps(reply.result(await method.answer(call))), call.said)
     assert method.stream is not None  # noqa: S101 - a method has one or the other
+    words = stream.Words(reply.dialect, *reply.around())
     return await stream.event_stream(
-        method.stream(call),
-        lambda item: reply.result(stream.told(reply.dialect, item)),
+        method.stream(call, words.past(request.scope)),
+        words,
         lambda error: reply.error(refusal(error)),
         keep_alive=call.door.settings.keep_alive,
         headers=call.said,

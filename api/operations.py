@@ -27,6 +27,7 @@ from .auth import Caller
 from .card import ExtendedCard
 from .connection import link_of
 from .extensions import Extensions
+from .feeds import Take, refuse
 from .idempotency import HEADER, REPLAYED, key_of
 from .media_types import Modes
 from .rates import Rates
@@ -119,7 +120,8 @@ async def _gone(receive: Receive, then: Callable[[], None]) -> None:
 
 
 Answer = Callable[[Call], Awaitable[Any]]
-Stream = Callable[[Call], AsyncIterator[Task | Update | Message | None]]
+Stream = Callable[[Call, Take], AsyncIterator[Task | Update | Message | None]]
+"""What a stream says, but for the updates that are taken."""
 
 
 # ------------------------------------------------------------------ messages
@@ -134,11 +136,14 @@ async def send_message(call: Call) -> Json:
     return call.dialect.sent(replies.shown(send, answer))
 
 
-def stream_message(call: Call) -> AsyncIterator[Task | Update | Message | None]:
+def stream_message(call: Call, take: Take) -> AsyncIterator[Task | Update | Message | None]:
     """SendStreamingMessage."""
     send = _send(call)
-    items = call.manager.stream_message(call.caller, send, repeated=_replayed(call))
-    return replies.held_back(items) if call.door.direct_replies and not send.message.task_id else items
+    holds = call.door.direct_replies and not send.message.task_id
+    items = call.manager.stream_message(
+        call.caller, send, repeated=_replayed(call), take=refuse if holds else take
+    )
+    return replies.held_back(items) if holds else items
 
 
 def _send(call: Call) -> Send:
@@ -164,7 +169,7 @@ def _replayed(call: Call) -> Callable[[], None]:
     return lambda: call.said.update({REPLAYED: "true"})
 
 
-def subscribe(call: Call) -> AsyncIterator[Task | Update | None]:
+def subscribe(call: Call, take: Take) -> AsyncIterator[Task | Update | None]:
     """SubscribeToTask; with a `Last-Event-ID` it goes on after that event."""
     asked = reading.read(reading.GetTask, call.params)
     return call.manager.subscribe(
@@ -172,6 +177,7 @@ def subscribe(call: Call) -> AsyncIterator[Task | Update | None]:
         asked.id,
         after=_event_number(call.headers.get("Last-Event-ID")),
         history_length=asked.history_length,
+        take=take,
     )
 
 

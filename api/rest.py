@@ -95,9 +95,10 @@ async def endpoint(
         if answer is not None:
             return _json(await answer(call), request, headers=call.said)
         assert streamed is not None  # noqa: S101 - a path has one or the other
+        words = stream.Words(dialect)
         return await stream.event_stream(
-            streamed(call),
-            partial(stream.told, dialect),
+            streamed(call, words.past(request.scope)),
+            words,
             lambda error: _error(refusal(error), request),
             keep_alive=call.door.settings.keep_alive,
             error_event="error",  # how clients of this binding tell a frame with an error

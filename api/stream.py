@@ -1,9 +1,10 @@
 """Updates -> text/event-stream: an id for every event (its number in the task's log), keep-alives, and errors that come first.
 
-Frames are made of bytes. The three line separators that JSON leaves unescaped are escaped, since many clients (httpx's
-`aiter_lines`, which the official SDK uses) split lines at them.
+Frames are made of bytes, and what an update says is written once for all streams that say it. The three line separators that JSON
+leaves unescaped are escaped, since many clients (httpx's `aiter_lines`, which the official SDK uses) split lines at them.
 
 An open stream is the task of its request and a second one, which listens for its client's leaving and says the keep-alives.
+Neither is woken for an update that can be written at once (`Words.past`).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import aclosing, contextmanager, suppress
 from typing import Any
+from uuid import UUID
 
 import orjson
 from sse_starlette import EventSourceResponse
@@ -23,6 +25,8 @@ from perdure import metrics
 from perdure.tasks import ArtifactChunk, Message, StatusChange, Task
 from perdure.telling import Update
 
+from .connection import Link, link_of
+from .feeds import Take, refuse
 from .wire import Dialect
 
 _SEPARATORS = {b"\xc2\x85": b"\\u0085", b"\xe2\x80\xa8": b"\\u2028", b"\xe2\x80\xa9": b"\\u2029"}
@@ -32,7 +36,7 @@ KEEP_ALIVE = b": keep-alive\n\n"
 REMEMBERED = 64
 LARGEST_REMEMBERED = 64 * 1024
 """Updates that are kept as JSON for the other streams of their task, and the bytes of one."""
-_told: dict[tuple[Dialect, Any, int], tuple[StatusChange | ArtifactChunk, orjson.Fragment]] = {}
+_told: dict[tuple[Dialect, UUID, int], tuple[StatusChange | ArtifactChunk, bytes]] = {}
 
 
 @contextmanager
@@ -54,28 +58,53 @@ async def server_stops() -> None:
     await EventSourceResponse._listen_for_exit_signal()
 
 
-def told(dialect: Dialect, item: Task | Update | Message) -> Any:
+def told(dialect: Dialect, item: Task | Update | Message) -> bytes:
     """What a stream says of `item`: the same update is written once, however many streams say it."""
     if not isinstance(item, Update):
-        return dialect.update(item)
+        return _json(dialect.update(item))
     key = (dialect, item.task_id, item.seq)
-    body, known = _told.get(key, (None, None))
+    known = _told.get(key)
     if known is not None and (
-        body is item.body or body == item.body
+        known[0] is item.body or known[0] == item.body
     ):  # a folded event has the number of its last
-        return known
-    written = orjson.dumps(dialect.update(item))
-    fragment = orjson.Fragment(written)
+        return known[1]
+    written = _json(dialect.update(item))
     if len(written) <= LARGEST_REMEMBERED:
         while len(_told) >= REMEMBERED:
             del _told[next(iter(_told))]
-        _told[key] = (item.body, fragment)
-    return fragment
+        _told[key] = (item.body, written)
+    return written
+
+
+class Words:
+    """How a stream says its items: in the words of a version, and with what stands around each in its binding."""
+
+    __slots__ = ("_after", "_before", "_dialect")
+
+    def __init__(self, dialect: Dialect, before: bytes = b"", after: bytes = b"") -> None:
+        self._dialect, self._before, self._after = dialect, _escaped(before), after
+
+    def frame(self, item: Task | Update | Message) -> bytes:
+        """One event."""
+        said = told(self._dialect, item)
+        if isinstance(item, Message):  # it alone is the whole stream: there is nothing to resume
+            return b"data: %b%b%b\n\n" % (self._before, said, self._after)
+        number = item.seq if isinstance(item, Update) else item.last_seq
+        return b"id: %d\ndata: %b%b%b\n\n" % (number, self._before, said, self._after)
+
+    def past(self, scope: Scope) -> Take:
+        """Says updates on the connection of a request, past all that is between: no task has to be woken for it. With a server
+        that has no such connection nothing is taken."""
+        link = link_of(scope)
+        if link is None:
+            return refuse
+
+        return lambda update: link.take(self.frame(update))
 
 
 async def event_stream(
     items: AsyncIterator[Task | Update | Message | None],
-    say: Callable[[Task | Update | Message], Any],
+    words: Words,
     fail: Callable[[Exception], Any],
     *,
     keep_alive: float,
@@ -86,7 +115,7 @@ async def event_stream(
     error ends the stream with the frame that `fail` makes, and the client resumes from the last id it saw. None is not said.
     `headers` may be filled in until the first item is there."""
     first = await anext(items, None)
-    return _Stream(items, _frames(first, items, say, fail, error_event), keep_alive, headers)
+    return _Stream(items, _frames(first, items, words, fail, error_event), keep_alive, headers)
 
 
 class _Stream(StreamingResponse):
@@ -110,7 +139,7 @@ class _Stream(StreamingResponse):
             await send(start)
             with suppress(TimeoutError):  # the client has gone
                 async with asyncio.timeout(None) as here:
-                    listener = asyncio.create_task(self._listen(receive, send, here))
+                    listener = asyncio.create_task(self._listen(receive, send, here, link_of(scope)))
                     try:
                         await self._say(send)
                     finally:
@@ -123,12 +152,16 @@ class _Stream(StreamingResponse):
             self._saying = False
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def _listen(self, receive: Receive, send: Send, here: asyncio.Timeout) -> None:
+    async def _listen(self, receive: Receive, send: Send, here: asyncio.Timeout, link: Link | None) -> None:
         """Until the client has gone; meanwhile say from time to time that we are there."""
         while True:
             try:
-                async with asyncio.timeout(self._keep_alive):
-                    message = await receive()
+                async with asyncio.timeout(None) as silent:
+                    self._remind_later(silent, link)
+                    try:
+                        message = await receive()
+                    finally:
+                        self._reminder.cancel()
             except TimeoutError:
                 if not self._saying:  # it would wait behind what is being said
                     await send({"type": "http.response.body", "body": KEEP_ALIVE, "more_body": True})
@@ -137,11 +170,21 @@ class _Stream(StreamingResponse):
                 here.reschedule(asyncio.get_running_loop().time())
                 return
 
+    def _remind_later(self, silent: asyncio.Timeout, link: Link | None) -> None:
+        self._reminder = asyncio.get_running_loop().call_later(self._keep_alive, self._remind, silent, link)
+
+    def _remind(self, silent: asyncio.Timeout, link: Link | None) -> None:
+        """At once where that is possible, without waking anybody; else the listener does it in its own time."""
+        if link is not None and link.take(KEEP_ALIVE):
+            self._remind_later(silent, link)
+        else:
+            silent.reschedule(asyncio.get_running_loop().time())
+
 
 async def _frames(
     first: Task | Update | Message | None,
     items: AsyncIterator[Task | Update | Message | None],
-    say: Callable[[Task | Update | Message], Any],
+    words: Words,
     fail: Callable[[Exception], Any],
     error_event: str,
 ) -> AsyncIterator[bytes]:
@@ -149,32 +192,30 @@ async def _frames(
         async with aclosing(items):  # type: ignore[type-var] # the iterators are generators
             try:
                 if first is not None:
-                    yield frame(say(first), number=_number(first))
+                    yield words.frame(first)
                 async for item in items:
                     if item is not None:
-                        yield frame(say(item), number=_number(item))
+                        yield words.frame(item)
             except Exception as error:
-                yield frame(fail(error), event=error_event)
+                yield _error_frame(fail(error), error_event)
 
 
-def _number(item: Task | Update | Message) -> int | None:
-    """A message alone is the whole stream: there is nothing to resume."""
-    if isinstance(item, Message):
-        return None
-    return item.last_seq if isinstance(item, Task) else item.seq
+def _json(value: Any) -> bytes:
+    return _escaped(orjson.dumps(value))
 
 
-def frame(json: Any, *, number: int | None = None, event: str = "") -> bytes:
-    """One event."""
-    data = orjson.dumps(json)
+def _escaped(json: bytes) -> bytes:
     for separator, escaped in _SEPARATORS.items():
-        if separator in data:
-            data = data.replace(separator, escaped)
+        if separator in json:
+            json = json.replace(separator, escaped)
+    return json
+
+
+def _error_frame(json: Any, event: str = "") -> bytes:
     name = f"event: {event}\n" if event else ""
-    place = f"id: {number}\n" if number is not None else ""
-    return f"{name}{place}data: ".encode() + data + b"\n\n"
+    return b"%bdata: %b\n\n" % (name.encode(), _json(json))
 
 
 def error_stream(json: Any) -> Response:
     """A stream of one frame, for clients that expect a stream even where nothing can be streamed."""
-    return Response(frame(json), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+    return Response(_error_frame(json), media_type="text/event-stream", headers={"Cache-Control": "no-store"})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -43,23 +44,20 @@ from perdure.storage import (
     WebhookConfigPage,
 )
 from perdure.storage.webhooks import GLOBAL, DeliveryAttempt, DeliveryCursor, DeliveryPage, DeliveryQuery
-from perdure.tasks import ArtifactChunk, Event, Message, Notice, Role, StatusChange, Task, TaskState
+from perdure.tasks import Notice, Role, StatusChange, Task
 from perdure.telling import Update
 from perdure.tracing import spans
 from perdure.watch import Waiter, Watch
 
 from .auth import Caller
 from .bounds import Bounds, bounds_of
+from .feeds import OUTAGE_PAUSE, Feeds, Follower, Take, refuse
 from .orders import follow_up, new_task
 from .wire.asked import Callback, Send
 
 log = structlog.get_logger(__name__)
 
-EVENTS_PER_READ = 100
-"""What a stream holds at most, beside the buffers of its connection."""
 CONFIGS_PER_READ = 100
-OUTAGE_PAUSE = 1.0
-"""Seconds until an answer that was already accepted asks again for a database that is away."""
 
 
 class TaskManager:
@@ -81,6 +79,7 @@ class TaskManager:
         self._storage = storage
         self._queue = queue
         self._watch = watch
+        self._feeds = Feeds(storage, watch)
         self._settings = settings
         self._config = config
         self._egress = egress or Egress()
@@ -111,8 +110,12 @@ class TaskManager:
             if accepted.repeated:
                 repeated()
             return await self._whole(accepted, send)
+        # The place to wait is taken before the message is stored: no change can be missed.
         with self._blocking.taken(caller.owner), self._watch.waiter(self._addressed(send)) as waiter:
-            accepted = await self._stored(caller, send, waiter, repeated)
+            accepted = await self._accept(caller, waiter.task_id, send)
+            if accepted.repeated:
+                repeated()
+            waiter.moves_to(accepted.task.task_id)
             task = await self._whole(accepted, send) if accepted.repeated else accepted.task
             stays = leaving(waiter.dismiss) if leaving else None
             try:
@@ -122,33 +125,38 @@ class TaskManager:
                     stays()
 
     async def stream_message(
-        self, caller: Caller, send: Send, *, repeated: Callable[[], None] = lambda: None
+        self, caller: Caller, send: Send, *, repeated: Callable[[], None] = lambda: None, take: Take = refuse
     ) -> AsyncIterator[Task | Update]:
         """Like `send_message`; yields the task as it was accepted (as it stands, of a repeated send), then its updates until it
-        rests."""
+        rests, but for those that `take` says."""
         self._need_streaming()
-        with self._streams.taken(caller.owner), self._watch.waiter(self._addressed(send)) as waiter:
-            accepted = await self._stored(caller, send, waiter, repeated)
-            task = await self._whole(accepted, send)
-            yield task
-            if task.state.rests:  # the turn was that quick
-                return
-            async for update in self._updates(task, task.last_seq, waiter):
-                yield update
-                if _state(update).rests:
+        with self._streams.taken(caller.owner):
+            async with self._followed(caller, send, repeated) as (accepted, follower):
+                task = await self._whole(accepted, send)
+                yield task
+                if task.state.rests:  # the turn was that quick
                     return
+                updates = follower.updates(task, task.last_seq, ends=_rests, take=take)
+                async for update in updates:
+                    yield update
 
     async def subscribe(
-        self, caller: Caller, task_id: str, *, after: int | None = None, history_length: int | None = None
+        self,
+        caller: Caller,
+        task_id: str,
+        *,
+        after: int | None = None,
+        history_length: int | None = None,
+        take: Take = refuse,
     ) -> AsyncIterator[Task | Update | None]:
-        """The task as it stands, then its updates until it ends, gap-free.
+        """The task as it stands, then its updates until it ends, gap-free, but for those that `take` says.
 
         With `after` (an event's number): no snapshot (but None, as soon as the stream stands), then every update since; also of a
         task that has ended. Without it a task that has ended is `UnsupportedOperation`.
         """
         self._need_streaming()
         found = _known(task_id)
-        with self._streams.taken(caller.owner), self._watch.waiter(found) as waiter:
+        with self._streams.taken(caller.owner), self._feeds.joined(found) as follower:
             length = self._length(history_length) if after is None else 0
             task = await self._storage.load_task(caller.owner, found, history_length=length)
             if after is None and task.state.terminal:
@@ -159,10 +167,8 @@ class TaskManager:
             cursor = task.last_seq if after is None else min(after, task.last_seq)
             if task.state.terminal and cursor == task.last_seq:
                 return
-            async for update in self._updates(task, cursor, waiter):
+            async for update in follower.updates(task, cursor, ends=_terminal, take=take):
                 yield update
-                if _state(update).terminal:
-                    return
 
     def _addressed(self, send: Send) -> UUID:
         """The id of the task that a message is for: its own choice, or a new one. Checks what needs no storage."""
@@ -176,15 +182,21 @@ class TaskManager:
             self._check(send.callback)
         return _known(message.task_id) if message.task_id else new_task_id()
 
-    async def _stored(
-        self, caller: Caller, send: Send, waiter: Waiter, repeated: Callable[[], None]
-    ) -> Accepted:
-        """The message is stored. The place to wait for its task was taken before that: no change can be missed."""
-        accepted = await self._accept(caller, waiter.task_id, send)
-        if accepted.repeated:
-            repeated()
-        waiter.moves_to(accepted.task.task_id)
-        return accepted
+    @asynccontextmanager
+    async def _followed(
+        self, caller: Caller, send: Send, repeated: Callable[[], None]
+    ) -> AsyncIterator[tuple[Accepted, Follower]]:
+        """The message is stored, and a place to follow its task is taken before that: no change can be missed."""
+        task_id = self._addressed(send)
+        with self._feeds.joined(task_id) as follower:
+            accepted = await self._accept(caller, task_id, send)
+            if accepted.repeated:
+                repeated()
+            if accepted.task.task_id == task_id:
+                yield accepted, follower
+                return
+        with self._feeds.joined(accepted.task.task_id) as follower:
+            yield accepted, follower
 
     async def _accept(self, caller: Caller, task_id: UUID, send: Send) -> Accepted:
         """From here on the message is safe. The bell is a courtesy: the sweep rings again for what it missed."""
@@ -274,42 +286,6 @@ class TaskManager:
                 if asyncio.get_running_loop().time() + OUTAGE_PAUSE > deadline:
                     return task
                 await asyncio.sleep(OUTAGE_PAUSE)
-
-    async def _updates(self, task: Task, cursor: int, waiter: Waiter) -> AsyncIterator[Update]:
-        """Every update after `cursor`, for as long as the task exists and the server does not stop."""
-        heard = task.last_seq
-        while not waiter.dismissed:
-            if cursor >= heard:
-                try:
-                    notice = await waiter.beyond(cursor)
-                except TimeoutError:
-                    return  # the client resumes elsewhere
-                if notice.state is None:
-                    return
-                heard = notice.seq
-            events = await self._read(task, cursor, waiter)
-            for event in events:
-                cursor = event.seq
-                if (body := _shown(event)) is not None:
-                    yield Update(
-                        task_id=task.task_id,
-                        context_id=task.context_id,
-                        seq=cursor,
-                        time=event.time,
-                        body=body,
-                    )
-            if not events:  # announced, but not there: cleared meanwhile, or lost in a failover
-                cursor = heard
-
-    async def _read(self, task: Task, cursor: int, waiter: Waiter) -> Sequence[Event]:
-        while not waiter.dismissed:
-            try:
-                return await self._storage.events_since(
-                    task.owner, task.task_id, cursor, limit=EVENTS_PER_READ
-                )
-            except StorageUnavailable:  # an open stream outlives an outage
-                await asyncio.sleep(OUTAGE_PAUSE)
-        return ()
 
     def _length(self, asked: int | None) -> int:
         """How many messages an answer brings: as many as are asked for, within the limit."""
@@ -493,13 +469,9 @@ def _config(task_id: UUID, callback: Callback, key: IdempotencyKey | None = None
     )
 
 
-def _shown(event: Event) -> StatusChange | ArtifactChunk | None:
-    """An event as streams show it. A caller's message is no update; what the agent says in mid-turn comes with a status."""
-    if not isinstance(event.body, Message):
-        return event.body
-    return StatusChange(TaskState.WORKING, event.body) if event.body.role is Role.AGENT else None
+def _rests(update: Update) -> bool:
+    return isinstance(update.body, StatusChange) and update.body.state.rests
 
 
-def _state(update: Update) -> TaskState:
-    """Where a task stands after an update."""
-    return update.body.state if isinstance(update.body, StatusChange) else TaskState.WORKING
+def _terminal(update: Update) -> bool:
+    return isinstance(update.body, StatusChange) and update.body.state.terminal

@@ -82,9 +82,24 @@ class Client:
         """One call; its result. `ServerRefused`; `ServerUnreachable` without another try."""
         try:
             answer = await self._http.post(self.url, json=_request(method, params), timeout=wait)
+            return _result(_decoded(answer))
         except httpx.TransportError as error:
             raise ServerUnreachable(_brief(self.url, error)) from None
-        return _result(_decoded(answer))
+        except _Passing as error:
+            raise ServerUnreachable(str(error)) from None
+
+    async def lacks_worker(self) -> str:
+        """That no worker is alive, in the words of `/readyz` of our own servers, which answers anybody; "" where one is, or
+        nobody knows. `ServerUnreachable`."""
+        server, _, agent = self.url.rstrip("/").partition("/agents/")
+        try:
+            reasons = (await self._http.get(f"{server}/readyz", timeout=10)).json()["reasons"]
+        except httpx.TransportError as error:
+            raise ServerUnreachable(_brief(self.url, error)) from None
+        except (ValueError, KeyError, TypeError):
+            return ""
+        known = ("no worker is alive", f"no worker of the agent {agent} is alive")
+        return next((name for name in known for each in reasons if str(each).startswith(f"{name}:")), "")
 
     async def send(
         self, message: Json, place: Place, *, cut: Callable[[str], None] = lambda why: None

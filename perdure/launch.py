@@ -357,10 +357,15 @@ def _on(number: signal.Signals, handler: Any) -> None:
 
 
 def work(
-    agents: Agents | Agent | None = None, settings: Settings | None = None, *, finds_name: bool = False
+    agents: Agents | Agent | None = None,
+    settings: Settings | None = None,
+    *,
+    finds_name: bool = False,
+    ready: Callable[[str], None] | None = None,
 ) -> None:
     """Run turns of an agent, or of several by their names (None: those that AGENT or AGENTS names) until SIGTERM, then return.
-    `finds_name`: where tasks wait for one of several agents that is called as the only one here, serve those.
+    `finds_name`: where tasks wait for one of several agents that is called as the only one here, serve those. `ready` is called
+    with the worker's id once it takes tasks.
 
     Ends the process as `serve` does."""
     with ending_for_sure(), one_line_errors():
@@ -373,7 +378,8 @@ def work(
             )
         _import_parts(settings)
         main = ours("worker.main")
-        if run(main.work(_loaded(agents, settings), settings, finds_name=finds_name)) == signal.SIGINT:
+        working = main.work(_loaded(agents, settings), settings, finds_name=finds_name, ready=ready)
+        if run(working) == signal.SIGINT:
             raise KeyboardInterrupt
 
 

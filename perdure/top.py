@@ -11,12 +11,12 @@ from textual.binding import Binding, BindingType
 from textual.screen import ModalScreen
 from textual.widgets import DataTable, Footer, Header, Input, Label, Static
 
-from perdure.cli.fleet import how_silent
+from perdure.cli.fleet import DEAD_AFTER, how_silent
 from perdure.cli.forms import ago, lasting, one_line
 from perdure.errors import PerdureError
 from perdure.operating import Operator
 from perdure.owners import shown
-from perdure.storage.operators import TaskFilter, TaskLine, WorkerStatus
+from perdure.storage.operators import TaskFilter, TaskLine, WorkerStatus, by_liveliness
 from perdure.tasks import TaskState
 
 _STYLES = {
@@ -113,7 +113,7 @@ class Top(App[None]):
         try:
             counts, oldest = await storage.waiting()
             page = await storage.find_tasks(TaskFilter(state=_VIEWS[self._view], text=self._text))
-            workers = await storage.list_workers()
+            workers = by_liveliness(await storage.list_workers(), DEAD_AFTER)
         except PerdureError as error:
             self.query_one("#figures", Static).update(f"[bold red]{one_line(str(error), 200)}[/]")
             return
@@ -131,8 +131,8 @@ class Top(App[None]):
             TaskState.AUTH_REQUIRED,
         )
         told = "   ".join(f"{state} [{_STYLES[state]}]{counts.get(state, 0)}[/]" for state in states)
-        used = sum(worker.beat.running for worker in workers)
-        slots = sum(worker.beat.slots for worker in workers)
+        there = [worker.beat for worker in workers if not worker.is_lost(DEAD_AFTER)]
+        used, slots = sum(beat.running for beat in there), sum(beat.slots for beat in there)
         alarm = "bold red" if (oldest or 0) > 60 else "bold"
         shown = _VIEWS[self._view] or "all states"
         wanted = f", with {self._text!r}" if self._text else ""
@@ -240,7 +240,7 @@ def _worker_row(worker: WorkerStatus) -> tuple[Any, ...]:
     from rich.text import Text
 
     beat = worker.beat
-    mark = "draining" if beat.draining or worker.asked_to_drain else ""
+    mark = "draining" if worker.drains else ""
     return (
         beat.worker_id,
         Text(one_line(beat.name, 40)),

@@ -11,16 +11,14 @@ import os
 import shlex
 import signal
 import sys
-import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from perdure.agents import chosen, entries, load_agents
+from perdure.children import Child, Say
 from perdure.launch import require_authentication, run
 from perdure.local import LocalServices, local_services
-from perdure.local.server import LAUNCH
 from perdure.settings import Settings, environment, given, load_settings, wants_colour
 
 # Before any agent is loaded, which puts its folder in front: see `launch._import_parts`.
@@ -29,22 +27,17 @@ from perdure.vault import new_key
 
 COLOURS = (36, 33, 35, 32, 34, 31)
 """Of the prefixes: ANSI's cyan, yellow, magenta, green, blue, red."""
-PATIENCE = 5.0
-"""Seconds that a process gets to stop beyond its own grace; then it is killed."""
-LONGEST_PAUSE = 10.0
-"""Seconds between two starts of a process that keeps dying."""
 TRY_IT = (
     """{"jsonrpc": "2.0", "id": 1, "method": "SendMessage", "params": {"message": """
     """{"messageId": "1", "role": "ROLE_USER", "parts": [{"text": "hello"}]}}}"""
 )
 
-Say = Callable[[str], None]
-
 
 def run_stack(
     agents: Sequence[str], *, workers: int, data_dir: Path | None, port: int | None, insecure: bool = False
 ) -> int:
-    """Run until Ctrl-C (130), SIGTERM (0) or a process says that its settings are wrong (2). ConfigError, StorageUnavailable."""
+    """Run until Ctrl-C (130), SIGTERM (0), a process says that its settings are wrong (2) or one never comes to be ready (1).
+    ConfigError, StorageUnavailable."""
     settings = load_settings(
         storage_type="postgres",
         queue_type="arq",
@@ -88,6 +81,9 @@ def run_stack(
         finally:
             file.unlink(missing_ok=True)
         say("stopping PostgreSQL and Redis")
+    for child in children:  # at the very end: it should not have to be looked for above what the others said
+        for line in child.why_given_up():
+            say(line)
     return code
 
 
@@ -189,109 +185,7 @@ async def _until_stopped(children: Sequence[Child], say: Say) -> int:
             await child.stop()
         await asyncio.gather(*(child.stop() for child in children[1:]))
         await asyncio.gather(*keepers)
-    return asked.result() if asked.done() else 2
-
-
-class Child:
-    """One process that is kept alive. `grace`: the seconds that it takes for itself to stop."""
-
-    def __init__(
-        self, name: str, arguments: Sequence[str], environ: Mapping[str, str], say: Say, grace: float
-    ) -> None:
-        self.name = name
-        self.on_ready: Callable[[str], None] | None = None
-        self._arguments = list(arguments)
-        self._environ = environ
-        self._say = say
-        self._grace = grace
-        self._process: asyncio.subprocess.Process | None = None
-        self._stopping = asyncio.Event()
-
-    async def keep(self, note: Say) -> None:
-        """Start it, and start it again when it dies. Returns when it was stopped, or says (exit code 2) that it never can."""
-        pause = 0.5
-        while not self._stopping.is_set():
-            started = time.monotonic()
-            code = await self._run_once()
-            if self._stopping.is_set() or code == 2:
-                return
-            pause = 0.5 if time.monotonic() - started > LONGEST_PAUSE else pause
-            note(f"{self.name} {_ended(code)}; it is started again in {pause:g} s")
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), pause)
-            pause = min(pause * 2, LONGEST_PAUSE)
-
-    async def stop(self) -> None:
-        """Stop it and wait for its end."""
-        self._stopping.set()
-        self.signal(signal.SIGTERM)
-        if self._process is None:
-            return
-        try:
-            await asyncio.wait_for(self._process.wait(), self._grace + PATIENCE)
-        except TimeoutError:
-            self._say(f"did not stop within {self._grace + PATIENCE:g} s and was killed")
-            self.signal(signal.SIGKILL)
-            await self._process.wait()
-
-    def signal(self, number: signal.Signals) -> None:
-        """Send a signal, if it runs."""
-        if self._process is not None and self._process.returncode is None:
-            with suppress(ProcessLookupError):
-                self._process.send_signal(number)
-
-    async def _run_once(self) -> int:
-        reading, writing = os.pipe()
-        ready = ["--ready-fd", str(writing)] if self.on_ready else []
-        # LAUNCH ties its life to ours. -P: the working directory may hold an author's own `alembic/`.
-        us = [sys.executable, "-I", "-S", "-c", LAUNCH, str(os.getpid()), str(int(signal.SIGTERM)), "0", "0"]
-        try:
-            process = self._process = await asyncio.create_subprocess_exec(
-                *us,
-                *(sys.executable, "-P", "-m", "perdure", *self._arguments, *ready),
-                env=self._environ,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.STDOUT,
-                start_new_session=True,  # Ctrl-C is for us: we stop them in order
-                pass_fds=(writing,),
-            )
-        finally:
-            os.close(writing)
-        self._say(f"started as process {process.pid}")
-        self._hear_ready(reading)
-        if self._stopping.is_set():  # while it was started
-            self.signal(signal.SIGTERM)
-        if process.stdout is not None:
-            await _forward(process.stdout, self._say)
-        return await process.wait()
-
-    def _hear_ready(self, reading: int) -> None:
-        loop = asyncio.get_running_loop()
-
-        def readable() -> None:
-            loop.remove_reader(reading)
-            url = os.read(reading, 1000).decode()
-            os.close(reading)
-            if url and self.on_ready:
-                self.on_ready(url)
-
-        loop.add_reader(reading, readable)
-
-
-def _ended(code: int) -> str:
-    return f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-
-
-async def _forward(stream: asyncio.StreamReader, say: Say) -> None:
-    """Say each line. Not `readline`, which gives up on lines of 64 KiB."""
-    rest = b""
-    while chunk := await stream.read(65_536):
-        *lines, rest = (rest + chunk).split(b"\n")
-        for line in lines:
-            say(line.decode(errors="replace"))
-    if rest:
-        say(rest.decode(errors="replace"))
+    return asked.result() if asked.done() else max(child.given_up for child in children)
 
 
 class Lines:

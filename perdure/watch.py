@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
+from typing import Protocol
 from uuid import UUID
 
 import structlog
@@ -29,6 +30,18 @@ _PAUSE_AFTER_SURPRISE = 1.0
 """Seconds until it listens again after an error that nobody foresaw: it may come again at once, with a traceback each time."""
 
 
+class Waits(Protocol):
+    """Who waits for one task."""
+
+    task_id: UUID
+
+    def heard(self, notice: Notice) -> None:
+        """Called on the event loop for each notice about the task, repeated and stale ones included."""
+
+    def dismiss(self) -> None:
+        """Wait no longer: the process is about to end."""
+
+
 class Watch:
     """Notices for whoever waits in this process."""
 
@@ -37,7 +50,7 @@ class Watch:
         self._queue = queue
         self._refresh_every = refresh
         self._followers: dict[UUID, list[Callable[[Notice], None]]] = {}
-        self._waiters: set[Waiter] = set()
+        self._waiters: set[Waits] = set()
         self._dismissed = False
         self._away = asyncio.Event()
 
@@ -59,14 +72,14 @@ class Watch:
         """A place to wait for the task's next change, while inside (`with`)."""
         return Waiter(self, task_id)
 
-    def enter(self, waiter: Waiter) -> None:
+    def enter(self, waiter: Waits) -> None:
         """It hears from now on."""
         self._waiters.add(waiter)
         self._followers.setdefault(waiter.task_id, []).append(waiter.heard)
         if self._dismissed:
             waiter.dismiss()
 
-    def leave(self, waiter: Waiter) -> None:
+    def leave(self, waiter: Waits) -> None:
         """It hears no more."""
         self._waiters.remove(waiter)
         self._forget(waiter.task_id, waiter.heard)

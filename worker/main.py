@@ -21,8 +21,15 @@ from .slots import Slots
 log = structlog.get_logger(__name__)
 
 
-async def work(agents: Agents, settings: Settings, *, finds_name: bool = False) -> signal.Signals:
-    """Run turns until SIGTERM or Ctrl-C, which of them; a second one ends the grace. Raises StorageUnavailable, ConfigError.
+async def work(
+    agents: Agents,
+    settings: Settings,
+    *,
+    finds_name: bool = False,
+    ready: Callable[[str], None] | None = None,
+) -> signal.Signals:
+    """Run turns until SIGTERM or Ctrl-C, which of them; a second one ends the grace. `ready` is called with the worker's id once
+    it works. Raises StorageUnavailable, ConfigError.
 
     `finds_name`: nobody has said whether the only agent is alone in its deployment. Where tasks wait for one of several that is
     called as it is, and none has come for an only one, it serves those from then on.
@@ -39,17 +46,24 @@ async def work(agents: Agents, settings: Settings, *, finds_name: bool = False) 
 
     _on_signals(stop)
     with suppress(asyncio.CancelledError):
-        name = await _worked(agents, settings, asked, finds_name=finds_name)
+        name = await _worked(agents, settings, asked, finds_name=finds_name, ready=ready)
         if name is not None:
             await _worked({name: agents[ONLY]}, settings, asked)
     return stopped_by[0]
 
 
 async def _worked(
-    agents: Agents, settings: Settings, asked: asyncio.Event, *, finds_name: bool = False
+    agents: Agents,
+    settings: Settings,
+    asked: asyncio.Event,
+    *,
+    finds_name: bool = False,
+    ready: Callable[[str], None] | None = None,
 ) -> str | None:
     """Run turns until it is asked to stop, or the name of the only agent is found out; which."""
     async with working(agents, settings) as slots:
+        if ready:
+            ready(slots.worker.worker_id)
         heard = [] if settings.queue_type == "inline" else slots.each
         bells = [asyncio.create_task(hear(each, settings)) for each in heard]
         name = asyncio.create_task(_name_of(slots.each[0]) if finds_name else _never())

@@ -61,8 +61,10 @@ class Slots:
         return (self,)
 
     def look_after(self, silence: float) -> None:
-        """Look if a slot is free and the bell has not rung for so many seconds; at once where other processes ring no bell."""
-        if self.free and (time.monotonic() - self._rung_at >= silence or not self.worker.queue.shared):
+        """Look if a slot is free and the bell has not rung for so many seconds; at once where other processes ring no bell, or a
+        claim that got no answer may have taken a task."""
+        silent = time.monotonic() - self._rung_at >= silence
+        if self.free and (silent or not self.worker.queue.shared or self.worker.unanswered):
             self.look()
 
     def task_ids(self) -> list[UUID]:

@@ -71,18 +71,25 @@ async def claim_turn(worker: Worker) -> Taken | None:
     if worker.duty.draining:
         return None
     sent = time.monotonic()
-    claimed = await worker.storage.claim_task(
-        worker.worker_id,
-        new_token(),
-        lease=worker.settings.worker.lease,
-        history=worker.settings.turns.history,
-        agent=worker.name,
-    )
+    token, first_sent = worker.unanswered.pop() if worker.unanswered else (new_token(), sent)
+    try:
+        claimed = await worker.storage.claim_task(
+            worker.worker_id,
+            token,
+            lease=worker.settings.worker.lease,
+            history=worker.settings.turns.history,
+            agent=worker.name,
+        )
+    except (
+        StorageUnavailable
+    ):  # it may have taken a task all the same: the next claim asks for that one first
+        worker.unanswered.append((token, first_sent))
+        raise
     metrics.CLAIMS.labels("task" if claimed else "nothing").inc()
     if claimed and claimed.claim.attempt == 1:
         waited = claimed.task.status_timestamp - claimed.task.created_at
         metrics.WAIT.observe(max(waited.total_seconds(), 0.0))
-    return Taken(claimed, sent) if claimed else None
+    return Taken(claimed, first_sent if claimed.again else sent) if claimed else None
 
 
 async def work_on(worker: Worker, taken: Taken, reins: Reins) -> None:

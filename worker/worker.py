@@ -6,6 +6,7 @@ import signal
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from uuid import UUID
 
 import structlog
 
@@ -60,6 +61,8 @@ class Worker:
     deliver: Callable[[], None] = lambda: None
     """Called after a write of a turn, which may have put deliveries into the outbox. Returns at once."""
     duty: Duty = field(default_factory=Duty)
+    unanswered: list[tuple[UUID, float]] = field(default_factory=list, init=False)
+    """Tokens of its agent's claims of which nobody knows what they got, and when they were sent first, on the monotonic clock."""
 
 
 async def ring(queue: Queue, rings: Sequence[Ring]) -> None:

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from functools import partial
 
-from starlette.routing import BaseRoute, Mount, Route
+from starlette.datastructures import Headers
+from starlette.routing import BaseRoute, Match, Mount, Route
+from starlette.types import Scope
 
 from . import actions, assets, live, pages, webhooks
-from .desk import Desk, guarded
+from .desk import Desk, guarded, nowhere
 
 __all__ = ["Desk", "routes"]
 
@@ -52,4 +54,16 @@ def routes(desk: Desk) -> list[BaseRoute]:
             )
             for path, show in shown.items()
         ),
+        _ForBrowsers("/ops/{path:path}", partial(guarded, desk, nowhere)),
     ]
+
+
+class _ForBrowsers(Route):
+    """For people who are lost: programs are answered as at every other path."""
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        accepted = Headers(scope=scope).get("Accept", "") if scope["type"] == "http" else ""
+        # A slash too many is for the router, which leads to the page without it.
+        if "text/html" not in accepted or scope["path"].endswith("/"):
+            return Match.NONE, {}
+        return super().matches(scope)

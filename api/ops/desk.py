@@ -122,6 +122,11 @@ async def guarded(desk: Desk, show: Page, request: Request, *, act: Page | None 
     return response
 
 
+async def nowhere(desk: Desk, request: Request, caller: Caller) -> Response:
+    """For an address at which nothing is."""
+    return trouble(404, "There is no such page", "Its address may be mistyped, or of another version.")
+
+
 def _told(error: PerdureError | HTTPException) -> Response:
     match error:
         case InsufficientScope():

@@ -16,7 +16,7 @@ from perdure.ids import parse_task_id
 from perdure.operating import MOST_AT_ONCE, RETRY_OF, RETRYABLE
 from perdure.owners import ONLY, owner_at
 from perdure.payload import dump_body
-from perdure.storage.operators import COUNTED, SCANNED, SEARCHED, TaskLine
+from perdure.storage.operators import COUNTED, SCANNED, SEARCHED, TaskLine, by_liveliness
 from perdure.storage.webhooks import DeliveryQuery
 from perdure.tasks import Event, StatusChange, Task, TaskState
 from perdure.tracing import trace_ids
@@ -250,7 +250,7 @@ async def failures(desk: Desk, request: Request, caller: Caller) -> Response:
 
 async def workers(desk: Desk, request: Request, caller: Caller) -> Response:
     """Who runs turns."""
-    found = await desk.storage.list_workers()
+    found = by_liveliness(await desk.storage.list_workers(), _silence(desk))
     return await shown(
         desk,
         request,

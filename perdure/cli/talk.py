@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 from uuid import uuid4
 
 from perdure.cli.screen import Screen
+from perdure.cli.waiting import tell_what_it_waits_for
 from perdure.client import Client, Json, Place
 from perdure.errors import PerdureError
 from perdure.notes import SKILL_ID
@@ -74,6 +76,10 @@ class _Talk:
     async def _listened(self, text: str | None) -> int | None:
         """Show what comes until the task rests; an exit code when the person at the keyboard leaves before that."""
         listening = asyncio.create_task(self._listen(text))
+        with self._told_what_it_waits_for():
+            return await self._heard(listening)
+
+    async def _heard(self, listening: asyncio.Task[None]) -> int | None:
         while True:
             interrupted = asyncio.create_task(self._interrupted.wait())
             await asyncio.wait((listening, interrupted), return_when=asyncio.FIRST_COMPLETED)
@@ -86,6 +92,20 @@ class _Talk:
             if left is not None:
                 listening.cancel()
                 return left
+
+    @contextmanager
+    def _told_what_it_waits_for(self) -> Iterator[None]:
+        if not self._screen.has_room:
+            yield
+            return
+        telling = asyncio.create_task(
+            tell_what_it_waits_for(self._client, self._place, self._screen.waits_for)
+        )
+        try:
+            yield
+        finally:
+            telling.cancel()
+            self._screen.waits_for("")
 
     async def _listen(self, text: str | None) -> None:
         if text is None:

@@ -9,16 +9,17 @@ from uuid import UUID
 
 import typer
 
-from perdure.cli.forms import iso, one_line, table, tell
+from perdure.cli.deliveries import answer_of, attempt_as_json, delivery_as_json, delivery_row, second
+from perdure.cli.forms import iso, table, tell
 from perdure.cli.operator import fail, on_storage
 from perdure.cli.options import EXIT_CODES, JsonOption, LimitOption
-from perdure.owners import ONLY, agent_of, caller_of, owner_at
+from perdure.owners import ONLY, owner_at
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from perdure.storage import Storage
-    from perdure.storage.webhooks import Delivery, DeliveryAttempt, DeliveryQuery, Endpoint
+    from perdure.storage.webhooks import DeliveryAttempt, DeliveryQuery, Endpoint
 
 webhooks = typer.Typer(
     name="webhooks",
@@ -59,10 +60,10 @@ def list_deliveries(
     query = _query(owner, agent, task, config, state, since, until)
     page = on_storage(lambda storage: storage.list_deliveries(query, page_size=limit))
     if as_json:
-        print(json.dumps([_as_json(delivery) for delivery in page.deliveries], indent=2))
+        print(json.dumps([delivery_as_json(delivery) for delivery in page.deliveries], indent=2))
         return
     heads = ("DELIVERY", "TASK", "CONFIG", "STATE", "TRIES", "CREATED", "LAST")
-    print(table(heads, [_row(delivery) for delivery in page.deliveries]))
+    print(table(heads, [delivery_row(delivery) for delivery in page.deliveries]))
 
 
 @webhooks.command(epilog=EXIT_CODES)
@@ -76,10 +77,11 @@ def attempts(
     if found is None:
         fail(f"there is no delivery {delivery_id}; old ones are forgotten")
     if as_json:
-        print(json.dumps([_attempt_as_json(attempt) for attempt in found], indent=2))
+        print(json.dumps([attempt_as_json(attempt) for attempt in found], indent=2))
         return
     rows = [
-        (str(each.attempt), _second(each.started_at), f"{each.seconds:.3f} s", _said(each)) for each in found
+        (str(each.attempt), second(each.started_at), f"{each.seconds:.3f} s", answer_of(each))
+        for each in found
     ]
     print(table(("ATTEMPT", "STARTED", "TOOK", "ANSWER"), rows))
 
@@ -136,9 +138,9 @@ def endpoints(as_json: JsonOption = False) -> None:
         (
             each.endpoint,
             str(each.waiting),
-            _second(each.oldest),
+            second(each.oldest),
             str(each.failures),
-            _second(each.open_until),
+            second(each.open_until),
             str(each.disabled),
         )
         for each in found
@@ -219,55 +221,6 @@ def _moment(text: str | None, name: str) -> datetime | None:
     return time.replace(tzinfo=UTC) if time and time.tzinfo is None else time
 
 
-def _row(delivery: Delivery) -> tuple[str, ...]:
-    return (
-        str(delivery.delivery_id),
-        str(delivery.task_id),
-        delivery.config_id or "WEBHOOK_URL",
-        "disabled" if delivery.disabled else delivery.state.value,
-        str(delivery.attempts),
-        _second(delivery.created_at),
-        _said(delivery.last) if delivery.last else "",
-    )
-
-
-def _said(attempt: DeliveryAttempt) -> str:
-    """In one line."""
-    text = f"{attempt.status} {attempt.answer}" if attempt.status else attempt.error
-    return one_line(text)
-
-
-def _as_json(delivery: Delivery) -> dict[str, Any]:
-    return {
-        "deliveryId": str(delivery.delivery_id),
-        "taskId": str(delivery.task_id),
-        "configId": delivery.config_id,
-        "owner": caller_of(delivery.owner),
-        "agent": agent_of(delivery.owner) or None,
-        "event": delivery.seq,
-        "kind": delivery.kind,
-        "state": delivery.state.value,
-        "attempts": delivery.attempts,
-        "createdAt": iso(delivery.created_at),
-        "dueAt": iso(delivery.due_at),
-        "deliveredAt": iso(delivery.delivered_at),
-        "endpoint": delivery.endpoint,
-        "disabled": delivery.disabled,
-        "lastAttempt": _attempt_as_json(delivery.last) if delivery.last else None,
-    }
-
-
-def _attempt_as_json(attempt: DeliveryAttempt) -> dict[str, Any]:
-    return {
-        "attempt": attempt.attempt,
-        "startedAt": iso(attempt.started_at),
-        "seconds": round(attempt.seconds, 3),
-        "status": attempt.status,
-        "error": attempt.error,
-        "answer": attempt.answer,
-    }
-
-
 def _endpoint_as_json(endpoint: Endpoint) -> dict[str, Any]:
     return {
         "endpoint": endpoint.endpoint,
@@ -277,7 +230,3 @@ def _endpoint_as_json(endpoint: Endpoint) -> dict[str, Any]:
         "openUntil": iso(endpoint.open_until),
         "disabled": endpoint.disabled,
     }
-
-
-def _second(time: datetime | None) -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S") if time else ""

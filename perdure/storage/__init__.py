@@ -141,6 +141,8 @@ class ClaimedTurn:
     """Seconds until the task's deadline."""
     trace_contexts: Sequence[str] = ()
     """Of the requests that brought its messages, the newest last; the last `TRACED`."""
+    again: bool = False
+    """Whether its token got it before, so that a part of its lease is over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -359,7 +361,7 @@ class Storage(Folding, Keys, Operators, Retention, Webhooks, Protocol):
         tasks in the order in which they were sent. None when nothing is.
 
         It becomes `working` (an event) with attempt + 1, a lease of `lease` seconds for `holder` (a worker's id), and the
-        context's slot. The same `token` again returns the same turn.
+        context's slot. The same `token` again returns the same turn, with what is left of its lease.
         """
 
     async def renew_claims(self, claims: Sequence[Claim], lease: float) -> Mapping[Claim, Held]:

@@ -6,7 +6,7 @@ Task ids sort by the time at which they were made, so "newest" needs no index of
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
@@ -23,6 +23,8 @@ SCANNED = 100_000
 """How many tasks a page of a search looks through at most; its `next` goes on from there."""
 SEARCHED = 10_000
 """The same for a search in texts and errors."""
+SHOWN_WHEN_LOST = 3600
+"""Seconds for which a worker that was lost is told of."""
 COUNTED = 10_000
 """Counting what matches stops here."""
 SAMPLED = 2_000
@@ -64,6 +66,23 @@ class WorkerStatus:
         """It has not beaten for `after` seconds, and yet keeps its tasks: leases are renewed by a thread, beats come from the
         event loop. So the process lives, and a handler holds its loop. One that died loses its leases."""
         return self.renews and self.silent > after
+
+    def is_lost(self, after: float) -> bool:
+        """It has not beaten for `after` seconds and keeps no task: it ended, and not in order."""
+        return self.silent > after and not self.renews
+
+    @property
+    def drains(self) -> bool:
+        """It begins no more turns, or is about to hear that it should not."""
+        return self.beat.draining or self.asked_to_drain
+
+
+def by_liveliness(workers: Iterable[WorkerStatus], after: float) -> list[WorkerStatus]:
+    """First who works, a blocked one as well, then who drains, then who has been lost, the last one first."""
+    return sorted(
+        workers,
+        key=lambda each: (2, each.silent) if each.is_lost(after) else (1 if each.drains else 0, 0.0),
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -269,7 +288,8 @@ class Operators(Protocol):
         """Newest last failure first."""
 
     async def list_workers(self) -> Sequence[WorkerStatus]:
-        """Those that gave a sign of life in the last day and did not end in order, the oldest start first."""
+        """Those that did not end in order, the oldest start first: of those that hold no task, who gave a sign of life in the
+        last `SHOWN_WHEN_LOST` seconds."""
 
     async def ask_to_drain(self, worker_id: str, drain: bool) -> bool:
         """Its next beat is told. False for one that is not known."""

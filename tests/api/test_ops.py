@@ -293,3 +293,25 @@ async def test_the_server_that_stops_ends_open_pages() -> None:
         answer = await front.http.get("/ops/live")
         assert answer.status_code == 200
         assert "changed" not in answer.text
+
+
+# ---------------------------------------------------------------------- where nothing is
+
+
+@pytest.mark.parametrize("path", ["/ops/nowhere", "/ops/tasks/nothing", "/ops/a/b/c", "/ops/workers/x/drain"])
+async def test_a_browser_at_a_wrong_address_is_led_back(path: str) -> None:
+    async with opened_front() as front:
+        page = await front.http.get(path, headers={"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"})
+        assert page.status_code == 404
+        assert "There is no such page" in page.text
+        assert 'href="/ops"' in page.text
+        assert "Content-Security-Policy" in page.headers
+        program = await front.http.get(path, headers={"Accept": "*/*"})
+        assert program.status_code in (400, 404, 405)
+        assert program.headers["Content-Type"] == "application/json"
+
+
+async def test_a_slash_too_many_leads_to_the_page() -> None:
+    async with opened_front() as front:
+        found = await front.http.get("/ops/workers/", headers={"Accept": "text/html"}, follow_redirects=True)
+        assert (found.status_code, found.url.path) == (200, "/ops/workers")

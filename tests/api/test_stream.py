@@ -237,7 +237,7 @@ async def test_a_place_that_is_no_number_is_refused(front: Front, place: str) ->
 
 
 async def test_long_logs_are_read_in_pages(front: Front, monkeypatch: Any) -> None:
-    monkeypatch.setattr("api.task_manager.EVENTS_PER_READ", 3)
+    monkeypatch.setattr("api.feeds.EVENTS_PER_READ", 3)
     chunks = [chunk(str(number)) for number in range(10)]
     front.plays(lambda turn: {"state": TaskState.COMPLETED, "new_artifacts": chunks})
     async with front.live("SendStreamingMessage", {"message": message()}, **NEW) as client:
@@ -253,7 +253,7 @@ async def test_a_stream_ends_when_its_conversation_is_cleared(front: Front) -> N
 
 
 async def test_an_open_stream_outlives_an_outage_of_the_database(front: Front, monkeypatch: Any) -> None:
-    monkeypatch.setattr("api.task_manager.OUTAGE_PAUSE", 0.001)
+    monkeypatch.setattr("api.feeds.OUTAGE_PAUSE", 0.001)
     read, failures = front.storage.events_since, iter(range(3))
 
     async def flaky(*arguments: Any, **options: Any) -> Any:

@@ -12,7 +12,16 @@ from perdure.errors import TaskNotFound
 from perdure.fingerprints import fingerprint
 from perdure.ids import first_id_at, new_task_id
 from perdure.storage import ClaimedTurn, Storage
-from perdure.storage.operators import Attempt, Failure, OperatorAction, TaskFilter, Why, WorkerBeat
+from perdure.storage.operators import (
+    SHOWN_WHEN_LOST,
+    Attempt,
+    Failure,
+    OperatorAction,
+    TaskFilter,
+    Why,
+    WorkerBeat,
+    by_liveliness,
+)
 from perdure.tasks import StatusChange, TaskState
 from tests.support.storages import Clock
 from tests.support.stories import (
@@ -374,6 +383,36 @@ async def test_a_silent_worker_that_keeps_its_task_is_blocked_and_one_that_lost_
     await clock.expire_lease(id_of(turn))
     [worker] = await storage.list_workers()
     assert not replace(worker, silent=3601.0).is_blocked(3600)
+
+
+async def test_who_works_stands_before_who_drains_and_who_was_lost(storage: Storage, clock: Clock) -> None:
+    for name in ("lost long ago", "lost", "drains", "asked to drain", "works"):
+        await storage.beat(_beat(worker_id=name, draining=name == "drains"))
+    await storage.ask_to_drain("asked to drain", True)
+    await clock.age_worker("lost long ago", 1000)
+    await clock.age_worker("lost", 100)
+    found = by_liveliness(await storage.list_workers(), 30)
+    assert [each.beat.worker_id for each in found] == [
+        "works",
+        "drains",
+        "asked to drain",
+        "lost",
+        "lost long ago",
+    ]
+
+
+async def test_a_lost_worker_is_told_of_for_an_hour_and_one_that_holds_a_task_always(
+    storage: Storage, clock: Clock
+) -> None:
+    await started(storage)
+    for name in ("worker-1", "lost", "long lost"):
+        await storage.beat(_beat(worker_id=name))
+    await clock.age_worker("worker-1", 2 * SHOWN_WHEN_LOST)
+    await clock.age_worker("lost", SHOWN_WHEN_LOST - 60)
+    await clock.age_worker("long lost", SHOWN_WHEN_LOST + 1)
+    found = by_liveliness(await storage.list_workers(), 30)
+    assert [each.beat.worker_id for each in found] == ["worker-1", "lost"]
+    assert found[0].is_blocked(30)
 
 
 async def test_a_worker_hears_at_its_next_beat_that_it_should_drain(storage: Storage) -> None:

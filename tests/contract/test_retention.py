@@ -132,6 +132,7 @@ async def test_what_has_not_ended_or_is_held_stays(storage: Storage, clock: Cloc
     await age(storage, clock, working, id_of(canceled), waiting)
     assert await prune(storage, working, id_of(canceled), waiting, new_task_id()) == Pruned()
     await storage.release_task(canceled.claim, reason="canceled")
+    await age(storage, clock, id_of(canceled))
     assert (await prune(storage, id_of(canceled))).tasks == {id_of(canceled): TaskState.CANCELED}
 
 
@@ -243,6 +244,17 @@ async def test_what_comes_back_stands_before_what_was_brought_along_anew(
     assert await storage.restore_task(shelf.records[0])
     context = await storage.load_context(ME, "talk")
     assert [message.text for message in context.messages] == ["hello", "brought", "as well"]
+
+
+async def test_what_is_put_back_is_kept_as_long_as_what_ends_then(storage: Storage, clock: Clock) -> None:
+    task_id = await old(storage, clock)
+    shelf = Shelf()
+    assert list((await prune(storage, task_id, archive=shelf)).tasks) == [task_id]
+    assert await storage.restore_task(shelf.records[0])
+    assert not (await prune(storage, task_id)).tasks
+    assert (await storage.load_task(ME, task_id)).task_id == task_id
+    await age(storage, clock, task_id)
+    assert list((await prune(storage, task_id)).tasks) == [task_id]
 
 
 # ---------------------------------------------------------------------- in the same moment
@@ -419,6 +431,7 @@ async def test_a_task_comes_back_as_it_was(storage: Storage, clock: Clock) -> No
         assert now == was
     assert [await storage.restore_task(record) for record in shelf.records] == [False] * 3
     assert await seen() == after
+    await age(storage, clock, before_it, task_id, behind_it)
     pruned = await prune(storage, before_it, task_id, behind_it)
     assert (len(pruned.tasks), pruned.contexts) == (3, 1)
 

@@ -16,7 +16,7 @@ import pytest
 from tests.support.processes import PERDURE, ROOT, Server, finished, serving, surroundings
 from tests.support.proxy import proxied
 
-from .conftest import AGENTS
+from .conftest import AGENTS, Stack
 
 EXAMPLES = ROOT / "examples"
 
@@ -197,3 +197,52 @@ def test_ctrl_c_asks_whether_to_leave_or_to_cancel(
         assert screen.ended() == code
         [task] = server.call("tasks/list", {})["tasks"]
         assert task["status"]["state"] == state
+
+
+# ---------------------------------------------------------------------- what it waits for
+
+
+def test_a_task_tells_that_no_worker_is_alive_and_then_its_answer(stack: Stack, tmp_path: Path) -> None:
+    server, _ = stack.front_door()
+    with terminal(tmp_path, "send", "hello", "--to", server.url) as screen:
+        screen.until("waits: no worker is alive")
+        stack.worker()
+        screen.until("HELLO")
+        assert screen.ended() == 0
+
+
+def test_a_task_tells_which_attempt_comes_when(stack: Stack, tmp_path: Path) -> None:
+    server, _ = stack.front_door(AGENT=str(AGENTS / "closed.py"))
+    stack.worker(AGENT=str(AGENTS / "closed.py"))
+    with terminal(tmp_path, "send", "hello", "--to", server.url) as screen:
+        screen.until("attempt 2 of 4 in ")
+        screen.until(" s (The bank is closed.)")
+        [task] = server.call("tasks/list", {})["tasks"]
+    with terminal(tmp_path, "tasks", "tail", task["id"], "--to", server.url) as screen:
+        screen.until("attempt 2 of 4 in ")
+
+
+def test_a_task_tells_how_many_of_its_conversation_come_first(stack: Stack, tmp_path: Path) -> None:
+    server, _ = stack.front_door()
+    stack.worker()
+    gate = stack.gate("first")
+    server.send(str(gate.path), blocking=False, contextId="talk")
+    server.send("second", blocking=False, contextId="talk")
+    gate.begun()
+    with terminal(tmp_path, "send", "third", "--context", "talk", "--to", server.url) as screen:
+        screen.until("waits: 2 tasks of this conversation before it")
+        gate.open()
+        screen.until("THIRD")
+        assert screen.ended() == 0
+
+
+def test_programs_are_not_told_what_a_task_waits_for(stack: Stack, tmp_path: Path) -> None:
+    """The task waits for longer than people wait to be told."""
+    server, _ = stack.front_door(AGENT=str(AGENTS / "closed.py"))
+    stack.worker(AGENT=str(AGENTS / "closed.py"))
+    result = send(tmp_path, server, "for 3 s")
+    assert (result.returncode, result.stdout, result.stderr) == (0, "open\n", "")
+    with terminal(tmp_path, "send", "for 3 s", "--json", "--to", server.url) as screen:
+        assert screen.ended() == 0
+    lines = [json.loads(line) for line in screen.shown.splitlines()]
+    assert lines[-1]["statusUpdate"]["status"]["state"] == "TASK_STATE_COMPLETED"

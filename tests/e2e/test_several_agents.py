@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,6 +20,9 @@ from a2a.types import a2a_pb2 as pb
 from a2a.utils.errors import TaskNotFoundError
 
 from perdure.local import LocalServices, local_services
+from perdure.settings import StorageSettings
+from perdure.storage.postgres import PostgresStorage
+from perdure.storage.postgres.moving import FIRST, Key
 from tests.support.processes import PERDURE, Server, finished, surroundings, text_of
 
 from .conftest import AGENTS, Stack, at, until
@@ -257,3 +262,75 @@ async def test_the_official_client_streams(fleet: str) -> None:
         client = ClientFactory(ClientConfig(streaming=True, httpx_client=http)).create(card)
         heard = [response async for response in client.send_message(request("one two"))]
     assert heard[-1].status_update.status.state == pb.TaskState.TASK_STATE_COMPLETED
+
+
+# ---------------------------------------------------------------------- from one agent to several
+
+
+def named(stack: Stack) -> None:
+    """What is started from now on serves the same agent, as one of several."""
+    del stack.settings["AGENT"]
+    stack.settings["AGENTS"] = f"gated={AGENTS / 'gated.py'}"
+
+
+def test_an_only_agents_tasks_become_those_of_one_of_several(stack: Stack) -> None:
+    def moved(*options: str) -> dict[str, Any]:
+        env = surroundings(**stack.settings)
+        command = [PERDURE, "tasks", "move", "gated", "--yes", "--json", *options]
+        ended = finished(command, cwd=stack.folder, env=env)
+        assert ended.returncode == 0, ended.stderr
+        return dict(json.loads(ended.stdout))
+
+    server, _ = stack.front_door()
+    stack.worker()
+    gate = stack.gate("gate")
+    asked = server.send("weather", contextId="talk")
+    running = server.send(str(gate.path), blocking=False)["id"]
+    gate.begun()
+    assert moved("--dry-run") == {"conversations": 2, "tasks": 2, "dryRun": True}
+    assert moved() == {"conversations": 1, "tasks": 1, "busy": 1, "namesakes": 0}
+    server.send("weather", contextId="talk")
+    gate.open()
+    until(lambda: at(server, running, "completed"))
+    assert moved() == {"conversations": 1, "tasks": 1, "busy": 0, "namesakes": 1}
+    assert server.post("tasks/get", {"id": asked["id"]}).json()["error"]["code"] == -32001
+
+    named(stack)
+    front, _ = stack.front_door()
+    gated = stack.at_agent(front, "gated")
+    stack.worker()
+    assert at(gated, running, "completed")
+    answered = gated.send("Lisbon", taskId=asked["id"], contextId="talk")
+    assert answered["status"]["state"] == "completed"
+    assert text_of(answered).endswith(" / Lisbon")
+
+
+def test_tasks_are_moved_while_they_are_sent_and_run(stack: Stack) -> None:
+    server, _ = stack.front_door()
+    stack.worker()
+    named(stack)
+    stack.worker()
+
+    async def move(sent: Future[list[str]]) -> None:
+        storage = PostgresStorage(stack.services.database_url, StorageSettings())
+        await storage.open()
+        try:
+            while not sent.done() or (await storage.count_of_only_agent())[0]:
+                place: Key | None = FIRST
+                while place is not None:
+                    place = (await storage.move_to_agent("gated", after=place, limit=3)).last
+        finally:
+            await storage.close()
+
+    def send() -> list[str]:
+        return [server.send(f"number {number}", blocking=False)["id"] for number in range(60)]
+
+    with ThreadPoolExecutor(1) as client:
+        sent = client.submit(send)
+        asyncio.run(move(sent))
+    until(lambda: not stack.rows("SELECT FROM tasks WHERE state <> 'completed'"))
+    assert len(stack.rows("SELECT FROM tasks WHERE agent = 'gated'")) == 60
+    for task_id in sent.result():
+        task = stack.task(task_id)
+        assert (task["attempt"], task["crashes"]) == (1, 0)
+        stack.log_is_whole(task_id)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from contextlib import ExitStack
 from copy import deepcopy
 
 import httpx
@@ -71,6 +72,29 @@ def test_a_stream_is_resumed_where_the_log_was_folded(stack: Stack, binding: str
         assert (before.text, before.state) == (words(NUMBER), "completed")
     task = server.call("tasks/get", {"id": client.task_id})
     assert text_of(task) == words(NUMBER)
+
+
+def test_streams_of_every_binding_say_the_same(stack: Stack) -> None:
+    """Over real connections, which updates are written to directly."""
+    talking(stack)
+    server, _ = stack.front_door()
+    stack.worker()
+    gate, sender = stack.gate("gate"), Listener()
+    with ExitStack() as streams:
+        own = streams.enter_context(sender.sends(server, f"{NUMBER} {gate.path}"))
+        next(own)
+        followers = [Listener(binding) for binding in BINDINGS]
+        for follower in followers:
+            follower.task_id, follower.frames = sender.task_id, [(0, {})]
+        texts = [streams.enter_context(follower.resumes(server)) for follower in followers]
+        gate.begun()
+        gate.open()
+        for text in [own, *texts]:
+            list(text)
+    for follower in followers:
+        assert (follower.text, follower.state) == (words(NUMBER), "completed")
+        assert [number for number, _ in follower.frames[1:]] == [number for number, _ in sender.frames[1:]]
+    assert followers[0].frames[1:] == sender.frames[1:]
 
 
 def test_a_front_door_that_stops_ends_its_streams_in_order(stack: Stack) -> None:

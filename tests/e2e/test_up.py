@@ -152,6 +152,38 @@ def test_a_front_door_that_cannot_start_stops_everything(folder: Path) -> None:
         assert "stopping PostgreSQL and Redis" in second.stdout
 
 
+@pytest.mark.timeout(180)  # as many starts of Python
+def test_a_front_door_that_always_dies_at_its_start_is_given_up(folder: Path) -> None:
+    (folder / "agent.py").write_text(f"""
+import os, sys
+if "serve" in sys.argv:
+    print("no licence for this machine", flush=True)
+    os._exit(7)
+{AGENT}""")
+    command = [PERDURE, "up", "agent.py", "--workers", "1", "--port", "0", "--data-dir", "data"]
+    with started(command, cwd=folder) as process:
+        told, _ = process.communicate()
+        assert process.returncode == 1
+    said = [line.partition(" | ")[2] for line in told.splitlines()]
+    assert said.count("no licence for this machine") == 5  # four times by itself, and once more at the end
+    assert said[-3:] == [
+        "stopping PostgreSQL and Redis",
+        "front door ended with exit code 7, 4 times in a row before it was ready. Its last words:",
+        "no licence for this machine",
+    ]
+
+
+@pytest.mark.timeout(180)  # six starts of Python, one after the other
+def test_a_worker_that_dies_at_work_is_always_started_again(folder: Path) -> None:
+    with stack(folder) as up, closing(Server(up.process, up.url)) as server:
+        for _ in range(4):  # as often as one is started that never comes to be ready
+            server.send("hello")
+            os.kill(up.pid("worker 1"), signal.SIGKILL)
+            up.hears(r"worker 1 was ended by SIGKILL; it is started again in ")
+            up.hears(r"worker 1 +\| .*worker\.started")
+        assert up.stop(signal.SIGTERM) == 0
+
+
 def test_whoever_stops_reading_stops_it(folder: Path) -> None:
     with stack(folder) as first:
         assert first.process.stdout is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 from collections.abc import Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -184,6 +185,33 @@ def test_a_slow_receiver_delays_no_task_and_no_other_receiver(pushing: Stack, as
         until(lambda: len(quick_one.heard) == 3)
         assert (len(slow_one.heard), slow_one.most) == (2, 2)
         aside.run(opened())
+
+
+def test_an_operator_sees_with_a_task_what_was_told_to_its_webhook(pushing: Stack, aside: Aside) -> None:
+    server, _ = pushing.front_door()
+    pushing.worker()
+    env = surroundings(**pushing.settings)
+
+    def shown(*options: str) -> str:
+        command = [PERDURE, "tasks", "show", task_id, *options]
+        return finished(command, cwd=pushing.folder, env=env).stdout
+
+    with aside.receiver(status(200)) as receiver:
+        receiver.reply = status(503)
+        task_id = send(server, receiver, "hello")
+        until(lambda: pushing.rows("SELECT FROM webhook_attempts WHERE status = 503") != [])
+        told = json.loads(shown("--json"))["deliveries"]
+        text = shown()
+    assert [each["state"] for each in told] == ["delivered", "waiting", "waiting"]
+    assert [each["lastAttempt"] and each["lastAttempt"]["status"] for each in told] == [200, 503, None]
+    origin = receiver.url.rpartition("/")[0]
+    rows = [line.split() for line in text.splitlines() if line.startswith(origin)]
+    assert [row[:3] for row in rows] == [
+        [origin, str(told[0]["event"]), "delivered"],
+        [origin, str(told[1]["event"]), "waiting"],
+        [origin, str(told[2]["event"]), "waiting"],
+    ]
+    assert "503" in rows[1]
 
 
 def test_gone_is_the_end_until_it_is_enabled(pushing: Stack, aside: Aside) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 from uuid import UUID
@@ -37,6 +37,9 @@ class Clock(Protocol):
 
     async def age_key(self, key_id: str, by: float) -> None:
         """Everything about an API key was so many seconds earlier."""
+
+    async def age_worker(self, worker_id: str, by: float) -> None:
+        """Its last sign of life was so many seconds earlier."""
 
     async def set_status_time(self, task_ids: Collection[UUID], time: datetime) -> None:
         """They all took their status at `time`."""
@@ -98,6 +101,7 @@ class MemoryClock:
     def __init__(self, storage: MemoryStorage) -> None:
         self._ledger = storage._ledger
         self._keys = storage._keys
+        self._workers = storage._workers
 
     async def expire_lease(self, task_id: UUID, ago: float = DAY) -> None:
         row = self._ledger.tasks[task_id]
@@ -132,9 +136,14 @@ class MemoryClock:
             if (time := getattr(row, name)) is not None:
                 setattr(row, name, time - timedelta(seconds=by))
 
+    async def age_worker(self, worker_id: str, by: float) -> None:
+        sign = self._workers[worker_id]
+        self._workers[worker_id] = replace(sign, time=sign.time - timedelta(seconds=by))
+
     async def set_status_time(self, task_ids: Collection[UUID], time: datetime) -> None:
         for task_id in task_ids:
-            self._ledger.tasks[task_id].status_timestamp = time
+            row = self._ledger.tasks[task_id]
+            row.status_timestamp, row.dispatched_at = time, min(row.dispatched_at, time)
 
     async def pass_webhooks(self, task_id: UUID, seconds: float) -> None:
         passed, outbox = timedelta(seconds=seconds), self._ledger.outbox
@@ -187,9 +196,13 @@ class PostgresClock:
         change = ", ".join(f"{name} = {name} - make_interval(secs => $2)" for name in names)
         await self._connection.execute(f"UPDATE api_keys SET {change} WHERE key_id = $1", key_id, by)
 
+    async def age_worker(self, worker_id: str, by: float) -> None:
+        change = "beat_at = beat_at - make_interval(secs => $2)"
+        await self._connection.execute(f"UPDATE workers SET {change} WHERE worker_id = $1", worker_id, by)
+
     async def set_status_time(self, task_ids: Collection[UUID], time: datetime) -> None:
         for task_id in task_ids:
-            await self._set("status_timestamp = $2", task_id, time)
+            await self._set("status_timestamp = $2, dispatched_at = LEAST(dispatched_at, $2)", task_id, time)
 
     async def pass_webhooks(self, task_id: UUID, seconds: float) -> None:
         passed = "- make_interval(secs => $2)"

@@ -220,7 +220,8 @@ class MemoryStorage(Contexts, Belongings, Counts, Folding, Keys, Operators, Rete
         self, holder: str, token: UUID, *, lease: float, history: int = 200, agent: str = ONLY
     ) -> ClaimedTurn | None:
         with self._lock:
-            row = self._held_with(token) or self._take(holder, token, lease, agent)
+            mine = self._held_with(token)
+            row = mine or self._take(holder, token, lease, agent)
             if row is None:
                 return None
             row.unread = False
@@ -234,6 +235,7 @@ class MemoryStorage(Contexts, Belongings, Counts, Folding, Keys, Operators, Rete
                 steps=row.stored_steps(),
                 deadline=deadline,
                 trace_contexts=row.trace_contexts,
+                again=mine is not None,
             )
 
     def _held_with(self, token: UUID) -> TaskRow | None:

@@ -20,6 +20,7 @@ from perdure.storage.operators import (
     HEAD,
     SAMPLED,
     SEARCHED,
+    SHOWN_WHEN_LOST,
     Attempt,
     Failure,
     FailureGroup,
@@ -202,7 +203,7 @@ class Operators(Locked):
                     renews=sign.beat.worker_id in renewing,
                 )
                 for sign in signs
-                if now - sign.time < timedelta(days=1)
+                if held[sign.beat.worker_id] or now - sign.time < timedelta(seconds=SHOWN_WHEN_LOST)
             ]
 
     async def ask_to_drain(self, worker_id: str, drain: bool) -> bool:

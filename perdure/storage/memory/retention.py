@@ -47,7 +47,7 @@ class Retention(Locked):
             found = [
                 EndedTask(row.task_id, row.state, ago, row.last_seq, row.trimmed)
                 for row in rows
-                if (ago := (now - row.status_timestamp).total_seconds()) >= older_than
+                if (ago := (now - row.ended_at).total_seconds()) >= older_than
             ]
             more = len(ids) == window and self._ledger.tasks[ids[-1]].created_at <= now - timedelta(
                 seconds=older_than
@@ -86,7 +86,7 @@ class Retention(Locked):
         return [
             row
             for row in self._free(task_ids)
-            if row.state in ages and row.status_timestamp <= now - timedelta(seconds=ages[row.state])
+            if row.state in ages and row.ended_at <= now - timedelta(seconds=ages[row.state])
         ]
 
     def _free(self, task_ids: Sequence[UUID]) -> list[TaskRow]:
@@ -105,7 +105,7 @@ class Retention(Locked):
         with self._lock:
             before = self._ledger.now() - timedelta(seconds=ended_for)
             found = (self._ledger.finished.get(task_id) for task_id in task_ids)
-            rows = [row for row in found if row and not row.trimmed and row.status_timestamp <= before]
+            rows = [row for row in found if row and not row.trimmed and row.ended_at <= before]
             due = [row for row in rows if not any(line.parcels for line in row.webhooks.values())]
             for row in due:
                 row.trim()
@@ -147,7 +147,7 @@ class Retention(Locked):
         with self._lock:
             if record.task.task_id in self._ledger.tasks:
                 return False
-            self._ledger.put_back(_row_of(record), record.limits)
+            self._ledger.put_back(_row_of(record, self._ledger.now()), record.limits)
             return True
 
     async def forget_actions(self, *, older_than: float, limit: int = 1000) -> int:
@@ -204,7 +204,7 @@ async def _archived(
     return done
 
 
-def _row_of(record: TaskRecord) -> TaskRow:
+def _row_of(record: TaskRecord, now: datetime) -> TaskRow:
     task = record.task
     row = TaskRow(
         task_id=task.task_id,
@@ -214,7 +214,7 @@ def _row_of(record: TaskRecord) -> TaskRow:
         created_at=task.created_at,
         metadata=to_json(dict(task.metadata)),
         due_at=task.created_at,
-        dispatched_at=task.created_at,
+        dispatched_at=now,
         status_timestamp=task.status_timestamp,
         updated_at=task.updated_at,
         state=task.state,

@@ -264,6 +264,11 @@ class TaskRow:
         in_vain = min(max(self.dispatch - self.attempt - 1, 0), MOST_BACKOFF)
         return self.dispatched_at < now - timedelta(seconds=idle * 2**in_vain)
 
+    @property
+    def ended_at(self) -> datetime:
+        """When it ended, or was put back, which counts as its last ring: nobody puts a task back to have it deleted at once."""
+        return max(self.status_timestamp, self.dispatched_at)
+
     def standing(self, claim: Claim) -> Held:
         """What a holder of `claim` is told."""
         if not (self.held and self.is_of(claim)):

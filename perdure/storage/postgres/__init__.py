@@ -29,6 +29,7 @@ from perdure.storage.postgres.database import Database
 from perdure.storage.postgres.folding import Folding
 from perdure.storage.postgres.keys import Keys
 from perdure.storage.postgres.limits import Limits
+from perdure.storage.postgres.moving import Moving
 from perdure.storage.postgres.operators import Operators
 from perdure.storage.postgres.records import dumps, message_json
 from perdure.storage.postgres.retention import Retention
@@ -54,6 +55,7 @@ class PostgresStorage(
     Folding,
     Keys,
     Limits,
+    Moving,
     Operators,
     Retention,
     Webhooks,

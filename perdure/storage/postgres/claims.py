@@ -88,8 +88,8 @@ WITH mine AS (
                jsonb_build_object('status', jsonb_build_object('state', 'TASK_STATE_WORKING')), updated_at, lease_holder
           FROM claimed),
     turns AS (
-        SELECT * FROM claimed UNION ALL SELECT * FROM mine)
-SELECT r.held_up, {TASK}, t.position, t.turns, t.status_seq, t.lease_token, t.trace_contexts,
+        SELECT *, false AS again FROM claimed UNION ALL SELECT *, true FROM mine)
+SELECT r.held_up, {TASK}, t.position, t.turns, t.status_seq, t.lease_token, t.trace_contexts, t.again,
        CASE WHEN t.position = 1 AND t.last_seq = 2 THEN (
             SELECT e.payload FROM task_events e WHERE e.task_id = t.task_id AND e.seq = 1) END AS opening
   FROM (SELECT EXISTS (SELECT FROM refused) AS held_up) r LEFT JOIN turns t ON true
@@ -211,6 +211,7 @@ def _turn(
         steps=steps or {},
         deadline=row["deadline"],
         trace_contexts=row["trace_contexts"] or (),
+        again=row["again"],
     )
 
 

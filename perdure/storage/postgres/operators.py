@@ -19,6 +19,7 @@ from perdure.storage.operators import (
     SAMPLED,
     SCANNED,
     SEARCHED,
+    SHOWN_WHEN_LOST,
     Attempt,
     Failure,
     FailureGroup,
@@ -128,13 +129,16 @@ SELECT f.fingerprint, (array_agg(f.error_class ORDER BY f.created_at DESC))[1] A
   FROM (SELECT * FROM task_failures ORDER BY created_at DESC LIMIT $1) f JOIN tasks t ON t.task_id = f.task_id
  GROUP BY f.fingerprint ORDER BY last_seen DESC, f.fingerprint LIMIT $2
 """
-LIST_WORKERS = """
+LIST_WORKERS = f"""
 SELECT w.*, extract(epoch FROM clock_timestamp() - w.beat_at)::float8 AS silent,
-       (SELECT coalesce(array_agg(t.task_id ORDER BY t.task_id), '{}') FROM tasks t
+       (SELECT coalesce(array_agg(t.task_id ORDER BY t.task_id), '{{}}') FROM tasks t
          WHERE t.lease_token IS NOT NULL AND t.lease_holder = w.worker_id) AS tasks,
        EXISTS (SELECT FROM tasks t WHERE t.lease_token IS NOT NULL AND t.lease_holder = w.worker_id
                                      AND t.lease_until > clock_timestamp()) AS renews
-  FROM workers w WHERE w.beat_at > clock_timestamp() - interval '1 day' ORDER BY w.started_at, w.worker_id LIMIT 1000
+  FROM workers w
+ WHERE w.beat_at > clock_timestamp() - interval '{SHOWN_WHEN_LOST} s'
+    OR EXISTS (SELECT FROM tasks t WHERE t.lease_token IS NOT NULL AND t.lease_holder = w.worker_id)
+ ORDER BY w.started_at, w.worker_id LIMIT 1000
 """
 ASK_TO_DRAIN = "UPDATE workers SET asked_to_drain = $2 WHERE worker_id = $1 RETURNING worker_id"
 RECORD_ACTION = """

@@ -66,7 +66,8 @@ _RESTORE = """
 INSERT INTO tasks (task_id, owner, context_id, position, state, status_message, status_timestamp, status_seq, metadata, attempt,
                    lost_attempts, failures, crashes, last_seq, priority, parallel, limit_keys, streamed, trimmed,
                    trace_contexts, agent, due_at, dispatched_at, created_at, updated_at)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $22, $22, $23)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22,
+        clock_timestamp(), $22, $23)
 """
 _RESTORE_EVENT = """
 INSERT INTO task_events (task_id, seq, first_seq, kind, attempt, payload, created_at, worker)

@@ -24,13 +24,17 @@ from perdure.storage.postgres.statements import TERMINAL
 from perdure.storage.retention import FIRST, WINDOW, Archive, EndedTask, EndedTasks, Pruned, TaskRecord
 from perdure.tasks import TaskState
 
+# When a task ended, or was put back by `perdure import`, which counts as its last ring (see `restoring`): nobody puts a task
+# back to have it deleted at the next look.
+ENDED_AT = "GREATEST(t.status_timestamp, t.dispatched_at)"
+
 # $1 after, $2 how many, $3 seconds
 ENDED = f"""
 SELECT t.task_id, t.state, t.last_seq AS events, t.trimmed,
-       extract(epoch FROM clock_timestamp() - t.status_timestamp)::float8 AS ago,
+       extract(epoch FROM clock_timestamp() - {ENDED_AT})::float8 AS ago,
        t.created_at <= clock_timestamp() - make_interval(secs => $3) AS old,
        t.state IN {TERMINAL} AND t.lease_token IS NULL
-           AND t.status_timestamp <= clock_timestamp() - make_interval(secs => $3) AS ended
+           AND {ENDED_AT} <= clock_timestamp() - make_interval(secs => $3) AS ended
   FROM (SELECT * FROM tasks WHERE task_id > $1 ORDER BY task_id LIMIT $2) t ORDER BY t.task_id
 """
 
@@ -38,7 +42,7 @@ SELECT t.task_id, t.state, t.last_seq AS events, t.trimmed,
 LOCK = f"""
 SELECT t.task_id FROM tasks t JOIN unnest($2::text[], $3::float8[]) AS a(state, age) ON a.state = t.state
  WHERE t.task_id = ANY ($1) AND t.state IN {TERMINAL} AND t.lease_token IS NULL
-   AND t.status_timestamp <= clock_timestamp() - make_interval(secs => a.age)
+   AND {ENDED_AT} <= clock_timestamp() - make_interval(secs => a.age)
  ORDER BY t.task_id FOR UPDATE OF t SKIP LOCKED
 """
 # $1 task_ids
@@ -94,7 +98,7 @@ TRIM = f"""
 WITH held AS (
         SELECT t.task_id, t.lost_attempts, t.status_seq FROM tasks t
          WHERE t.task_id = ANY ($1) AND NOT t.trimmed AND t.state IN {TERMINAL} AND t.lease_token IS NULL
-           AND t.status_timestamp <= clock_timestamp() - make_interval(secs => $2)
+           AND {ENDED_AT} <= clock_timestamp() - make_interval(secs => $2)
            AND NOT EXISTS (SELECT FROM webhook_deliveries d WHERE d.task_id = t.task_id)
          ORDER BY t.task_id FOR NO KEY UPDATE SKIP LOCKED),
     log AS (

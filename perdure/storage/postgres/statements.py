@@ -464,7 +464,8 @@ ON CONFLICT (worker_id) DO UPDATE
        loop_lag = excluded.loop_lag, counters = excluded.counters, beat_at = clock_timestamp()
 RETURNING asked_to_drain
 """
-FORGET_WORKER = "DELETE FROM workers WHERE worker_id = $1"
+# And those that never came to say that they end: nobody else does.
+FORGET_WORKER = "DELETE FROM workers WHERE worker_id = $1 OR beat_at < clock_timestamp() - interval '7 days'"
 # $1 seconds, $2 agent or null
 WORKERS_ALIVE = """
 SELECT count(*) FROM workers WHERE beat_at > clock_timestamp() - make_interval(secs => $1) AND NOT draining
