@@ -45,6 +45,15 @@ SELECT 'submitted' AS state, count(*) AS tasks FROM tasks WHERE state = 'submitt
 UNION ALL SELECT 'working', count(*) FROM tasks WHERE lease_token IS NOT NULL AND state = 'working'
 UNION ALL SELECT state, count(*) FROM tasks WHERE state IN ('input-required', 'auth-required') GROUP BY state
 """
+# The same of named agents: what waits for them has an index of its own.
+OPEN_BY_AGENT = """
+SELECT agent, 'submitted' AS state, count(*) AS tasks FROM tasks
+ WHERE state = 'submitted' AND lease_token IS NULL AND agent <> '' GROUP BY agent
+UNION ALL SELECT agent, 'working', count(*) FROM tasks
+           WHERE lease_token IS NOT NULL AND state = 'working' AND agent <> '' GROUP BY agent
+UNION ALL SELECT agent, state, count(*) FROM tasks
+           WHERE state IN ('input-required', 'auth-required') AND agent <> '' GROUP BY agent, state
+"""
 # $1 how many
 ENDED_COUNTS = f"""
 SELECT state, count(*) AS tasks FROM (SELECT state FROM tasks ORDER BY task_id DESC LIMIT $1) t
@@ -179,6 +188,10 @@ class Operators(Statements):
         counts = await self._rows(OPEN_COUNTS)
         oldest = await self._row(OLDEST_WAITING)
         return {TaskState(row["state"]): row["tasks"] for row in counts}, oldest["oldest"] if oldest else None
+
+    async def open_by_agent(self) -> Mapping[tuple[str, TaskState], int]:
+        rows = await self._rows(OPEN_BY_AGENT)
+        return {(row["agent"], TaskState(row["state"])): row["tasks"] for row in rows}
 
     async def find_tasks(
         self, wanted: TaskFilter, *, page_size: int = 50, before: UUID | None = None
