@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from itertools import groupby
 from operator import itemgetter
 from typing import Any
@@ -12,18 +13,31 @@ import orjson
 
 from perdure.kept import Kept
 from perdure.owners import agent_of
-from perdure.payload import Json, dump_message, load_artifact, load_body, load_chunk, load_message
+from perdure.payload import Json, dump_body, dump_message, load_artifact, load_body, load_chunk, load_message
 from perdure.storable import require_storable
 from perdure.storage import Claim, Context, Feedback
 from perdure.storage.views import last, task_conversation
-from perdure.tasks import Artifact, ArtifactChunk, Event, Message, Ring, Task, TaskState, fold_chunks
+from perdure.tasks import (
+    Artifact,
+    ArtifactChunk,
+    Event,
+    Message,
+    Ring,
+    StatusChange,
+    Task,
+    TaskState,
+    fold_chunks,
+)
 
 Row = Mapping[str, Any]
 _STATES = {state.value: state for state in TaskState}
+_EMPTY: Mapping[type, str] = {dict: "{}", list: "[]"}
 
 
 def dumps(value: Any) -> str:
     """JSON text for a jsonb parameter. `ValueError` for what no storage keeps."""
+    if not value and type(value) in _EMPTY:  # most of what may be said is not
+        return _EMPTY[type(value)]
     require_storable(value)
     return orjson.dumps(value).decode()
 
@@ -33,9 +47,26 @@ def message_json(message: Message | None) -> str | None:
     return None if message is None else dumps(dump_message(message))
 
 
+def status_json(state: TaskState, message: Message | None, metadata: Mapping[str, Any] | None) -> str:
+    """A status as a jsonb parameter."""
+    if message is None and not metadata:
+        return _bare_status(state)
+    return dumps(dump_body(StatusChange(state, message, metadata or {}))[1])
+
+
+@cache
+def _bare_status(state: TaskState) -> str:
+    return dumps(dump_body(StatusChange(state))[1])
+
+
 def task_of(row: Row) -> Task:
     """A row of LOAD or LIST: the task with its log folded into history and artifacts."""
-    said, chunks = _told_apart(row["kinds"] or (), row["payloads"] or ())
+    return task_with(row, row["kinds"] or (), row["payloads"] or ())
+
+
+def task_with(row: Row, kinds: Sequence[str], payloads: Sequence[str]) -> Task:
+    """The same, with its log apart from the row."""
+    said, chunks = _told_apart(kinds, payloads)
     status_message = row["status_message"]
     return Task(
         task_id=row["task_id"],
