@@ -96,7 +96,7 @@ def create_app(
             Route(
                 "/readyz", partial(health.readyz, storage, queue, settings, tuple(sides) if several else ())
             ),
-            Route("/metrics", Metrics(storage, queue, settings).__call__),
+            Route("/metrics", Metrics(storage, queue, settings, tuple(sides) if several else ()).__call__),
             *(ops.routes(desk) if settings.ops.enabled else ()),
             *others,
         ],

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from perdure import metrics
 from perdure.errors import QueueUnavailable, SchemaMismatch, StorageUnavailable
+from perdure.owners import ONLY
 from perdure.pruning import Rules
 from perdure.queue import Queue
 from perdure.settings import Settings
 from perdure.storage import Storage
+from perdure.tasks import TaskState
 
 from .auth import OPERATE, require
 from .health import MISSED_BEATS
@@ -25,9 +28,11 @@ FRESH = 2.0
 class Metrics:
     """The endpoint."""
 
-    def __init__(self, storage: Storage, queue: Queue, settings: Settings) -> None:
+    def __init__(self, storage: Storage, queue: Queue, settings: Settings, agents: Sequence[str]) -> None:
+        """`agents`: the names of several."""
         self._storage = storage
         self._queue = queue
+        self._agents = agents
         self._alive = settings.worker.beat_interval * MISSED_BEATS
         self._walled = sees_one_owner(settings)
         self._retains = bool(Rules.of(settings.retention))
@@ -48,6 +53,7 @@ class Metrics:
             return
         try:
             counts, oldest = await self._storage.waiting()
+            named = await self._storage.open_by_agent() if self._agents else {}
             workers = await self._storage.list_workers()
             endpoints = await self._storage.list_endpoints()
             pruned = await self._storage.retention_age()
@@ -56,8 +62,7 @@ class Metrics:
             metrics.STORAGE_UP.set(0)
             return
         metrics.STORAGE_UP.set(1)
-        for state in metrics.OPEN_STATES:
-            metrics.TASKS.labels(state.value).set(counts.get(state, 0))
+        self._tell_tasks(counts, named)
         metrics.OLDEST_WAITING.set(oldest or 0.0)
         metrics.RETENTION_AGE.set((self._retains and pruned) or 0.0)
         metrics.WEBHOOKS_WAITING.set(sum(each.waiting for each in endpoints))
@@ -71,6 +76,17 @@ class Metrics:
         used = sum(beat.running for beat in alive)
         metrics.WORKER_SLOTS.labels("true").set(used)
         metrics.WORKER_SLOTS.labels("false").set(sum(beat.slots for beat in alive) - used)
+
+    def _tell_tasks(
+        self, counts: Mapping[TaskState, int], named: Mapping[tuple[str, TaskState], int]
+    ) -> None:
+        """What is no named agent's is an only one's: looked at a moment earlier, so that it may be off by as much."""
+        agents = {*self._agents, *(agent for agent, _ in named)}
+        for state in metrics.OPEN_STATES:
+            of_named = {agent: named.get((agent, state), 0) for agent in agents}
+            rest = max(counts.get(state, 0) - sum(of_named.values()), 0)
+            for agent, count in {ONLY: rest, **of_named}.items():
+                metrics.TASKS.labels(state.value, agent).set(count)
 
     async def _look_at_queue(self) -> None:
         try:

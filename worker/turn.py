@@ -88,7 +88,7 @@ async def claim_turn(worker: Worker) -> Taken | None:
     metrics.CLAIMS.labels("task" if claimed else "nothing").inc()
     if claimed and claimed.claim.attempt == 1:
         waited = claimed.task.status_timestamp - claimed.task.created_at
-        metrics.WAIT.observe(max(waited.total_seconds(), 0.0))
+        metrics.wait_of(worker.name).observe(max(waited.total_seconds(), 0.0))
     return Taken(claimed, first_sent if claimed.again else sent) if claimed else None
 
 
@@ -124,8 +124,9 @@ async def work_on(worker: Worker, taken: Taken, reins: Reins) -> None:
                 await outbox.close()
             ended = await _recorded(worker, taken.claimed, outbox, reins, outcome)
             spans.ended(span, ended)
-            metrics.ATTEMPTS.labels(ended).inc()
-            metrics.RUN.labels(ended).observe(time.monotonic() - taken.sent)
+            count, seconds = metrics.turns_of(worker.name, ended)
+            count.inc()
+            seconds.observe(time.monotonic() - taken.sent)
 
 
 def _named(worker: Worker) -> dict[str, str]:

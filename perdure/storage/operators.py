@@ -257,6 +257,9 @@ class Operators(Protocol):
     async def waiting(self) -> tuple[Mapping[TaskState, int], float | None]:
         """`Figures.counts` without those that have ended, and `Figures.oldest_waiting`: cheap enough for every few seconds."""
 
+    async def open_by_agent(self) -> Mapping[tuple[str, TaskState], int]:
+        """How many tasks that have not ended each of several agents has, by name and state: as cheap."""
+
     async def find_tasks(
         self, wanted: TaskFilter, *, page_size: int = 50, before: UUID | None = None
     ) -> TaskLines:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from prometheus_client.parser import text_string_to_metric_families
 from pydantic import SecretStr
 
+from perdure.owners import owner_at
 from perdure.settings import AuthSettings, WorkerSettings
 from perdure.storage.operators import WorkerBeat
 from tests.api.front import opened_front
-from tests.support.stories import started
+from tests.support.stories import ME, started, submit
 
 KEY = "k" * 40
 
@@ -31,14 +32,23 @@ async def test_the_fleet_is_told() -> None:
         answer = await front.http.get("/metrics")
         samples = _samples(answer.text)
         assert answer.headers["Content-Type"].startswith("text/plain")
-        assert samples["perdure_tasks", "submitted"] == 1
-        assert samples["perdure_tasks", "working"] == 0
+        assert samples["perdure_tasks", "", "submitted"] == 1
+        assert samples["perdure_tasks", "", "working"] == 0
         assert samples["perdure_oldest_waiting_seconds",] >= 0
         assert samples["perdure_workers", "false"] == 1
         assert samples["perdure_worker_slots", "true"] == 1
         assert samples["perdure_worker_slots", "false"] == 3
         assert samples["perdure_storage_up",] == 1
         assert samples["perdure_queue_up",] == 1
+
+
+async def test_open_tasks_are_told_by_agent() -> None:
+    async with opened_front(agents=("weather", "travel")) as front:
+        for owner in (ME, owner_at("weather", ME)):
+            await submit(front.storage, "hi", owner=owner)
+        samples = _samples((await front.http.get("/metrics")).text)
+        assert [samples["perdure_tasks", "submitted", name] for name in ("travel", "weather")] == [0, 1]
+        assert samples["perdure_tasks", "", "submitted"] == 1
 
 
 async def test_a_worker_that_keeps_its_task_and_gives_no_sign_is_counted() -> None:

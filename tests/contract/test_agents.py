@@ -205,6 +205,13 @@ async def test_operators_look_at_the_tasks_of_one_agent(storage: Storage) -> Non
     assert await found(agent="nobody's") == set()
 
 
+async def test_open_tasks_are_counted_by_agent(storage: Storage) -> None:
+    for owner in (ME, AT_A, AT_B, owner_at("a", SOMEONE_ELSE)):
+        await submit(storage, "hello", owner=owner)
+    await storage.claim_task("worker", new_token(), lease=60, agent="b")
+    assert dict(await storage.open_by_agent()) == {("a", TaskState.SUBMITTED): 2, ("b", TaskState.WORKING): 1}
+
+
 async def test_workers_are_counted_by_whom_they_serve(storage: Storage) -> None:
     await storage.beat(WorkerBeat(worker_id="1", slots=1, running=0, version="1", agents=("a", "b")))
     await storage.beat(

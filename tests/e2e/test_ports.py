@@ -31,11 +31,15 @@ def test_operators_and_probes_have_ports_of_their_own(stack: Stack) -> None:
     task = door.send(str(gate.path), blocking=False)
     gate.begun()
     assert "perdure_slots_used 1.0" in httpx.get(f"{probe}/metrics").text
-    assert 'perdure_tasks{state="working"} 1.0' in httpx.get(f"{theirs}/metrics").text
+    assert 'perdure_tasks{agent="",state="working"} 1.0' in httpx.get(f"{theirs}/metrics").text
     assert task["id"] in httpx.get(f"{theirs}/ops/tasks").text
     stack.services.redis.kill()
     until(lambda: httpx.get(f"{probe}/readyz").json()["status"] == "degraded")
     gate.open()
-    until(lambda: 'perdure_attempts_total{outcome="completed"} 1.0' in httpx.get(f"{probe}/metrics").text)
+    until(
+        lambda: (
+            'perdure_attempts_total{agent="",outcome="completed"} 1.0' in httpx.get(f"{probe}/metrics").text
+        )
+    )
     worker.signal(signal.SIGTERM)
     assert worker.ended() == 0

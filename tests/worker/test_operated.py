@@ -63,13 +63,13 @@ async def test_what_an_agent_says_itself_is_a_failure_too(shop: Shop) -> None:
 
 
 async def test_turns_are_counted(shop: Shop) -> None:
-    before = _value("perdure_attempts_total", outcome="completed")
-    waited = _value("perdure_task_wait_seconds_count")
+    before = _value("perdure_attempts_total", outcome="completed", agent="")
+    waited = _value("perdure_task_wait_seconds_count", agent="")
     claims = _value("perdure_claims_total", result="task")
     await shop.run(lambda messages: "done")
-    assert _value("perdure_attempts_total", outcome="completed") == before + 1
-    assert _value("perdure_turn_run_seconds_count", outcome="completed") >= 1
-    assert _value("perdure_task_wait_seconds_count") == waited + 1
+    assert _value("perdure_attempts_total", outcome="completed", agent="") == before + 1
+    assert _value("perdure_turn_run_seconds_count", outcome="completed", agent="") >= 1
+    assert _value("perdure_task_wait_seconds_count", agent="") == waited + 1
     assert _value("perdure_claims_total", result="task") == claims + 1
 
 

@@ -83,6 +83,11 @@ class Operators(Locked):
             counts = {state: count for state, count in self._counts().items() if not state.terminal}
             return counts, self._oldest_waiting(self._ledger.now())
 
+    async def open_by_agent(self) -> Mapping[tuple[str, TaskState], int]:
+        with self._lock:
+            rows = [row for row in self._ledger.tasks.values() if not row.state.terminal and row.agent]
+            return Counter((row.agent, row.state) for row in rows)
+
     def _counts(self) -> Mapping[TaskState, int]:
         return Counter(row.state for row in self._ledger.tasks.values())
 

@@ -29,7 +29,8 @@ from perdure.vault import Vault
 # $9 expiries or null, $10 deadlines or null, $11 agents, $12 idempotency keys or null, $13 their fingerprints, $14 trace contexts
 # or null. Left out, for SUBMIT to say why: what is there already, whose key is taken, and whose policy is to reject where the
 # context is busy.
-# Keys are locked before contexts, as a single send does it. One that rejects is alone with its context in a batch.
+# Keys are locked before contexts, as a single send does it. One that rejects is alone with its context in a batch. The events
+# come after the tasks, whose owner the second wall asks for.
 SUBMIT_ALL = f"""
 WITH asked AS (
         SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::jsonb[], $5::jsonb[], $6::text[], $7::int[], $8::float8[],
@@ -60,27 +61,28 @@ WITH asked AS (
          WHERE (c.running_task IS NULL AND c.waiting = 0)
             OR NOT EXISTS (SELECT FROM lines l WHERE l.rejects AND l.owner = c.owner AND l.context_id = c.context_id)
         RETURNING owner, context_id, last_position, waiting, running_task, updated_at AS now),
-    ranks AS (
+    ranks AS MATERIALIZED (
         SELECT f.owner, f.priority, {sql.rank("f.owner", "f.priority", "f.agent")} AS rank
           FROM (SELECT DISTINCT owner, agent, priority FROM fresh) f),
+    placed AS MATERIALIZED (
+        SELECT f.*, line.now, line.last_position - f.tasks + f.nth AS position, ranks.rank + f.later AS rank,
+               f.delay = 0 AND (f.parallel OR (f.ahead = 1 AND line.waiting = f.waits AND line.running_task IS NULL)) AS first
+          FROM fresh f JOIN line ON line.context_id = f.context_id AND line.owner = f.owner
+          JOIN ranks ON ranks.owner = f.owner AND ranks.priority = f.priority),
     task AS (
         INSERT INTO tasks (task_id, owner, context_id, position, metadata, last_seq, message_seq, dispatch,
                            due_at, dispatched_at, status_timestamp, created_at, updated_at,
                            priority, rank, parallel, expires_at, deadline_at, agent, trace_contexts)
-        SELECT f.task_id, f.owner, f.context_id, line.last_position - f.tasks + f.nth, f.metadata, 1, 1, 1,
-               now + make_interval(secs => f.delay), now, now, now, now,
-               f.priority, ranks.rank + f.later, f.parallel,
-               now + make_interval(secs => f.expires), now + make_interval(secs => f.deadline), f.agent,
-               CASE WHEN f.trace_context IS NOT NULL THEN ARRAY[f.trace_context] END
-          FROM fresh f JOIN line ON line.owner = f.owner AND line.context_id = f.context_id
-          JOIN ranks ON ranks.owner = f.owner AND ranks.priority = f.priority
-        RETURNING task_id, owner, context_id, created_at),
+        SELECT task_id, owner, context_id, position, metadata, 1, 1, 1,
+               now + make_interval(secs => delay), now, now, now, now,
+               priority, rank, parallel, now + make_interval(secs => expires), now + make_interval(secs => deadline), agent,
+               CASE WHEN trace_context IS NOT NULL THEN ARRAY[trace_context] END
+          FROM placed
+        RETURNING task_id),
     event AS (
         INSERT INTO task_events (task_id, seq, first_seq, kind, attempt, payload, created_at)
-        SELECT t.task_id, 1, 1, 'message', 0, f.message, t.created_at FROM task t JOIN fresh f ON f.task_id = t.task_id)
-SELECT f.place, t.created_at,
-       f.delay = 0 AND (f.parallel OR (f.ahead = 1 AND line.waiting = f.waits AND line.running_task IS NULL)) AS first
-  FROM fresh f JOIN task t ON t.task_id = f.task_id JOIN line ON line.owner = t.owner AND line.context_id = t.context_id
+        SELECT task_id, 1, 1, 'message', 0, message, now FROM placed WHERE (SELECT count(*) FROM task) > 0)
+SELECT place, now AS created_at, first FROM placed
 """
 
 

@@ -39,7 +39,7 @@ _BEST = "b.priority DESC, b.rank, b.due_at, b.task_id"
 # has just begun.
 CLAIM = f"""
 WITH mine AS (
-        SELECT t.* FROM unnest($2::uuid[]) AS asked(token) CROSS JOIN LATERAL (
+        SELECT t.*, 0 AS waiting FROM unnest($2::uuid[]) AS asked(token) CROSS JOIN LATERAL (
                SELECT * FROM tasks WHERE lease_token = asked.token AND state = 'working' OFFSET 0) t),
     asked AS (
         SELECT a.holder, a.token, a.lease, row_number() OVER (ORDER BY a.ord) AS place
@@ -77,15 +77,15 @@ WITH mine AS (
                last_seq = t.last_seq + 1, status_seq = t.last_seq + 1, status_message = NULL,
                status_timestamp = a.now, updated_at = a.now
           FROM allowed a WHERE t.task_id = a.task_id
-        RETURNING t.*),
+        RETURNING t.*, a.waiting),
     slot AS (
-        UPDATE contexts c SET running_task = t.task_id, waiting = a.waiting - 1
-          FROM claimed t JOIN allowed a ON a.task_id = t.task_id
+        UPDATE contexts c SET running_task = t.task_id, waiting = t.waiting - 1
+          FROM claimed t
          WHERE c.owner = t.owner AND c.context_id = t.context_id AND NOT t.parallel),
     event AS (
         INSERT INTO task_events (task_id, seq, first_seq, kind, attempt, payload, created_at, worker)
         SELECT task_id, last_seq, last_seq, 'status', attempt,
-               jsonb_build_object('status', jsonb_build_object('state', 'TASK_STATE_WORKING')), updated_at, lease_holder
+               '{{"status": {{"state": "TASK_STATE_WORKING"}}}}'::jsonb, updated_at, lease_holder
           FROM claimed),
     turns AS (
         SELECT *, false AS again FROM claimed UNION ALL SELECT *, true FROM mine)

@@ -26,7 +26,8 @@ SELECT c.context_id, c.owner, c.metadata, c.created_at, c.updated_at, c.last_pos
 # $1 owner, $2 rows, $3 $4 cursor or null
 LIST_CONTEXTS = """
 SELECT c.context_id, c.owner, c.metadata, c.created_at, c.updated_at, '{}'::uuid[] AS task_ids FROM contexts c
- WHERE c.owner = $1 AND ($3::timestamptz IS NULL OR (c.updated_at, c.context_id) < ($3, $4::text))
+ WHERE c.owner = $1 AND c.updated_at > '-infinity'
+   AND (c.updated_at, c.context_id) < (coalesce($3::timestamptz, 'infinity'), coalesce($4::text, ''))
  ORDER BY c.updated_at DESC, c.context_id DESC LIMIT $2
 """
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from perdure.storage import IdempotencyKey, TaskCounts
 from perdure.storage.postgres.base import Statements
-from perdure.storage.postgres.statements import TAKEN_KEY
+from perdure.storage.postgres.statements import TAKEN_KEY, all_of
 from perdure.storage.postgres.wall import NOBODY, across
 from perdure.tasks import TaskState
 
@@ -12,8 +12,8 @@ _OPEN = ", ".join(f"'{state}'" for state in TaskState if not state.terminal)
 
 # $1 owner, $2 cap
 COUNT_OWN = f"""
-SELECT (SELECT count(*) FROM (SELECT FROM tasks WHERE owner = $1 AND state IN ({_OPEN}) LIMIT $2) t) AS open,
-       (SELECT count(*) FROM (SELECT FROM tasks WHERE owner = $1 AND state = 'submitted' LIMIT $2) t) AS waiting
+SELECT (SELECT count(*) FROM (SELECT FROM tasks WHERE {all_of("$1")} AND state IN ({_OPEN}) LIMIT $2) t) AS open,
+       (SELECT count(*) FROM (SELECT FROM tasks WHERE {all_of("$1")} AND state = 'submitted' LIMIT $2) t) AS waiting
 """
 # $1 cap. The condition is that of ix_tasks_due.
 COUNT_WAITING = across(

@@ -19,7 +19,7 @@ SELECT limit_key FROM concurrency_limits WHERE limit_key > $1 AND running = 0
 # $1 keys. The conditions are those of indexes: nothing is read of tasks that have ended.
 FORGET_UNUSED = """
 WITH open AS (
-        SELECT limit_keys FROM tasks WHERE state = 'submitted'
+        SELECT limit_keys FROM tasks WHERE state = 'submitted' AND lease_token IS NULL
          UNION ALL SELECT limit_keys FROM tasks WHERE state IN ('input-required', 'auth-required')
          UNION ALL SELECT limit_keys FROM tasks WHERE lease_token IS NOT NULL),
     named AS (

@@ -41,9 +41,18 @@ _ENDED = "('completed', 'failed', 'canceled', 'rejected')"
 
 # Each of them is in a small index of its own; only what has ended is not.
 OPEN_COUNTS = """
-SELECT 'submitted' AS state, count(*) AS tasks FROM tasks WHERE state = 'submitted'
+SELECT 'submitted' AS state, count(*) AS tasks FROM tasks WHERE state = 'submitted' AND lease_token IS NULL
 UNION ALL SELECT 'working', count(*) FROM tasks WHERE lease_token IS NOT NULL AND state = 'working'
 UNION ALL SELECT state, count(*) FROM tasks WHERE state IN ('input-required', 'auth-required') GROUP BY state
+"""
+# The same of named agents: what waits for them has an index of its own.
+OPEN_BY_AGENT = """
+SELECT agent, 'submitted' AS state, count(*) AS tasks FROM tasks
+ WHERE state = 'submitted' AND lease_token IS NULL AND agent <> '' GROUP BY agent
+UNION ALL SELECT agent, 'working', count(*) FROM tasks
+           WHERE lease_token IS NOT NULL AND state = 'working' AND agent <> '' GROUP BY agent
+UNION ALL SELECT agent, state, count(*) FROM tasks
+           WHERE state IN ('input-required', 'auth-required') AND agent <> '' GROUP BY agent, state
 """
 # $1 how many
 ENDED_COUNTS = f"""
@@ -146,7 +155,8 @@ INSERT INTO operator_actions (action_id, actor, action, target, result) VALUES (
 ON CONFLICT (action_id) DO UPDATE SET result = excluded.result
 """
 LIST_ACTIONS = """
-SELECT * FROM operator_actions WHERE $1::uuid IS NULL OR action_id < $1 ORDER BY action_id DESC LIMIT $2
+SELECT * FROM operator_actions WHERE action_id <= coalesce($1::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
+   AND action_id IS DISTINCT FROM $1 ORDER BY action_id DESC LIMIT $2
 """
 
 
@@ -179,6 +189,10 @@ class Operators(Statements):
         counts = await self._rows(OPEN_COUNTS)
         oldest = await self._row(OLDEST_WAITING)
         return {TaskState(row["state"]): row["tasks"] for row in counts}, oldest["oldest"] if oldest else None
+
+    async def open_by_agent(self) -> Mapping[tuple[str, TaskState], int]:
+        rows = await self._rows(OPEN_BY_AGENT)
+        return {(row["agent"], TaskState(row["state"])): row["tasks"] for row in rows}
 
     async def find_tasks(
         self, wanted: TaskFilter, *, page_size: int = 50, before: UUID | None = None
@@ -269,7 +283,7 @@ SELECT count(*) FROM (SELECT FROM ({scan} LIMIT {_bound(wanted)}) t WHERE {_REST
 # ---------------------------------------------------------------------- searching
 
 _INDEXED = {
-    TaskState.SUBMITTED: "state = 'submitted'",
+    TaskState.SUBMITTED: "state = 'submitted' AND lease_token IS NULL",
     TaskState.WORKING: "lease_token IS NOT NULL AND state = 'working'",
     TaskState.INPUT_REQUIRED: "state IN ('input-required', 'auth-required') AND state = 'input-required'",
     TaskState.AUTH_REQUIRED: "state IN ('input-required', 'auth-required') AND state = 'auth-required'",

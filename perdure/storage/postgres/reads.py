@@ -15,7 +15,7 @@ from perdure.storage.folding import is_inside, whole
 from perdure.storage.postgres.base import Statements
 from perdure.storage.postgres.lanes import Lane
 from perdure.storage.postgres.records import Row, event_of, task_of
-from perdure.storage.postgres.statements import TASK, log_of, said_in
+from perdure.storage.postgres.statements import TASK, all_of, log_of, said_in
 from perdure.storage.postgres.wall import NOBODY, across
 from perdure.tasks import ArtifactChunk, Event, Notice, Task, TaskState
 
@@ -55,11 +55,11 @@ NOTICES = across(
 # page has a plan of its own
 LIST = f"""
 SELECT {TASK}, log.* FROM tasks t {log_of("$3::bigint", "$4::boolean")}
- WHERE t.owner = $1 {{where}}
+ WHERE {all_of("$1", "t")} {{where}}
  ORDER BY t.status_timestamp DESC, t.task_id DESC LIMIT $2
 """
 # $1 owner, $2 cap
-COUNT = "SELECT count(*) FROM (SELECT FROM tasks t WHERE t.owner = $1 {where} LIMIT $2) counted"
+COUNT = f"SELECT count(*) FROM (SELECT FROM tasks t WHERE {all_of('$1', 't')} {{where}} LIMIT $2) counted"
 
 # What was said in contexts up to a turn. $1 owners, $2 context_ids, $3 positions, $4 task_ids, $5 last_seqs of the turns' tasks,
 # $6 messages
@@ -144,7 +144,7 @@ class Reads(Statements):
             first = len(given) + 5
             after = f" AND (t.status_timestamp, t.task_id) < (${first}::timestamptz, ${first + 1}::uuid)"
             position = (query.after.time, UUID(query.after.key))
-        statement = LIST.replace("{where}", _numbered(where, 5) + after)
+        statement = LIST.replace("{where}", numbered(where, 5) + after)
         rows = await self._rows(
             statement,
             query.owner,
@@ -156,7 +156,7 @@ class Reads(Statements):
             owner=query.owner,
         )
         total = await self._row(
-            COUNT.replace("{where}", _numbered(where, 3)), query.owner, TOTAL_CAP, *given, owner=query.owner
+            COUNT.replace("{where}", numbered(where, 3)), query.owner, TOTAL_CAP, *given, owner=query.owner
         )
         tasks = [task_of(row) for row in rows[: query.page_size]]
         more = len(rows) > query.page_size
@@ -184,5 +184,6 @@ def _filters(query: TaskQuery) -> tuple[list[str], tuple[Any, ...]]:
     return [condition for condition, _ in given], tuple(value for _, value in given)
 
 
-def _numbered(conditions: Sequence[str], first: int) -> str:
+def numbered(conditions: Sequence[str], first: int) -> str:
+    """As more conditions of a WHERE, their parameters from `$first` on."""
     return "".join(f" AND {text.replace('{n}', f'${first + n}')}" for n, text in enumerate(conditions))

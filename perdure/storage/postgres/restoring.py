@@ -40,6 +40,7 @@ SELECT a.* FROM webhook_attempts a JOIN webhook_deliveries d ON d.delivery_id = 
  WHERE d.task_id = $1 ORDER BY a.delivery_id, a.attempt
 """
 _MANY = 1_000_000
+_DELIVERIES = DELIVERIES.replace("{where}", "AND d.task_id = $4")
 
 # $1 owner, $2 context_id, $3 position, $4 created_at, $5 updated_at. A conversation that has begun anew meanwhile has
 # younger entries at places such as this task's: then this one goes before them all.
@@ -96,8 +97,7 @@ async def record_of(connection: Any, task_id: UUID) -> TaskRecord | None:
     bare, lost = task_of(row), list(row["lost_attempts"])
     history = task_history(events, lost, row["status_seq"])
     attempts = await connection.fetch(_ATTEMPTS, task_id)
-    asked = (None, task_id, None, None, None, None, None, _MANY, None, None)
-    deliveries = await connection.fetch(DELIVERIES, *asked)
+    deliveries = await connection.fetch(_DELIVERIES, _MANY, None, None, task_id)
     return TaskRecord(
         task=replace(bare, history=tuple(history), artifacts=task_artifacts(events, lost)),
         position=row["position"],

@@ -20,7 +20,7 @@ from perdure.errors import TaskNotFound
 from perdure.ids import parse_task_id
 from perdure.storage.postgres.base import Statements
 from perdure.storage.postgres.restoring import record_of, restore
-from perdure.storage.postgres.statements import TERMINAL
+from perdure.storage.postgres.statements import TERMINAL, all_of
 from perdure.storage.retention import FIRST, WINDOW, Archive, EndedTask, EndedTasks, Pruned, TaskRecord
 from perdure.tasks import TaskState
 
@@ -61,11 +61,11 @@ SELECT t.task_id FROM tasks t
  ORDER BY t.task_id
 """
 # $1 task_ids: what messages of tasks that have not ended refer to, of the same owners
-REFERENCED = """
+REFERENCED = f"""
 SELECT DISTINCT r.reference
   FROM (SELECT DISTINCT owner FROM tasks WHERE task_id = ANY ($1)) w
  CROSS JOIN unnest(ARRAY['submitted', 'working', 'input-required', 'auth-required']) AS open(state)
-  JOIN tasks o ON o.owner = w.owner AND o.state = open.state
+  JOIN tasks o ON {all_of("w.owner", "o")} AND o.state = open.state
   JOIN task_events e ON e.task_id = o.task_id AND e.kind = 'message' AND e.payload ? 'referenceTaskIds'
  CROSS JOIN LATERAL jsonb_array_elements_text(e.payload -> 'referenceTaskIds') AS r(reference)
 """

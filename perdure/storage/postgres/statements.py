@@ -42,22 +42,32 @@ UNCOUNT = """
 # ... and whoever waits for it may run, if one is due. It is rung for under the id of the turn that ended, which is only a hint:
 # its own last ring may have been heard already, and be known to Redis for as long as the turn lasts that it led to.
 UNLIMITED = """
-    unlimited AS (
+    unlimited AS MATERIALIZED (
         SELECT let_go.task_id, let_go.dispatch + 1 AS dispatch FROM let_go
          WHERE cardinality(let_go.limit_keys) > 0 AND EXISTS (
                SELECT FROM tasks w
                 WHERE w.limit_keys && let_go.limit_keys
                   AND w.state = 'submitted' AND w.lease_token IS NULL AND w.due_at <= now() AND w.task_id <> let_go.task_id))"""
 
+
+def in_line(task: str) -> str:
+    """What waits in the line of its conversation, in the words of the index over that."""
+    return f"{task}.state = 'submitted' AND {task}.context_id <> '' AND NOT {task}.parallel"
+
+
+def all_of(owner: str, task: str = "tasks") -> str:
+    """All tasks of an owner, in the words of the indexes by which they are listed."""
+    return f"{task}.owner = {owner} AND {task}.status_timestamp > '-infinity'"
+
+
 # What becomes claimable when a context's slot is freed: the first in its line, if it is due. `freed` is a CTE of
 # (owner, context_id); the dispatch is raised in the same statement, so that the ring is never taken for an older one.
-NEXT = """
+NEXT = f"""
     next AS (
         UPDATE tasks n SET dispatch = n.dispatch + 1, dispatched_at = clock_timestamp()
           FROM freed CROSS JOIN LATERAL (
                SELECT x.task_id, x.state FROM tasks x
-                WHERE x.owner = freed.owner AND x.context_id = freed.context_id AND NOT x.parallel
-                  AND x.state = 'submitted' AND x.task_id <> freed.task_id
+                WHERE x.owner = freed.owner AND x.context_id = freed.context_id AND {in_line("x")} AND x.task_id <> freed.task_id
                 ORDER BY x.position LIMIT 1) pick
          WHERE n.task_id = pick.task_id AND n.state = pick.state AND n.due_at <= clock_timestamp()
         RETURNING n.task_id, n.dispatch, freed.task_id AS after)"""
@@ -67,7 +77,7 @@ def seen(task: str) -> str:
     """Whether the statement's snapshot shows a task that waits behind `task`. Where the locked row counts one and the snapshot
     shows none, it came in between: then the ring goes out under the own id, which is only a hint."""
     return f"""EXISTS (SELECT FROM tasks x WHERE x.owner = {task}.owner AND x.context_id = {task}.context_id
-                                        AND x.state = 'submitted' AND NOT x.parallel AND x.task_id <> {task}.task_id) AS seen"""
+                                        AND {in_line("x")} AND x.task_id <> {task}.task_id)"""
 
 
 # Whose tasks a statement looks at in the order of claims. An only agent's are all that there are; a named one's are in an index
@@ -94,7 +104,7 @@ def rank(owner: str, priority: str, agent: str) -> str:
     )
     return f"""greatest({least},
             (SELECT w.rank + 1 FROM tasks w WHERE w.state = 'submitted' AND w.lease_token IS NULL AND w.owner = {owner}
-                AND w.priority = {priority} ORDER BY w.rank DESC LIMIT 1), 0)"""
+                AND w.priority = {priority} AND w.rank >= 0 ORDER BY w.rank DESC LIMIT 1), 0)"""
 
 
 # $1 task_id, $2 owner, $3 context_id, $4 metadata, $5 message, $6 policy, $7 priority, $8 delay in seconds, $9 expires in
@@ -258,10 +268,10 @@ WITH line AS (
          WHERE line.running_task IS NULL AND waited
            AND (SELECT true FROM tasks e
                  WHERE e.owner = changed.owner AND e.context_id = changed.context_id
-                   AND e.position < changed.position AND e.state = 'submitted' AND NOT e.parallel LIMIT 1) IS NULL),
+                   AND e.position < changed.position AND {in_line("e")} LIMIT 1) IS NULL),
     {NEXT}
 SELECT task.state AS before, changed.task_id IS NOT NULL AS kept, changed.dispatch, waits.waiting,
-       next.task_id AS next_id, next.dispatch AS next_dispatch, {seen("changed")}
+       next.task_id AS next_id, next.dispatch AS next_dispatch, {seen("changed")} AS seen
   FROM task LEFT JOIN changed ON true LEFT JOIN waits ON true LEFT JOIN next ON true
 """
 
@@ -324,11 +334,11 @@ SELECT {TASK}, NULL::text[] AS kinds, NULL::jsonb[] AS payloads FROM tasks t WHE
 
 # What may be claimed: due, held by nobody, not over its time, first in its context while no other turn of the context runs
 # (unless it runs in parallel), and no limit of it reached. The claim decides again on the locked rows.
-CLAIMABLE = """t.state = 'submitted' AND t.lease_token IS NULL AND t.due_at <= now()
+CLAIMABLE = f"""t.state = 'submitted' AND t.lease_token IS NULL AND t.due_at <= now()
            AND (t.deadline_at <= now() OR (t.attempt = 0 AND t.expires_at <= now())) IS NOT TRUE
-           AND (t.parallel OR (c.running_task IS NULL AND NOT EXISTS (
+           AND (t.parallel OR (c.running_task IS NULL AND (c.waiting = 1 OR NOT EXISTS (
                 SELECT FROM tasks e WHERE e.owner = t.owner AND e.context_id = t.context_id AND e.position < t.position
-                                      AND e.state = 'submitted' AND NOT e.parallel)))
+                                      AND {in_line("e")}))))
            AND NOT EXISTS (SELECT FROM concurrency_limits l WHERE l.limit_key = ANY (t.limit_keys)
                                                                AND l.running >= l.max_running)"""
 

@@ -77,15 +77,17 @@ SELECT place, last_seq FROM written
 # $17 context_ids
 SETTLE = f"""
 WITH asked AS (
-        SELECT * FROM {_ASKED}, $12::jsonb[], $13::text[], $14::jsonb[], $15::bool[], $16::text[], $17::text[])
+        SELECT *, min(place) OVER (PARTITION BY owner, context_id) AS first_of_context
+          FROM {_ASKED}, $12::jsonb[], $13::text[], $14::jsonb[], $15::bool[], $16::text[], $17::text[])
                WITH ORDINALITY AS a({_ASKED_NAMES}, message, state, status, yields, owner, context_id, place)),
     line AS (
-        SELECT c.owner, c.context_id, c.waiting FROM contexts c
-         WHERE (c.owner, c.context_id) IN (SELECT owner, context_id FROM asked)
-         ORDER BY c.owner, c.context_id FOR NO KEY UPDATE),
+        SELECT c.owner, c.context_id, c.waiting, a.place
+          FROM asked a JOIN contexts c ON c.owner = a.owner AND c.context_id = a.context_id
+         WHERE a.place = a.first_of_context
+         ORDER BY c.owner, c.context_id FOR NO KEY UPDATE OF c),
     held AS (
-        SELECT a.*, a.yields AND t.message_seq > t.read_seq AS again, clock_timestamp() AS now
-          FROM asked a JOIN line ON line.owner = a.owner AND line.context_id = a.context_id
+        SELECT a.*, a.yields AND t.message_seq > t.read_seq AS again, clock_timestamp() AS now, line.waiting
+          FROM asked a JOIN line ON line.place = a.first_of_context
           JOIN tasks t ON {_FENCE} AND t.owner = line.owner AND t.context_id = line.context_id
          ORDER BY t.task_id FOR NO KEY UPDATE OF t),
     settled AS (
@@ -96,8 +98,8 @@ WITH asked AS (
                lease_holder = NULL, lease_token = NULL, lease_until = NULL,
                due_at = h.now, dispatch = t.dispatch + h.again::int, dispatched_at = h.now, updated_at = h.now
           FROM held h WHERE t.task_id = h.task_id
-        RETURNING h.place, h.pieces, h.status, h.again, t.task_id, t.owner, t.context_id, t.attempt, t.state, t.last_seq,
-                  t.dispatch, t.updated_at, t.parallel, t.limit_keys),
+        RETURNING h.place, h.first_of_context, h.waiting, h.pieces, h.status, h.again, t.task_id, t.owner, t.context_id,
+                  t.attempt, t.state, t.last_seq, t.dispatch, t.updated_at, t.parallel, t.limit_keys),
     let_go AS (SELECT * FROM settled),{UNCOUNT},{UNLIMITED},
     events AS (
         INSERT INTO task_events (task_id, seq, first_seq, kind, attempt, payload, created_at)
@@ -112,17 +114,18 @@ WITH asked AS (
     slot AS (
         UPDATE contexts c SET running_task = CASE WHEN c.running_task = ANY (s.tasks) THEN NULL ELSE c.running_task END,
                waiting = line.waiting + s.back
-          FROM (SELECT owner, context_id, array_agg(task_id) AS tasks, count(*) FILTER (WHERE again AND NOT parallel) AS back
-                  FROM settled GROUP BY owner, context_id) s
-          JOIN line ON line.owner = s.owner AND line.context_id = s.context_id
+          FROM (SELECT first_of_context, array_agg(task_id) AS tasks, count(*) FILTER (WHERE again AND NOT parallel) AS back
+                  FROM settled GROUP BY first_of_context) s
+          JOIN line ON line.place = s.first_of_context
          WHERE c.owner = line.owner AND c.context_id = line.context_id
-        RETURNING c.owner, c.context_id, c.waiting),
+        RETURNING line.place, c.waiting),
     freed AS (
-        SELECT * FROM settled WHERE NOT again AND NOT parallel),
+        SELECT * FROM settled WHERE NOT again AND NOT parallel AND waiting > 0),
     {NEXT}
 SELECT s.place, s.state, s.last_seq, s.dispatch, s.again, slot.waiting, next.task_id AS next_id, next.dispatch AS next_dispatch,
-       unlimited.task_id AS unlimited_id, unlimited.dispatch AS unlimited_dispatch, {seen("s")}
-  FROM settled s LEFT JOIN slot ON slot.owner = s.owner AND slot.context_id = s.context_id
+       unlimited.task_id AS unlimited_id, unlimited.dispatch AS unlimited_dispatch,
+       CASE WHEN slot.waiting > 0 THEN {seen("s")} END AS seen
+  FROM settled s LEFT JOIN slot ON slot.place = s.first_of_context
   LEFT JOIN next ON next.after = s.task_id LEFT JOIN unlimited ON unlimited.task_id = s.task_id
 """
 
@@ -175,7 +178,7 @@ WITH asked AS (
         SELECT * FROM released WHERE NOT again AND NOT parallel),
     {NEXT}
 SELECT r.place, r.task_id, r.dispatch, r.again, slot.waiting, next.task_id AS next_id, next.dispatch AS next_dispatch,
-       unlimited.task_id AS unlimited_id, unlimited.dispatch AS unlimited_dispatch, {seen("r")}
+       unlimited.task_id AS unlimited_id, unlimited.dispatch AS unlimited_dispatch, {seen("r")} AS seen
   FROM released r LEFT JOIN slot ON slot.owner = r.owner AND slot.context_id = r.context_id
   LEFT JOIN next ON next.after = r.task_id LEFT JOIN unlimited ON unlimited.task_id = r.task_id
 """

@@ -125,13 +125,9 @@ SELECT e.task_id, e.seq, e.first_seq, e.kind, e.attempt, e.payload, e.created_at
  ORDER BY e.seq
 """
 
-# $1 owner, $2 task_id, $3 config_id, $4 delivery_id, $5 state, $6 since, $7 until: each null for any
-_WANTED = """($1::text IS NULL OR (d.owner = $1 AND d.config_id <> '')) AND ($2::uuid IS NULL OR d.task_id = $2)
-           AND ($3::text IS NULL OR d.config_id = $3) AND ($4::uuid IS NULL OR d.delivery_id = $4)
-           AND ($5::text IS NULL OR d.state = $5)
-           AND ($6::timestamptz IS NULL OR d.created_at >= $6) AND ($7::timestamptz IS NULL OR d.created_at < $7)"""
-# $8 rows, $9 $10 cursor or null
-DELIVERIES = f"""
+# $1 rows, $2 $3 cursor or null; {where}: the filters that are given, with their parameters from $4 on, so that each kind of page
+# has a plan of its own
+DELIVERIES = """
 SELECT d.*, c.endpoint, coalesce(c.disabled, '') AS disabled,
        CASE WHEN d.state = 'waiting' AND d.seq = (SELECT min(w.seq) FROM webhook_deliveries w
                                                    WHERE w.task_id = d.task_id AND w.config_id = d.config_id
@@ -140,20 +136,22 @@ SELECT d.*, c.endpoint, coalesce(c.disabled, '') AS disabled,
   FROM webhook_deliveries d JOIN webhook_configs c ON c.task_id = d.task_id AND c.config_id = d.config_id
   LEFT JOIN LATERAL (SELECT * FROM webhook_attempts a WHERE a.delivery_id = d.delivery_id
                       ORDER BY a.attempt DESC LIMIT 1) a ON true
- WHERE {_WANTED} AND ($9::timestamptz IS NULL OR (d.created_at, d.delivery_id) < ($9, $10::uuid))
- ORDER BY d.created_at DESC, d.delivery_id DESC LIMIT $8
+ WHERE (d.created_at, d.delivery_id) < (coalesce($2::timestamptz, 'infinity'), coalesce($3::uuid, d.delivery_id)) {where}
+ ORDER BY d.created_at DESC, d.delivery_id DESC LIMIT $1
 """
 # $1 owner or null, $2 delivery_id
 ATTEMPTS = """
 SELECT a.* FROM webhook_attempts a JOIN webhook_deliveries d ON d.delivery_id = a.delivery_id
  WHERE d.delivery_id = $2 AND ($1::text IS NULL OR (d.owner = $1 AND d.config_id <> '')) ORDER BY a.attempt
 """
-# $8 limit. One whose state is another by the time that its line is held was settled or replayed meanwhile: it is left alone.
-REPLAY = f"""
+# $1 limit; {where}: the filters that are given, from $2 on. One whose state is another by the time that its line is held was
+# settled or replayed meanwhile: it is left alone.
+REPLAY = """
 WITH chosen AS (
         SELECT d.delivery_id, d.task_id, d.config_id, d.state
           FROM webhook_deliveries d JOIN webhook_configs w ON w.task_id = d.task_id AND w.config_id = d.config_id
-         WHERE {_WANTED} AND (d.state <> 'waiting' OR w.disabled IS NULL) ORDER BY d.created_at, d.delivery_id LIMIT $8),
+         WHERE (d.state <> 'waiting' OR w.disabled IS NULL) {where}
+         ORDER BY d.created_at, d.delivery_id LIMIT $1),
     lines AS (
         SELECT c.task_id, c.config_id FROM webhook_configs c
          WHERE (c.task_id, c.config_id) IN (SELECT task_id, config_id FROM chosen)

@@ -16,6 +16,7 @@ import asyncpg
 from perdure.errors import PushNotificationNotSupported, TaskNotFound, WebhookConfigNotFound
 from perdure.storage.postgres.base import Statements
 from perdure.storage.postgres.database import T, Work
+from perdure.storage.postgres.reads import numbered
 from perdure.storage.postgres.records import Row, event_of, task_of
 from perdure.storage.postgres.statements import BARE
 from perdure.storage.postgres.webhook_statements import (
@@ -241,7 +242,9 @@ class Webhooks(Statements):
         self, query: DeliveryQuery, *, page_size: int = 50, after: DeliveryCursor | None = None
     ) -> DeliveryPage:
         cursor = (after.time, after.delivery_id) if after else (None, None)
-        rows = await self._rows(DELIVERIES, *_wanted(query), page_size + 1, *cursor, owner=query.owner)
+        where, given = filters(query, 4)
+        statement = DELIVERIES.replace("{where}", where)
+        rows = await self._rows(statement, page_size + 1, *cursor, *given, owner=query.owner)
         found = [delivery_of(row) for row in rows[:page_size]]
         more = len(rows) > page_size
         return DeliveryPage(
@@ -252,7 +255,8 @@ class Webhooks(Statements):
         return [attempt_of(row) for row in await self._rows(ATTEMPTS, owner, delivery_id, owner=owner)]
 
     async def replay_deliveries(self, query: DeliveryQuery, *, limit: int = 1000) -> int:
-        row = await self._row(REPLAY, *_wanted(query), limit, owner=query.owner)
+        where, given = filters(query, 2)
+        row = await self._row(REPLAY.replace("{where}", where), limit, *given, owner=query.owner)
         return row["count"] if row else 0
 
     async def enable_webhook(self, owner: str | None, task_id: UUID, config_id: str) -> bool:
@@ -307,16 +311,19 @@ def _record(attempt: DeliveryAttempt) -> tuple[int, datetime, float, int | None,
     )
 
 
-def _wanted(query: DeliveryQuery) -> tuple[Any, ...]:
-    return (
-        query.owner,
-        query.task_id,
-        query.config_id,
-        query.delivery_id,
-        query.state and query.state.value,
-        query.since,
-        query.until,
-    )
+def filters(query: DeliveryQuery, first: int) -> tuple[str, tuple[Any, ...]]:
+    """The conditions that were asked for, with their parameters from `$first` on, and these."""
+    asked: list[tuple[str, Any]] = [
+        ("d.owner = {n} AND d.config_id <> ''", query.owner),
+        ("d.task_id = {n}", query.task_id),
+        ("d.config_id = {n}", query.config_id),
+        ("d.delivery_id = {n}", query.delivery_id),
+        ("d.state = {n}", query.state and query.state.value),
+        ("d.created_at >= {n}", query.since),
+        ("d.created_at < {n}", query.until),
+    ]
+    given = [(condition, value) for condition, value in asked if value is not None]
+    return numbered([condition for condition, _ in given], first), tuple(value for _, value in given)
 
 
 def attempt_of(row: Row) -> DeliveryAttempt:

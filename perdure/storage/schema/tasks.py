@@ -10,6 +10,9 @@ from perdure.tasks import TaskState
 
 _STATES = ", ".join(f"'{state}'" for state in TaskState)
 _WAITS = "state = 'submitted' AND lease_token IS NULL"
+_EVER = "> '-infinity'"
+"""Of every time. Indexes are partial by words that are true of every row: only a statement that says the words can have them. Of
+several that would do Postgres takes what looks small at the moment, and keeps to it when it is not small any more."""
 
 contexts = sa.Table(
     "contexts",
@@ -29,7 +32,12 @@ contexts = sa.Table(
     sa.CheckConstraint("waiting >= 0", name="waiting"),
     sa.CheckConstraint("char_length(context_id) BETWEEN 1 AND 512", name="context_id"),
     sa.Index(
-        "ix_contexts_page", "owner", sa.text("updated_at DESC"), sa.text("context_id DESC"), unique=True
+        "ix_contexts_owner_page",
+        "owner",
+        sa.text("updated_at DESC"),
+        sa.text("context_id DESC"),
+        unique=True,
+        postgresql_where=sa.text(f"updated_at {_EVER}"),
     ),
     # Room for new versions of a row beside it: the slot and the counter are in no index, so that taking and freeing a slot are
     # then updates of one page (HOT).
@@ -117,9 +125,22 @@ tasks = sa.Table(
     sa.CheckConstraint("state <> 'working' OR lease_token IS NOT NULL", name="working_is_held"),
     sa.CheckConstraint("state <> 'submitted' OR lease_token IS NULL", name="submitted_is_free"),
     sa.CheckConstraint("read_seq <= message_seq AND message_seq <= last_seq", name="seqs"),
-    sa.Index("ix_tasks_page", "owner", sa.text("status_timestamp DESC"), sa.text("task_id DESC")),
-    sa.Index("ix_tasks_state", "owner", "state", sa.text("status_timestamp DESC"), sa.text("task_id DESC")),
-    sa.Index("ix_tasks_context", "owner", "context_id", "position", unique=True),
+    sa.Index(
+        "ix_tasks_owner_page",
+        "owner",
+        sa.text("status_timestamp DESC"),
+        sa.text("task_id DESC"),
+        postgresql_where=sa.text(f"status_timestamp {_EVER}"),
+    ),
+    sa.Index(
+        "ix_tasks_owner_state",
+        "owner",
+        "state",
+        sa.text("status_timestamp DESC"),
+        sa.text("task_id DESC"),
+        postgresql_where=sa.text(f"status_timestamp {_EVER}"),
+    ),
+    sa.Index("ix_tasks_conversation", "context_id", "owner", "position", unique=True),
     sa.Index(
         "ix_tasks_due",
         sa.text("priority DESC"),
@@ -139,18 +160,24 @@ tasks = sa.Table(
         postgresql_where=sa.text(f"{_WAITS} AND agent <> ''"),
     ),
     # What the next rank of an owner is.
-    sa.Index("ix_tasks_rank", "owner", "priority", "rank", postgresql_where=sa.text(_WAITS)),
+    sa.Index(
+        "ix_tasks_owner_rank",
+        "owner",
+        "priority",
+        "rank",
+        postgresql_where=sa.text(f"{_WAITS} AND rank >= 0"),
+    ),
     sa.Index(
         "ix_tasks_expiry",
         sa.text("LEAST(expires_at, deadline_at)"),
         postgresql_where=sa.text("state = 'submitted' AND LEAST(expires_at, deadline_at) IS NOT NULL"),
     ),
     sa.Index(
-        "ix_tasks_line",
-        "owner",
+        "ix_tasks_line_of_context",
         "context_id",
+        "owner",
         "position",
-        postgresql_where=sa.text("state = 'submitted'"),
+        postgresql_where=sa.text("state = 'submitted' AND context_id <> ''"),
     ),
     # Those that wait for their caller are few and may be old: counted without a look at all the others.
     sa.Index(
