@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import functools
 import sys
-import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -220,7 +219,7 @@ class Turn:
         """What `update_metadata` was told."""
         self._emit = emit
         self._steps = steps or Steps({}, _unkept)
-        self._canceled = threading.Event()
+        self._canceled = False
 
     @property
     def message(self) -> Message:
@@ -314,11 +313,11 @@ class Turn:
     def canceled(self) -> bool:
         """Whether the turn should end: its caller canceled the task, or another worker has it. For plain functions, which cannot
         be interrupted; coroutines get `asyncio.CancelledError`."""
-        return self._canceled.is_set()
+        return self._canceled
 
     def cancel(self) -> None:
         """For the worker: make `canceled` true."""
-        self._canceled.set()
+        self._canceled = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -122,6 +122,9 @@ class Claim:
     attempt: int
     token: UUID
 
+    def __hash__(self) -> int:
+        return hash(self.token)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClaimedTurn:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from itertools import groupby
 from operator import itemgetter
 from typing import Any
@@ -11,17 +12,20 @@ from uuid import UUID
 import orjson
 
 from perdure.owners import agent_of
-from perdure.payload import dump_message, load_body, load_message
+from perdure.payload import dump_body, dump_message, load_body, load_message
 from perdure.storable import require_storable
 from perdure.storage import Claim, Context, Feedback
 from perdure.storage.views import last, task_conversation
 from perdure.tasks import ArtifactChunk, Event, Message, Ring, StatusChange, Task, TaskState, fold_chunks
 
 Row = Mapping[str, Any]
+_EMPTY: Mapping[type, str] = {dict: "{}", list: "[]"}
 
 
 def dumps(value: Any) -> str:
     """JSON text for a jsonb parameter. `ValueError` for what no storage keeps."""
+    if not value and type(value) in _EMPTY:  # most of what may be said is not
+        return _EMPTY[type(value)]
     require_storable(value)
     return orjson.dumps(value).decode()
 
@@ -31,12 +35,26 @@ def message_json(message: Message | None) -> str | None:
     return None if message is None else dumps(dump_message(message))
 
 
+def status_json(state: TaskState, message: Message | None, metadata: Mapping[str, Any] | None) -> str:
+    """A status as a jsonb parameter."""
+    if message is None and not metadata:
+        return _bare_status(state)
+    return dumps(dump_body(StatusChange(state, message, metadata or {}))[1])
+
+
+@cache
+def _bare_status(state: TaskState) -> str:
+    return dumps(dump_body(StatusChange(state))[1])
+
+
 def task_of(row: Row) -> Task:
     """A row of LOAD or LIST: the task with its log folded into history and artifacts."""
-    bodies = [
-        load_body(kind, orjson.loads(payload))
-        for kind, payload in zip(row["kinds"] or (), row["payloads"] or (), strict=True)
-    ]
+    return task_with(row, row["kinds"] or (), row["payloads"] or ())
+
+
+def task_with(row: Row, kinds: Sequence[str], payloads: Sequence[str]) -> Task:
+    """The same, with its log apart from the row."""
+    bodies = [load_body(kind, orjson.loads(payload)) for kind, payload in zip(kinds, payloads, strict=True)]
     status_message = row["status_message"]
     return Task(
         task_id=row["task_id"],
