@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, Protocol
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.routing import BaseRoute, Route
+from starlette.types import ASGIApp
 
 from perdure.agent import Agent
 from perdure.agents import Agents, by_name
@@ -37,6 +38,7 @@ from .own_port import OwnPort
 from .rates import Rates
 from .several import PREFIX, ByPath, ToAgent, placed
 from .several import routes as routes_of_several
+from .straight import Straight
 from .task_manager import TaskManager
 from .traced import Traced
 
@@ -87,10 +89,8 @@ def create_app(
     )
     root = first if not several else first.with_tenants({name: side.door for name, side in sides.items()})
     refusing: Any = {HTTPException: rest.no_route, CallerError: rest.refuse}
-    rpc, *others = root.routes(settings)
     app = Starlette(
         routes=[
-            rpc,  # routes are tried in their order, and nearly all requests are for this one
             *(routes_of_several(shown) if several else ()),
             Route("/healthz", health.healthz),
             Route(
@@ -98,7 +98,7 @@ def create_app(
             ),
             Route("/metrics", Metrics(storage, queue, settings, tuple(sides) if several else ()).__call__),
             *(ops.routes(desk) if settings.ops.enabled else ()),
-            *others,
+            *root.routes(settings),
         ],
         middleware=[
             *((Middleware(ByPath, names=sides.keys()),) if several else ()),
@@ -114,6 +114,7 @@ def create_app(
                 browsed=BROWSED,
             ),
             *((Middleware(ToAgent, apps=_apps(sides, settings, refusing)),) if several else ()),
+            Middleware(Straight, rpc=root.rpc),
         ],
         exception_handlers=refusing,
         lifespan=lifespan,
@@ -123,7 +124,7 @@ def create_app(
     return app
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Side:
     """What the front door has of an agent."""
 
@@ -136,12 +137,17 @@ class Side:
         """The root's, of the first of several agents."""
         return replace(self, door=replace(self.door, tenants=doors))
 
+    @cached_property
+    def rpc(self) -> ASGIApp:
+        """`POST /`."""
+        return jsonrpc.Endpoint(self.door)
+
     def routes(self, settings: Settings) -> Sequence[BaseRoute]:
         """All that is there for callers."""
         show_card = card.endpoint(self.cards.public)
         keys = self.key.jwks if self.key and settings.card.serve_jwks else None
         return [
-            Route("/", jsonrpc.Endpoint(self.door), methods=["POST"]),
+            Route("/", self.rpc, methods=["POST"]),
             Route("/.well-known/agent-card.json", show_card),
             Route("/.well-known/agent.json", show_card),
             Route(JWKS_PATH, card.endpoint(keys)),
@@ -186,6 +192,10 @@ def _sides(
 
 def _apps(sides: Mapping[str, Side], settings: Settings, refusing: Any) -> Mapping[str, Starlette]:
     return {
-        name: Starlette(routes=side.routes(settings), exception_handlers=refusing)
+        name: Starlette(
+            routes=side.routes(settings),
+            middleware=[Middleware(Straight, rpc=side.rpc)],
+            exception_handlers=refusing,
+        )
         for name, side in sides.items()
     }

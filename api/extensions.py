@@ -16,6 +16,8 @@ HEADER = "A2A-Extensions"
 HEADER_03 = "X-A2A-Extensions"
 """As 0.3 calls it. Both are read in both versions: clients that speak both send either."""
 
+_NAMES = frozenset(name.lower().encode() for name in (HEADER, HEADER_03))
+
 OURS = "urn:perdure:a2a:operations:v1"
 """What Perdure offers beyond A2A; the page docs/extension.md. Another version of it gets another URI."""
 
@@ -49,6 +51,8 @@ class Extensions:
     def activated(self, request: Request) -> Activated:
         """Which of the extensions that the client named are active. Those that nobody declared are ignored, as the protocol
         wants. `ExtensionSupportRequired` if a required one is missing."""
+        if not self.required and _NAMES.isdisjoint(dict(request.headers.raw)):
+            return Activated((), {})
         named = {
             header: uris
             for header in (HEADER, HEADER_03)

@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from perdure import tracing
 from perdure.errors import CallerError
@@ -23,6 +23,7 @@ from .auth import identify
 from .codes import INTERNAL, InvalidRequest, MethodNotFound, Refusal, WrongContentType, refusal
 from .operations import Answer, Door, Stream
 from .scopes import allow
+from .straight import Whole, body_of
 from .versions import DIALECTS, named_version, negotiated
 from .wire import Dialect, v03, v1
 from .wire.reading import check_decoded, decode
@@ -116,7 +117,7 @@ class Endpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request, reply = Request(scope, receive), Reply()
-        body = await request.body()
+        body = await body_of(receive)
         try:
             answer = await _answer(self._door, request, body, reply)
         except Exception as error:
@@ -128,7 +129,7 @@ class Endpoint:
         await answer(scope, receive, send)
 
 
-async def _answer(door: Door, request: Request, body: bytes, reply: Reply) -> Response:
+async def _answer(door: Door, request: Request, body: bytes, reply: Reply) -> ASGIApp:
     caller = identify(request)
     try:
         check_content_type(request)
@@ -140,7 +141,7 @@ async def _answer(door: Door, request: Request, body: bytes, reply: Reply) -> Re
     call = door.call(caller, reply.dialect, envelope.get("params"), request, body)
     allow(call.caller, method.answer or method.stream)
     if method.answer is not None:
-        return _json(reply.result(await method.answer(call)), headers=call.said)
+        return Whole(orjson.dumps(reply.result(await method.answer(call))), call.said)
     assert method.stream is not None  # noqa: S101 - a method has one or the other
     words = stream.Words(reply.dialect, *reply.around())
     return await stream.event_stream(

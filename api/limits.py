@@ -67,13 +67,11 @@ class BodyLimit:
 
 def _said_length(scope: Scope) -> int | None:
     """None where the body has to be counted: its length is not said, or it comes in chunks all the same."""
-    length = None
-    for name, value in scope["headers"]:
-        if name == b"content-length":
-            length = int(value) if value.isdigit() and len(value) < 19 else None
-        elif name == b"transfer-encoding":
-            return None
-    return length
+    said = dict(scope["headers"])
+    length = said.get(b"content-length", b"")
+    if b"transfer-encoding" in said or not length.isdigit() or len(length) > 18:
+        return None
+    return int(length)
 
 
 async def refuse_late(scope: Scope, receive: Receive, send: Send) -> None:

@@ -8,6 +8,7 @@ what its name says. Where nothing says it there is nothing to refuse.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 from mimetypes import guess_type
 from urllib.parse import urlsplit
 
@@ -44,7 +45,7 @@ class Modes:
                 raise ContentTypeNotSupported(
                     f"message.parts[{place}] is {found}; this agent takes {', '.join(self.taken) or 'nothing'}"
                 )
-        wanted = _all(send.accepted_output_modes)
+        wanted = _all(send.accepted_output_modes) if send.accepted_output_modes else ()
         if wanted and not any(_matches_one(given, wanted) for given in self.given):
             raise ContentTypeNotSupported(
                 f"this agent gives {', '.join(self.given) or 'nothing'}, and nothing of it is accepted"
@@ -75,7 +76,8 @@ def _plain(mode: str) -> str:
     return _OLD_NAMES.get(name, name)
 
 
-def _matches_one(name: str, modes: Iterable[str]) -> bool:
+@lru_cache(maxsize=256)
+def _matches_one(name: str, modes: tuple[str, ...]) -> bool:
     return any(_overlap(name, mode) for mode in modes)
 
 

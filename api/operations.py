@@ -5,6 +5,7 @@ An operation that answers returns JSON; one that streams returns an iterator who
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -15,7 +16,7 @@ from starlette.requests import Request
 from starlette.types import Receive
 
 from perdure.errors import InvalidParams
-from perdure.notes import noted, without_notes
+from perdure.notes import NOTES, noted, without_notes
 from perdure.owners import ONLY, owner_at
 from perdure.settings import ServerSettings
 from perdure.tasks import Message, Task
@@ -24,6 +25,7 @@ from perdure.telling import Json, Update
 from . import replies, sizes
 from .auth import Caller
 from .card import ExtendedCard
+from .connection import link_of
 from .extensions import Extensions
 from .feeds import Take, refuse
 from .idempotency import HEADER, REPLAYED, key_of
@@ -74,13 +76,13 @@ class Door:
             params,
             request.headers,
             len(body),
-            partial(gone, request.receive),
+            partial(leaving, request),
             extensions=active.uris,
             said=active.headers,
         )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Call:
     """One request, whichever binding it came by."""
 
@@ -90,8 +92,8 @@ class Call:
     params: Any
     headers: Headers
     body_bytes: int
-    left: Callable[[], Awaitable[None]]
-    """Returns when the caller has gone."""
+    leaving: Callable[[Callable[[], None]], Callable[[], object]]
+    """See `leaving`."""
     extensions: Sequence[str] = ()
     """The URIs of those that the request activated."""
     said: dict[str, str] = field(default_factory=dict)
@@ -102,10 +104,19 @@ class Call:
         return self.door.manager
 
 
-async def gone(receive: Receive) -> None:
-    """Returns when the caller of a request that was read has gone, or has its answer."""
+def leaving(request: Request, then: Callable[[], None]) -> Callable[[], object]:
+    """Calls `then` when the caller of a request that was read has gone; not once what this returns was called."""
+    link = link_of(request.scope)
+    if link is not None:
+        return link.when_lost(then)
+    return asyncio.create_task(_gone(request.receive, then)).cancel
+
+
+async def _gone(receive: Receive, then: Callable[[], None]) -> None:
+    """How other servers tell it."""
     while (await receive())["type"] != "http.disconnect":
         pass
+    then()
 
 
 Answer = Callable[[Call], Awaitable[Any]]
@@ -119,7 +130,9 @@ Stream = Callable[[Call, Take], AsyncIterator[Task | Update | Message | None]]
 async def send_message(call: Call) -> Json:
     """SendMessage."""
     send = _send(call)
-    answer = await call.manager.send_message(call.caller, send, repeated=_replayed(call), left=call.left)
+    answer = await call.manager.send_message(
+        call.caller, send, repeated=_replayed(call), leaving=call.leaving
+    )
     return call.dialect.sent(replies.shown(send, answer))
 
 
@@ -147,10 +160,9 @@ def _send(call: Call) -> Send:
         extensions=call.extensions,
         tenant=send.tenant,
     )
-    metadata = without_notes(send.metadata)
-    if key is None and message is send.message and len(metadata) == len(send.metadata):
+    if key is None and message is send.message and NOTES.isdisjoint(send.metadata):
         return send
-    return replace(send, message=message, metadata=metadata, key=key)
+    return replace(send, message=message, metadata=without_notes(send.metadata), key=key)
 
 
 def _replayed(call: Call) -> Callable[[], None]:

@@ -14,12 +14,13 @@ import orjson
 from perdure.agent import AgentConfig, Limit
 from perdure.errors import InvalidParams
 from perdure.ids import new_context_id
-from perdure.scheduling import MEMBER, Scheduling, scheduling_of
+from perdure.scheduling import MEMBER, NOTHING, Scheduling, scheduling_of
 from perdure.storage import NewTask, Policy, WebhookConfig
 from perdure.tasks import Message
 
 from .wire.asked import Send
 
+_POLICIES = {policy.value: policy for policy in Policy}
 LONGEST_KEY = 200
 """Bytes of a limit's key. A longer one is hashed: callers choose the values."""
 
@@ -35,14 +36,15 @@ def new_task(
     """The task that a message begins. `InvalidParams` names what is wrong with its scheduling."""
     message = send.message
     asked, path = _scheduling(send, now)
-    _refuse_never(asked, path)
+    if asked is not NOTHING:
+        _refuse_never(asked, path)
     return NewTask(
         task_id=task_id,
         owner=owner,
         context_id=message.context_id or new_context_id(),
         message=message,
         metadata=send.metadata,
-        policy=Policy(config.conversation_policy),
+        policy=_POLICIES[config.conversation_policy],
         priority=config.priority if asked.priority is None else asked.priority,
         delay=asked.not_before or 0.0,
         expires=asked.expires,
@@ -75,6 +77,8 @@ def _scheduling(send: Send, now: datetime) -> tuple[Scheduling, str]:
     place, metadata = ("message.", send.message.metadata)
     if MEMBER not in metadata:
         place, metadata = "", send.metadata
+        if MEMBER not in metadata:
+            return NOTHING, ""
     try:
         return scheduling_of(metadata, now), f"{place}metadata.{MEMBER}"
     except InvalidParams as error:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
+
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -18,11 +20,10 @@ class OwnPort:
         self._app = app
         self._port = port
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] == "http" and self._port is not None:
             here = (scope.get("server") or (None, None))[1] == self._port
             path = scope["path"]
             if here is not for_operators(path) and path not in ("/healthz", "/readyz"):
-                await Response("There is nothing at this path on this port.\n", 404)(scope, receive, send)
-                return
-        await self._app(scope, receive, send)
+                return Response("There is nothing at this path on this port.\n", 404)(scope, receive, send)
+        return self._app(scope, receive, send)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from perdure.errors import Overloaded, TooMuch
 
@@ -23,9 +21,12 @@ class Places:
         self._taken: Counter[str] = Counter()
         self._all = 0
 
-    @contextmanager
-    def taken(self, owner: str) -> Iterator[None]:
+    def taken(self, owner: str) -> Place:
         """A place while inside. `TooMuch` if the owner has all of its own, `Overloaded` if this process has no more."""
+        return Place(self, owner)
+
+    def take(self, owner: str) -> None:
+        """See `taken`."""
         if self._taken[owner] >= self._each:
             raise TooMuch(
                 f"you have {self._each} {self._what} open, which is the limit", retry_after=retry_after()
@@ -34,13 +35,28 @@ class Places:
             raise Overloaded(f"too many {self._what} are open here; try again", retry_after=retry_after())
         self._taken[owner] += 1
         self._all += 1
-        try:
-            yield
-        finally:
-            self._all -= 1
-            self._taken[owner] -= 1
-            if not self._taken[owner]:
-                del self._taken[owner]
+
+    def give(self, owner: str) -> None:
+        """One is free again."""
+        self._all -= 1
+        self._taken[owner] -= 1
+        if not self._taken[owner]:
+            del self._taken[owner]
+
+
+class Place:
+    """One that is taken while inside."""
+
+    __slots__ = ("_owner", "_places")
+
+    def __init__(self, places: Places, owner: str) -> None:
+        self._places, self._owner = places, owner
+
+    def __enter__(self) -> None:
+        self._places.take(self._owner)
+
+    def __exit__(self, *_: object) -> None:
+        self._places.give(self._owner)
 
 
 def retry_after() -> float:

@@ -6,7 +6,7 @@ and who is let in, which are the same for all of them. At the root is the first 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Awaitable, Collection, Mapping
 from functools import partial
 
 import orjson
@@ -80,7 +80,7 @@ class ByPath:
         self._app = app
         self._names = names
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] == "http":
             root: str = scope.get("root_path", "")
             path: str = scope["path"]
@@ -90,7 +90,7 @@ class ByPath:
                 root += f"{PREFIX}/{name}"
                 path = path if path != root else f"{root}/"
                 scope = {**scope, "root_path": root, "path": path, AGENT: name}
-        await self._app(scope, receive, send)
+        return self._app(scope, receive, send)
 
 
 class ToAgent:
@@ -100,10 +100,10 @@ class ToAgent:
         self._app = app
         self._apps = apps
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         name = scope.get(AGENT)
-        if name is None:
-            await self._app(scope, receive, send)
-            return
+        return self._app(scope, receive, send) if name is None else self._at(name, scope, receive, send)
+
+    async def _at(self, name: str, scope: Scope, receive: Receive, send: Send) -> None:
         with bound_contextvars(agent=name):
             await self._apps[name](scope, receive, send)

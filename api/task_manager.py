@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Any
 from uuid import UUID
 
 import structlog
@@ -59,8 +59,6 @@ log = structlog.get_logger(__name__)
 
 CONFIGS_PER_READ = 100
 
-Place = TypeVar("Place", Waiter, Follower)
-
 
 class TaskManager:
     """The operations. What they raise is listed in `perdure.errors`; anything else is a defect."""
@@ -98,25 +96,33 @@ class TaskManager:
         send: Send,
         *,
         repeated: Callable[[], None] = lambda: None,
-        left: Callable[[], Awaitable[None]] | None = None,
+        leaving: Callable[[Callable[[], None]], Callable[[], object]] | None = None,
     ) -> Task:
         """Store the message, ring, and wait until the task rests, unless asked to return at once.
 
         A send whose key was used before stores nothing: `repeated` is called, and the task of that time is waited for.
         After `wait_timeout` seconds, or when the server stops, the task is returned as it stands. The task does not depend on
-        this call: whoever cancels it, or never reads the answer, changes nothing. `left` returns when the caller has gone: then
-        nobody waits any longer.
+        this call: whoever cancels it, or never reads the answer, changes nothing. `leaving` calls what it is given when the
+        caller has gone, until what it returns is called: then nobody waits any longer.
         """
         if send.return_immediately:
             accepted = await self._accept(caller, self._addressed(send), send)
             if accepted.repeated:
                 repeated()
             return await self._whole(accepted, send)
-        with self._blocking.taken(caller.owner):
-            async with self._stored(caller, send, repeated, self._watch.waiter) as (accepted, waiter):
-                task = await self._whole(accepted, send) if accepted.repeated else accepted.task
-                async with _unless_gone(left, waiter):
-                    return await self._rested(task, waiter, send)
+        # The place to wait is taken before the message is stored: no change can be missed.
+        with self._blocking.taken(caller.owner), self._watch.waiter(self._addressed(send)) as waiter:
+            accepted = await self._accept(caller, waiter.task_id, send)
+            if accepted.repeated:
+                repeated()
+            waiter.moves_to(accepted.task.task_id)
+            task = await self._whole(accepted, send) if accepted.repeated else accepted.task
+            stays = leaving(waiter.dismiss) if leaving else None
+            try:
+                return await self._rested(task, waiter, send)
+            finally:
+                if stays:
+                    stays()
 
     async def stream_message(
         self, caller: Caller, send: Send, *, repeated: Callable[[], None] = lambda: None, take: Take = refuse
@@ -125,7 +131,7 @@ class TaskManager:
         rests, but for those that `take` says."""
         self._need_streaming()
         with self._streams.taken(caller.owner):
-            async with self._stored(caller, send, repeated, self._feeds.joined) as (accepted, follower):
+            async with self._followed(caller, send, repeated) as (accepted, follower):
                 task = await self._whole(accepted, send)
                 yield task
                 if task.state.rests:  # the turn was that quick
@@ -177,24 +183,20 @@ class TaskManager:
         return _known(message.task_id) if message.task_id else new_task_id()
 
     @asynccontextmanager
-    async def _stored(
-        self,
-        caller: Caller,
-        send: Send,
-        repeated: Callable[[], None],
-        place: Callable[[UUID], AbstractContextManager[Place]],
-    ) -> AsyncIterator[tuple[Accepted, Place]]:
-        """The message is stored, and a `place` to wait for its task is taken before that: no change can be missed."""
+    async def _followed(
+        self, caller: Caller, send: Send, repeated: Callable[[], None]
+    ) -> AsyncIterator[tuple[Accepted, Follower]]:
+        """The message is stored, and a place to follow its task is taken before that: no change can be missed."""
         task_id = self._addressed(send)
-        with place(task_id) as waiter:
+        with self._feeds.joined(task_id) as follower:
             accepted = await self._accept(caller, task_id, send)
             if accepted.repeated:
                 repeated()
             if accepted.task.task_id == task_id:
-                yield accepted, waiter
+                yield accepted, follower
                 return
-        with place(accepted.task.task_id) as waiter:
-            yield accepted, waiter
+        with self._feeds.joined(accepted.task.task_id) as follower:
+            yield accepted, follower
 
     async def _accept(self, caller: Caller, task_id: UUID, send: Send) -> Accepted:
         """From here on the message is safe. The bell is a courtesy: the sweep rings again for what it missed."""
@@ -444,24 +446,6 @@ class TaskManager:
     def _need_push_notifications(self) -> None:
         if not self._config.capabilities.push_notifications:
             raise PushNotificationNotSupported("push notifications are switched off for this agent")
-
-
-@asynccontextmanager
-async def _unless_gone(left: Callable[[], Awaitable[None]] | None, waiter: Waiter) -> AsyncIterator[None]:
-    """`waiter` is dismissed when the caller has gone."""
-    if left is None:
-        yield
-        return
-
-    async def watch() -> None:
-        await left()
-        waiter.dismiss()
-
-    watching = asyncio.create_task(watch())
-    try:
-        yield
-    finally:
-        watching.cancel()
 
 
 def _known(task_id: str) -> UUID:

@@ -19,9 +19,11 @@ SERVED = re.compile(rf"^\s*(({'|'.join(re.escape(version) for version in DIALECT
 
 def named_version(request: Request) -> str | None:
     """`Major.Minor` as the client names it, in the header or the query; None if it names none. Patches don't count."""
-    text = (request.headers.get(HEADER) or request.query_params.get(HEADER) or "").strip()
-    if not text:
-        return None
+    text = request.headers.get(HEADER, "").strip()
+    if not text and request.scope["query_string"]:
+        text = request.query_params.get(HEADER, "").strip()
+    if not text or text in DIALECTS:
+        return text or None
     found = _VERSION.fullmatch(text)
     return found[1] if found else text
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from uuid import UUID, uuid5
+from uuid import UUID
 
 import uuid_utils
 from uuid_utils.compat import uuid4, uuid7
@@ -27,17 +27,22 @@ def new_context_id() -> str:
 def artifact_id(task_id: UUID, ordinal: int) -> str:
     """The id of a task's n-th artifact: the same again when the turn runs again, so that the rerun's output replaces the lost
     one's."""
-    return str(uuid5(task_id, f"artifact:{ordinal}"))
+    return _named(task_id, f"artifact:{ordinal}")
 
 
 def message_id(task_id: UUID, attempt: int, ordinal: int) -> str:
     """The id of the n-th message that an attempt says."""
-    return str(uuid5(task_id, f"message:{attempt}:{ordinal}"))
+    return _named(task_id, f"message:{attempt}:{ordinal}")
 
 
 def callback_id(task_id: UUID, key: str) -> str:
     """The id of the webhook config that came without one in a send with an idempotency key: the same when that is repeated."""
-    return str(uuid5(task_id, f"callback:{key}"))
+    return _named(task_id, f"callback:{key}")
+
+
+def _named(task_id: UUID, name: str) -> str:
+    """A UUID of version 5."""
+    return str(uuid_utils.uuid5(uuid_utils.UUID(int=task_id.int), name))
 
 
 def parse_task_id(text: str) -> UUID | None:

@@ -9,8 +9,12 @@ import json
 import logging
 import sys
 import textwrap
+import time
 import traceback
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
+from contextvars import ContextVar
+from functools import lru_cache
+from types import MappingProxyType
 from typing import Any
 
 import orjson
@@ -23,6 +27,20 @@ from perdure.settings import LogSettings, wants_colour
 _QUIET = ("uvicorn.error", "arq", "arq.worker", "asyncio", "alembic.runtime.plugins")
 """Below warning they tell, in many lines, what our own events tell already: heard only at the level debug."""
 REDACTED = "[its text is not logged: see LOG__CONTENTS]"
+_about: ContextVar[Mapping[str, Any]] = ContextVar("about", default=MappingProxyType({}))
+
+
+class about:  # noqa: N801 -- reads as a statement
+    """Every line that is logged inside says these names as well: in one variable of the context, since a turn sets many."""
+
+    def __init__(self, **names: Any) -> None:
+        self._names = names
+
+    def __enter__(self) -> None:
+        self._before = _about.set({**_about.get(), **self._names})
+
+    def __exit__(self, *_: object) -> None:
+        _about.reset(self._before)
 
 
 def set_up_for_tests() -> None:
@@ -37,9 +55,9 @@ def set_up(settings: LogSettings) -> None:
     as_json = settings.format == "json" or (settings.format == "auto" and not sys.stderr.isatty())
     ours: list[Processor] = [
         structlog.contextvars.merge_contextvars,
-        _with_trace,
+        _with_names,
         structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso" if as_json else "%H:%M:%S", utc=as_json),
+        _with_time if as_json else structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False),
         structlog.processors.StackInfoRenderer(),
     ]
     shown = settings.contents == "shown" or (settings.contents == "auto" and sys.stderr.isatty())
@@ -80,15 +98,15 @@ def _route_libraries(handler: logging.Handler, level: int) -> None:
 
 
 def _json() -> list[Processor]:
-    return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(serializer=_as_json)]
+    return [structlog.processors.format_exc_info, _as_json]
 
 
-def _as_json(event: Any, **how: Any) -> str:
+def _as_json(_: Any, __: str, event: MutableMapping[str, Any]) -> str:
     """What orjson does not take (a lone surrogate, a key that is no text) is written in Python's way: a line must not be lost."""
     try:
         return orjson.dumps(event, default=repr).decode()
     except TypeError:
-        return json.dumps(event, **how)
+        return json.dumps(event, default=repr)
 
 
 def _console() -> list[Processor]:
@@ -96,10 +114,22 @@ def _console() -> list[Processor]:
     return [structlog.dev.ConsoleRenderer(colors=wants_colour(sys.stderr), exception_formatter=plain)]
 
 
-def _with_trace(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Which trace the line belongs to, and where in it."""
-    event.update(tracing.ids())
+def _with_names(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """What the line is about, which trace it belongs to, and where in it."""
+    return {**_about.get(), **event, **tracing.ids()}
+
+
+def _with_time(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """UTC, to the microsecond (RFC 3339)."""
+    seconds, nanoseconds = divmod(time.time_ns(), 1_000_000_000)
+    event["timestamp"] = f"{_second(seconds)}.{nanoseconds // 1000:06d}Z"
     return event
+
+
+@lru_cache(maxsize=2)
+def _second(seconds: int) -> str:
+    """Made once for all lines of a second."""
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
 
 
 def _without_contents(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

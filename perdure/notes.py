@@ -31,14 +31,14 @@ def noted(
     message: Message, *, accepted_output_modes: Sequence[str], extensions: Sequence[str], tenant: str
 ) -> Message:
     """The message with these notes and no others. What says nothing is not noted."""
+    if not (accepted_output_modes or extensions or tenant) and NOTES.isdisjoint(message.metadata):
+        return message
     notes = {
         ACCEPTED_OUTPUT_MODES: list(accepted_output_modes),
         EXTENSIONS: list(extensions),
         TENANT: tenant,
     }
     said = {name: value for name, value in notes.items() if value}
-    if not said and NOTES.isdisjoint(message.metadata):
-        return message
     return replace(message, metadata={**without_notes(message.metadata), **said})
 
 

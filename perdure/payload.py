@@ -127,6 +127,13 @@ def load_artifact(json: Mapping[str, Any]) -> Artifact:
     )
 
 
+def load_chunk(json: Mapping[str, Any]) -> ArtifactChunk:
+    """The payload of an event of the kind `artifact`."""
+    return ArtifactChunk(
+        load_artifact(json["artifact"]), json.get("append", False), json.get("lastChunk", False)
+    )
+
+
 def dump_body(body: Message | ArtifactChunk | StatusChange) -> tuple[str, Json]:
     """An event's kind and payload. A status carries no timestamp: it is the event's time."""
     match body:
@@ -148,9 +155,7 @@ def load_body(kind: str, json: Mapping[str, Any]) -> Message | ArtifactChunk | S
     if kind == "message":
         return load_message(json)
     if kind == "artifact":
-        return ArtifactChunk(
-            load_artifact(json["artifact"]), json.get("append", False), json.get("lastChunk", False)
-        )
+        return load_chunk(json)
     status = json["status"]
     message = load_message(status["message"]) if "message" in status else None
     return StatusChange(_STATES_BACK[status["state"]], message, json.get("metadata", {}))

@@ -107,6 +107,8 @@ def _replied(agent: Agent, turn: Turn, answer: Answer, outcome: Outcome) -> Outc
 
 
 def _with_metadata(agent: Agent, turn: Turn, answer: Answer, outcome: Outcome) -> Outcome:
+    if not turn.metadata_update:
+        return outcome
     try:
         return replace(outcome, metadata={**storable_object(turn.metadata_update), **outcome.metadata})
     except BadOutput as error:

@@ -37,11 +37,14 @@ class Scheduling:
     """How long the turn that answers this message may take."""
 
 
+NOTHING = Scheduling()
+
+
 def scheduling_of(metadata: Mapping[str, Any], now: datetime) -> Scheduling:
     """What `metadata` asks for. `InvalidParams` names the member that is wrong; an unknown one is a typing error."""
     asked = metadata.get(MEMBER)
     if asked is None:
-        return Scheduling()
+        return NOTHING
     if not isinstance(asked, Mapping):
         raise InvalidParams(f"metadata.{MEMBER}", "must be an object")
     if unknown := asked.keys() - set(_MEMBERS):

@@ -7,7 +7,8 @@ Postgres does, so that nothing works in development and fails in production.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import repeat
 from math import isfinite
 from typing import Any
 
@@ -74,15 +75,20 @@ def _is_plain(value: Any, depth: int) -> bool:
     """Whether a look that keeps no paths finds nothing to say. Almost everything is, and all that is written comes by here."""
     kind = type(value)
     if kind is str:
-        return _UNSTORABLE.search(value) is None
+        return _is_plain_text(value)
     if kind is dict:
-        return depth > 0 and all(
-            type(key) is str and not _UNSTORABLE.search(key) and _is_plain(item, depth - 1)
-            for key, item in value.items()
-        )
+        return all(map(_is_plain_text, value)) and _are_plain(value.values(), depth)
     if kind is list or kind is tuple:
-        return depth > 0 and all(_is_plain(item, depth - 1) for item in value)
+        return _are_plain(value, depth)
     return unstorable(value) is None
+
+
+def _are_plain(values: Iterable[Any], depth: int) -> bool:
+    return depth > 0 and all(map(_is_plain, values, repeat(depth - 1)))
+
+
+def _is_plain_text(text: Any) -> bool:
+    return type(text) is str and "\0" not in text and (text.isascii() or _UNSTORABLE.search(text) is None)
 
 
 def cleaned(text: str) -> str:

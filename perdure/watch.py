@@ -182,6 +182,13 @@ class Waiter:
     def __exit__(self, *_: object) -> None:
         self._watch.leave(self)
 
+    def moves_to(self, task_id: UUID) -> None:
+        """Wait for this task instead, from now on."""
+        if task_id != self.task_id:
+            self._watch.leave(self)
+            self.task_id, self._newest = task_id, None
+            self._watch.enter(self)
+
     def heard(self, notice: Notice) -> None:
         """Take a notice; older ones than the newest are ignored."""
         if self._newest is None or notice.state is None or notice.seq > self._newest.seq:

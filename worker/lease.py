@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from enum import Enum
-from typing import TypeVar
+from typing import Any, TypeVar
 from uuid import UUID
 
 import structlog
@@ -88,30 +88,35 @@ class Reins:
             pause = min(pause * 2, _LONGEST_PAUSE)
 
 
-@contextmanager
-def kept(
-    keeper: Keeper, watch: Watch, claim: Claim, reins: Reins, *, limit: float | None = None
-) -> Iterator[None]:
+class kept:  # noqa: N801 -- reads as a statement
     """Keep the lease of `claim` while inside; pull the reins when a renewal or a notice says that the turn is over. After `limit`
     seconds it is kept no longer, unless the turn is settling."""
-    loop = asyncio.get_running_loop()
 
-    def refused(held: Held) -> None:
+    def __init__(
+        self, keeper: Keeper, watch: Watch, claim: Claim, reins: Reins, *, limit: float | None = None
+    ) -> None:
+        self._keeper, self._claim, self._reins, self._limit = keeper, claim, reins, limit
+        self._followed = watch.follow(claim.task_id, self._heard)
+        self._loop = asyncio.get_running_loop()
+
+    def __enter__(self) -> None:
+        self._keeper.keep(self._claim, self._refused, limit=self._limit)
+        self._followed.__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        self._followed.__exit__(*error)
+        self._keeper.drop(self._claim)
+
+    def _refused(self, held: Held) -> None:
+        """On the keeper's thread."""
         why = Stop.CANCELED if held is Held.CANCELED else Stop.LOST
         if why is Stop.LOST:
             metrics.LOST_LEASES.inc()
         with suppress(RuntimeError):  # the loop is closed: nothing is left to stop
-            loop.call_soon_threadsafe(reins.pull, why)
+            self._loop.call_soon_threadsafe(self._reins.pull, why)
 
-    def heard(notice: Notice) -> None:
+    def _heard(self, notice: Notice) -> None:
         if notice.state is TaskState.CANCELED:
-            reins.pull(Stop.CANCELED)
+            self._reins.pull(Stop.CANCELED)
         elif notice.state is None:
-            reins.pull(Stop.LOST)
-
-    keeper.keep(claim, refused, limit=limit)
-    try:
-        with watch.follow(claim.task_id, heard):
-            yield
-    finally:
-        keeper.drop(claim)
+            self._reins.pull(Stop.LOST)

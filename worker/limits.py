@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from perdure.errors import InvalidParams
-from perdure.scheduling import scheduling_of
+from perdure.scheduling import MEMBER, scheduling_of
 from perdure.settings import Settings
 from perdure.storage import ClaimedTurn
 from perdure.tasks import Role
@@ -46,6 +46,8 @@ def hung_after(settings: Settings) -> float:
 def _of_message(claimed: ClaimedTurn) -> float | None:
     said = next((each for each in reversed(claimed.conversation) if each.role is Role.USER), None)
     metadata: Mapping[str, Any] = said.metadata if said else {}
+    if MEMBER not in metadata:
+        return None
     with suppress(InvalidParams):  # stored before this member had a meaning
         return scheduling_of(metadata, datetime.now(UTC)).turn_timeout
     return None

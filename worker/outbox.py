@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from contextvars import copy_context
@@ -50,6 +51,7 @@ class Outbox:
         self._worker = worker
         self._claim = claim
         self._reins = reins
+        self.begun = time.monotonic()
         self._loop = asyncio.get_running_loop()
         self._context = copy_context()  # for its log lines: pieces may come from any thread
         self._lock = threading.Lock()

@@ -11,16 +11,17 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import structlog
-from structlog.contextvars import bound_contextvars
 
 from perdure import metrics
 from perdure.agent import Turn
 from perdure.answer import Answer
 from perdure.errors import LeaseLost, StorageUnavailable
 from perdure.ids import message_id, new_token
+from perdure.logs import about
 from perdure.owners import caller_of
 from perdure.perform import BAD_OUTPUT, Outcome, name_of, perform
 from perdure.retries import MayPass
@@ -41,6 +42,7 @@ from .worker import Worker, ring
 log = structlog.get_logger(__name__)
 
 OVERDUE = "The task was not done in time."
+_CLAIMS = cache(metrics.CLAIMS.labels)
 PATIENCE_AT_EXIT = 2.0
 """Seconds that a handler which was told to stop is given at most when its process ends."""
 
@@ -85,7 +87,7 @@ async def claim_turn(worker: Worker) -> Taken | None:
     ):  # it may have taken a task all the same: the next claim asks for that one first
         worker.unanswered.append((token, first_sent))
         raise
-    metrics.CLAIMS.labels("task" if claimed else "nothing").inc()
+    _CLAIMS("task" if claimed else "nothing").inc()
     if claimed and claimed.claim.attempt == 1:
         waited = claimed.task.status_timestamp - claimed.task.created_at
         metrics.wait_of(worker.name).observe(max(waited.total_seconds(), 0.0))
@@ -98,7 +100,7 @@ async def work_on(worker: Worker, taken: Taken, reins: Reins) -> None:
     with (
         metrics.SLOTS_USED.track_inprogress(),
         spans.turn(worker.agent.config.name, taken.claimed, worker.worker_id) as span,
-        bound_contextvars(
+        about(
             task_id=str(claim.task_id),
             context_id=claim.context_id,
             attempt=claim.attempt,
@@ -161,12 +163,12 @@ async def _performed(
     handler = asyncio.create_task(
         _handled(worker, claimed, turn, answer), name=name_of(turn.task_id, turn.attempt)
     )
-    worker.deliver()
+    _deliver(worker)
     worker.queue.tell([Notice(claimed.task.task_id, claimed.task.last_seq, claimed.task.state)])
     await _first_of(handler, reins, started + limit.seconds)
     if handler.done():
         outcome = handler.result()
-        log.info("turn.performed", state=outcome.state.value, seconds=round(time.monotonic() - started, 3))
+        log.debug("turn.performed", state=outcome.state.value)
         return outcome
     if reins.why is None:
         log.warning("turn.timeout", seconds=round(limit.seconds, 3), limit=limit.why.value)
@@ -224,9 +226,24 @@ def _keeping_steps(worker: Worker, claim: Claim, reins: Reins, answer: Answer) -
 
 async def _first_of(handler: asyncio.Task[Outcome], reins: Reins, until: float) -> None:
     """Return when the handler has ended, the reins are pulled or, on the monotonic clock, it is too late."""
-    if reins.why is None:
-        left = max(until - time.monotonic(), 0)
-        await asyncio.wait((handler, reins.pulled), timeout=left, return_when=asyncio.FIRST_COMPLETED)
+    if reins.why is not None:
+        return
+    loop = asyncio.get_running_loop()
+    over = loop.create_future()  # what asyncio.wait does, by half: every turn waits here
+
+    def end(_: object = None) -> None:
+        if not over.done():
+            over.set_result(None)
+
+    too_late = loop.call_later(max(until - time.monotonic(), 0), end)
+    handler.add_done_callback(end)
+    reins.pulled.add_done_callback(end)
+    try:
+        await over
+    finally:
+        too_late.cancel()
+        handler.remove_done_callback(end)
+        reins.pulled.remove_done_callback(end)
 
 
 async def _stopped(worker: Worker, handler: asyncio.Task[Outcome], reins: Reins) -> _Stuck | None:
@@ -333,7 +350,8 @@ async def _settle(
         log.error("turn.unrecorded", error=str(error))
         return "unrecorded"
     else:
-        log.info("turn.settled", state=written.state.value)
+        seconds = round(time.monotonic() - outbox.begun, 3)
+        log.info("turn.settled", state=written.state.value, seconds=seconds)
         await _tell(worker, written.rings, [Notice(claim.task_id, written.seq, written.state)])
         return written.state.value
 
@@ -375,7 +393,13 @@ async def _release(worker: Worker, claim: Claim, reins: Reins, reason: str, **ho
 
 
 async def _tell(worker: Worker, rings: Sequence[Ring], notices: Sequence[Notice]) -> None:
-    worker.deliver()
+    _deliver(worker)
     worker.queue.tell(notices)
     if rings:
         await ring(worker.queue, rings)
+
+
+def _deliver(worker: Worker) -> None:
+    """What was written may be for a webhook, where there can be any. (Those of an earlier deploy are found unasked.)"""
+    if worker.agent.config.capabilities.push_notifications:
+        worker.deliver()

@@ -6,7 +6,7 @@ A middleware around the router, so that no route can be added that it does not c
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Awaitable, Collection
 from contextlib import suppress
 
 import structlog
@@ -83,15 +83,18 @@ class Guard:
         self._app = app
         self._authenticator = authenticator
         self._public = frozenset(public)
-        self._browsed = tuple(browsed)
+        self._browsed = frozenset(browsed)
+        self._below = tuple(f"{place}/" for place in browsed)
         self._refusals = RefusalLog()
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        if self._authenticator is None and scope["type"] == "http" and not self._is_browsed(scope):
+            scope[CALLER] = ANYBODY
+            return self._app(scope, receive, send)
+        return self._guarded(scope, receive, send)
+
+    async def _guarded(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            if self._authenticator is None and not self._is_browsed(scope):
-                scope[CALLER] = ANYBODY
-                await self._app(scope, receive, send)
-                return
             request = Request(scope, receive)
             try:
                 await self._let_in(request)
@@ -118,7 +121,7 @@ class Guard:
 
     def _is_browsed(self, scope: Scope) -> bool:
         path = _path(scope)
-        return any(path == place or path.startswith(f"{place}/") for place in self._browsed)
+        return path in self._browsed or path.startswith(self._below)
 
     async def _refuse(self, error: Exception, request: Request, send: Send) -> None:
         if isinstance(error, Refused):

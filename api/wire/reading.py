@@ -200,7 +200,7 @@ def one_of(choices: Mapping[Any, Any]) -> Callable[[Any], Any]:
     """A validator for enums: the value that a name (or a number, as ProtoJSON allows) stands for."""
 
     def read_name(value: Any) -> Any:
-        if isinstance(value, str | int) and not isinstance(value, bool) and value in choices:
+        if type(value) in (str, int) and value in choices:  # no bool, which is an int as well
             return choices[value]
         raise ValueError(f"must be one of {', '.join(name for name in choices if isinstance(name, str))}")
 

@@ -281,7 +281,13 @@ def _artifact(artifact: Artifact) -> Json:
 
 def task(found: Task) -> Json:
     """A Task."""
-    return told_task(found, STATES[found.state], message, _artifact)
+    return told_task(
+        found,
+        STATES[found.state],
+        said=message(found.status_message) if found.status_message else None,
+        history=[message(each) for each in found.history],
+        artifacts=[_artifact(each) for each in found.artifacts],
+    )
 
 
 def sent(answer: Task | Message) -> Json:

@@ -80,12 +80,19 @@ class PartShape(Shape):
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Self:
-        number = sum(value is not None for value in (self.text, self.raw, self.url, self.data))
+        number = (
+            (self.text is not None)
+            + (self.raw is not None)
+            + (self.url is not None)
+            + (self.data is not None)
+        )
         if number > 1 or (number == 0 and "data" not in self.model_fields_set):
             raise ValueError("must have exactly one of text, raw, url and data")
         return self
 
     def part(self) -> Part:
+        if self.text is not None and len(self.model_fields_set) == 1:  # as nearly all are
+            return TextPart(self.text)
         extra: dict[str, Any] = {
             "metadata": self.metadata or {},
             "filename": self.filename or "",
@@ -150,6 +157,9 @@ class Configuration(Shape):
     return_immediately: Flag | None = None
 
 
+_NOT_CONFIGURED = Configuration()
+
+
 class SendShape(Tenanted):
     """A SendMessageRequest."""
 
@@ -181,7 +191,7 @@ def read_tenant(params: Any) -> str:
 def read_send(params: Any) -> Send:
     """A SendMessageRequest."""
     asked = read(SendShape, params)
-    configuration = asked.configuration or Configuration()
+    configuration = asked.configuration or _NOT_CONFIGURED
     callback = configuration.task_push_notification_config
     return Send(
         message=asked.message.message(),

@@ -60,7 +60,8 @@ async def tell_what_it_waits_for(client: Client, place: Place, tell: Callable[[s
         if not place.task_id or place.state not in ("", SUBMITTED):
             waiting, look_at = None, 0.0
         elif time.monotonic() >= look_at:
-            with suppress(PerdureError):  # it is the stream that says what is wrong
+            # The stream says what is wrong; and another server than ours may answer anything.
+            with suppress(PerdureError, LookupError, TypeError, AttributeError):
                 waiting = await looked(client, place)
             look_at = time.monotonic() + LOOK_AGAIN
         # The state may have come while we asked.

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import reprlib
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import NoneType
 from uuid import UUID
 
 import orjson
@@ -17,6 +18,7 @@ from perdure.tasks import Notice, TaskState
 
 log = structlog.get_logger(__name__)
 
+_STATES: Mapping[str | None, TaskState | None] = {None: None, **{state.value: state for state in TaskState}}
 _SHORT = 60
 """Characters of what is strange that a log line shows."""
 
@@ -49,9 +51,11 @@ def _notice(item: object) -> Notice:
     if not isinstance(item, list) or len(item) != 3:
         raise ValueError("not three members")
     task_id, seq, state = item
-    if not isinstance(task_id, str) or type(seq) is not int or not isinstance(state, str | None):
+    if type(task_id) is not str or type(seq) is not int or type(state) not in (str, NoneType):
         raise ValueError("a member of another type")
-    return Notice(UUID(task_id), seq, None if state is None else TaskState(state))
+    if state not in _STATES:
+        raise ValueError("no state")
+    return Notice(UUID(task_id), seq, _STATES[state])
 
 
 class Strange:

@@ -15,21 +15,18 @@ class Together(Generic[T]):
 
     def __init__(self, send: Callable[[Sequence[T]], Awaitable[None]]) -> None:
         self._send = send
-        self._waiting: list[T] = []
-        self._told: asyncio.Future[None] | None = None
+        self._waiting: list[tuple[Sequence[T], asyncio.Future[None]]] = []
         self._sending: asyncio.Task[None] | None = None
 
     async def add(self, items: Sequence[T]) -> None:
         """Return once these were sent; raises what `send` raises."""
         if items:
-            await asyncio.shield(self.post(items))
+            await self.post(items)
 
     def post(self, items: Sequence[T]) -> asyncio.Future[None]:
         """Send these as well; done once they were sent. Nobody need ask."""
-        self._waiting += items
-        if self._told is None:
-            self._told = asyncio.get_running_loop().create_future()
-        told = self._told
+        told: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((items, told))
         if self._sending is None or self._sending.done():
             self._sending = asyncio.create_task(self._send_all())
         return told
@@ -41,16 +38,26 @@ class Together(Generic[T]):
 
     async def _send_all(self) -> None:
         await asyncio.sleep(0)  # whoever else is about to add does so in this very moment
-        while self._waiting and self._told:
-            items, told = self._waiting, self._told
-            self._waiting, self._told = [], None
+        while self._waiting:
+            waiting, self._waiting = self._waiting, []
             try:
-                await self._send(items)
+                await self._send([item for items, _ in waiting for item in items])
             except Exception as error:
-                told.set_exception(error)
-                told.exception()  # whoever waited for it may be gone
+                _tell(waiting, error)
             except BaseException:
-                told.cancel()
+                for _, told in waiting:
+                    told.cancel()
                 raise
             else:
-                told.set_result(None)
+                _tell(waiting)
+
+
+def _tell(waiting: Sequence[tuple[object, asyncio.Future[None]]], error: Exception | None = None) -> None:
+    for _, told in waiting:
+        if told.done():  # who waited for it was cancelled
+            continue
+        if error is None:
+            told.set_result(None)
+        else:
+            told.set_exception(error)
+            told.exception()  # nobody need have waited for it

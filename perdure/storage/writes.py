@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from uuid import UUID
 
 from perdure.fingerprints import fingerprint
@@ -34,11 +33,15 @@ def bodies(
 
 def complete(message: Message, context_id: str, task_id: UUID | None = None) -> Message:
     """With the ids that its sender could not know, or got wrong."""
-    return replace(
-        message,
+    return Message(  # `replace` takes several times as long
+        parts=message.parts,
+        role=message.role,
         message_id=message.message_id or str(new_token()),
         context_id=context_id,
         task_id=str(task_id) if task_id else message.task_id,
+        metadata=message.metadata,
+        extensions=message.extensions,
+        reference_task_ids=message.reference_task_ids,
     )
 
 

@@ -5,19 +5,15 @@ Both who answers (`api.wire`, which adds what only answers have) and who deliver
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TypeVar
 from uuid import UUID
 
 from perdure.payload import Json, given
-from perdure.tasks import Artifact, ArtifactChunk, Message, StatusChange, Task
+from perdure.tasks import ArtifactChunk, StatusChange, Task
 
 __all__ = ["Json", "Update", "given", "timestamp", "told_status", "told_task"]
-
-T = TypeVar("T")
-Tell = Callable[[T], Json]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +29,8 @@ class Update:
 
 def timestamp(time: datetime) -> str:
     """UTC, milliseconds, Z (A2A 1.0, section 5.6.1)."""
-    return time.astimezone(UTC).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
+    utc = time if time.tzinfo is UTC else time.astimezone(UTC)
+    return utc.isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
 
 
 def told_status(state: str, said: Json | None, time: datetime) -> Json:
@@ -41,16 +38,13 @@ def told_status(state: str, said: Json | None, time: datetime) -> Json:
     return {"state": state, **({} if said is None else {"message": said}), "timestamp": timestamp(time)}
 
 
-def told_task(found: Task, state: str, message: Tell[Message], artifact: Tell[Artifact]) -> Json:
+def told_task(
+    found: Task, state: str, said: Json | None, history: Sequence[Json], artifacts: Sequence[Json]
+) -> Json:
     """A Task, in the words of a version: what it calls the state, and how it tells messages and artifacts."""
-    said = found.status_message
     return {
         "id": str(found.task_id),
         "contextId": found.context_id,
-        "status": told_status(state, None if said is None else message(said), found.status_timestamp),
-        **given(
-            artifacts=[artifact(each) for each in found.artifacts],
-            history=[message(each) for each in found.history],
-            metadata=dict(found.metadata),
-        ),
+        "status": told_status(state, said, found.status_timestamp),
+        **given(artifacts=artifacts, history=history, metadata=dict(found.metadata)),
     }

@@ -57,7 +57,14 @@ def _part(part: Part) -> Json:
 
 def task(found: Task) -> Json:
     """A Task."""
-    return {"kind": "task", **told_task(found, found.state.value, message, _artifact)}
+    told = told_task(
+        found,
+        found.state.value,
+        said=message(found.status_message) if found.status_message else None,
+        history=[message(each) for each in found.history],
+        artifacts=[_artifact(each) for each in found.artifacts],
+    )
+    return {"kind": "task", **told}
 
 
 def _artifact(artifact: Artifact) -> Json:

@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-from perdure.notes import without_notes
+from perdure.kept import stored
+from perdure.notes import NOTES, without_notes
 from perdure.payload import STATE_NAMES, dump_artifact, dump_body, dump_message
 from perdure.tasks import Message, StatusChange, Task
 
-from . import Json, Update, timestamp, told_task
+from . import Json, Update, given, timestamp, told_task
 
 
 def message(said: Message) -> Json:
     """A Message."""
-    return dump_message(replace(said, metadata=without_notes(said.metadata)))
+    return _as_callers_see_it(dump_message(said))
+
+
+def _as_callers_see_it(message: Json) -> Json:
+    metadata = message.get("metadata")
+    if not metadata or NOTES.isdisjoint(metadata):
+        return message
+    rest = {name: value for name, value in message.items() if name != "metadata"}
+    return {**rest, **given(metadata=without_notes(metadata))}
 
 
 def task(found: Task) -> Json:
     """A Task."""
-    return told_task(found, STATE_NAMES[found.state], message, dump_artifact)
+    return told_task(
+        found,
+        STATE_NAMES[found.state],
+        said=message(found.status_message) if found.status_message else None,
+        history=[_as_callers_see_it(each) for each in stored(found.history, dump_message)],
+        artifacts=stored(found.artifacts, dump_artifact),
+    )
 
 
 def sent(answer: Task | Message) -> Json:

@@ -17,7 +17,7 @@ from perdure.storage import IdempotencyKey, NewTask, Storage, TaskQuery
 from perdure.storage.operators import TaskFilter, WorkerBeat
 from perdure.storage.postgres import claims
 from perdure.tasks import Ring, TaskState
-from tests.support.storages import Clock
+from tests.support.storages import Clock, opened_postgres
 from tests.support.stories import ME, SOMEONE_ELSE, claim, id_of, idle, says, settle, submit
 
 AT_A, AT_B = owner_at("a", ME), owner_at("b", ME)
@@ -252,11 +252,11 @@ async def test_a_claim_reads_the_line_of_its_agent_in_order(
     await undone.start()
     try:
         await connection.execute(_BACKLOG)
-        claim_of = claims._CLAIM_OF if agent else claims._CLAIM
+        claim = claims.CLAIM_OF if agent else claims.CLAIM
         for mode in ("force_custom_plan", "force_generic_plan"):
             await connection.execute(f"SET LOCAL plan_cache_mode = {mode}")
             named = [agent] if agent else []
-            rows = await connection.fetch(f"EXPLAIN {claim_of[1]}", ["w"], [new_token()], [60.0], *named)
+            rows = await connection.fetch(f"EXPLAIN {claim}", ["w"], [new_token()], [60.0], *named)
             plan = "\n".join(row[0] for row in rows)
             found = re.search(
                 r"Limit.*?\n\s+->  LockRows.*?\n\s+->  Nested Loop.*?\n.*?Index Scan using (\w+) on tasks",
@@ -268,3 +268,25 @@ async def test_a_claim_reads_the_line_of_its_agent_in_order(
     finally:
         await undone.rollback()
         await connection.close()
+
+
+async def test_a_claim_locks_no_more_than_it_is_asked_for(module_database_url: str) -> None:
+    """Who claims beside it does not pass over what it leaves."""
+    async with opened_postgres(module_database_url) as opened:
+        tasks = [await submit(opened.storage, context=f"talk {number}") for number in range(5)]
+        connection, beside = [await asyncpg.connect(module_database_url) for _ in range(2)]
+        try:
+            async with connection.transaction():
+                rows = await connection.fetch(
+                    claims.CLAIM, ["w"] * 2, [new_token() for _ in range(2)], [60.0] * 2
+                )
+                left = await beside.fetch(
+                    "SELECT task_id FROM tasks ORDER BY task_id FOR NO KEY UPDATE SKIP LOCKED"
+                )
+        finally:
+            await connection.close()
+            await beside.close()
+    assert len(rows) == 2
+    assert {row["task_id"] for row in left} == {id_of(task) for task in tasks} - {
+        row["task_id"] for row in rows
+    }

@@ -148,9 +148,8 @@ def test_every_line_of_a_turn_says_whose_it_is(stack: Stack) -> None:
     task = server.send("fail")
     until(lambda: worker.said("turn.settled") > 0)
     told = [line for line in lines([worker]) if line["event"].startswith(("turn.", "handler."))]
-    assert {line["event"] for line in told} == {
-        *("turn.started", "handler.failed", "turn.performed", "turn.settled")
-    }
+    assert [line["event"] for line in told] == ["turn.started", "handler.failed", "turn.settled"]
+    assert told[-1]["seconds"] >= 0
     for line in told:
         assert line["task_id"] == task["id"]
         assert line["context_id"] == task["contextId"]

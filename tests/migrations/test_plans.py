@@ -20,8 +20,8 @@ from perdure.storage.postgres.database import PLANS
 OF_EVERY_TASK = {
     "submit": statements.SUBMIT,
     "submit all": callers.SUBMIT_ALL,
-    "claim": claims.CLAIM.replace("{size}", "8").replace("{of}", statements.OF_ONLY_AGENT),
-    "claim of an agent": claims.CLAIM.replace("{size}", "8").replace("{of}", statements.of_agent("$4::text")),
+    "claim": claims.CLAIM,
+    "claim of an agent": claims.CLAIM_OF,
     "renew": turns.RENEW,
     "write": turns.WRITE,
     "settle": turns.SETTLE,

@@ -73,14 +73,6 @@ async def test_items_of_one_key_are_kept_apart_and_in_order() -> None:
     assert line.batches == [["a1"], ["a2", "b1"], ["a3", "b2"]]
 
 
-async def test_batches_have_the_sizes_that_are_allowed() -> None:
-    line = Line()
-    tasks = await asked(Lane(line.send, sizes=(1, 2, 4)), line, range(8))
-    line.go.set()
-    await asyncio.gather(*tasks)
-    assert line.batches == [[0], [1, 2, 3, 4], [5, 6], [7]]
-
-
 async def test_what_is_asked_for_twice_is_read_once() -> None:
     line = Line()
     lane: Lane[str, str] = Lane(line.send, shared=True)

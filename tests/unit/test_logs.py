@@ -7,6 +7,7 @@ import json
 import logging
 import warnings
 from collections.abc import Iterator
+from datetime import UTC, datetime
 
 import pytest
 import structlog
@@ -38,6 +39,32 @@ def test_json_has_a_line_for_an_event(capsys: pytest.CaptureFixture[str]) -> Non
     }
     assert (theirs["event"], theirs["level"], theirs["logger"]) == ("port 1", "warning", "uvicorn.error")
     assert "color_message" not in theirs
+
+
+def test_a_line_says_what_it_is_about(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.set_up(LogSettings(format="json"))
+    log = structlog.get_logger()
+    with logs.about(task_id="t", caller="ada"):
+        with logs.about(caller="bob", attempt=1):
+            log.info("inside", attempt=2)
+            logging.getLogger("somebody").warning("theirs")
+        log.info("around")
+    log.info("outside")
+    inside, theirs, around, outside = map(json.loads, capsys.readouterr().err.splitlines())
+    assert (inside["task_id"], inside["caller"], inside["attempt"]) == ("t", "bob", 2)
+    assert (theirs["task_id"], theirs["caller"], theirs["attempt"]) == ("t", "bob", 1)
+    assert (around["task_id"], around["caller"]) == ("t", "ada")
+    assert "attempt" not in around
+    assert not {"task_id", "caller"} & outside.keys()
+
+
+def test_the_time_of_a_line_is_in_utc(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.set_up(LogSettings(format="json"))
+    before = datetime.now(UTC)
+    structlog.get_logger().info("now")
+    said = json.loads(capsys.readouterr().err)["timestamp"]
+    assert len(said) == len("2026-01-01T00:00:00.000000Z")
+    assert before <= datetime.fromisoformat(said) <= datetime.now(UTC)
 
 
 def test_a_traceback_stays_one_line_of_json(capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,7 +20,7 @@ _OWNER_GIVEN = re.compile(
 
 WITHOUT_OWNER = {
     # Of workers and sweeps, which serve all owners; a turn's statements are fenced by its claim.
-    "CLAIM", "RENEW", "WRITE", "SETTLE", "RELEASE", "DIAGNOSE", "STORE_STEP", "STEPS",
+    "CLAIM", "CLAIM_OF", "RENEW", "WRITE", "SETTLE", "RELEASE", "DIAGNOSE", "STORE_STEP", "STEPS",
     "RESCUE", "EXPIRE", "FORGET_KEYS", "STRANDED", "STRANDED_OF", "REDISPATCH", "BEAT", "FORGET_WORKER",
     "DUE", "PIECES", "FOLD", "DONE", "UNUSED", "FORGET_UNUSED",
     # Of workers that deliver webhooks, under the claim of a line; and of those who change the keys that secrets are sealed with.
@@ -28,6 +28,8 @@ WITHOUT_OWNER = {
     # Of sweeps and operators, who prune what has ended long ago, whoever owned it.
     "ENDED", "LOCK", "LOCK_WEBHOOKS", "FREE", "REFERENCED", "LOCK_CONTEXTS", "DELETE_CONTEXTS", "WEIGH", "TRIM", "FORGET_ACTIONS",
     "BEGIN", "GO_ON", "AGE",
+    # Of callers and operators, by the conditions that are asked for: a caller's own are put in by `webhooks.filters`.
+    "DELIVERIES", "REPLAY",
     # Of operators, who see which endpoints are in trouble.
     "ENDPOINTS",
     # Of operators, who make keys for all owners.

@@ -571,3 +571,12 @@ async def test_what_the_storage_does_not_take_fails_the_task(shop: Shop, when: s
     assert task.state is TaskState.FAILED
     assert task.status_message is not None
     assert task.status_message.text == BAD_OUTPUT
+
+
+@pytest.mark.parametrize("told", [True, False])
+async def test_deliveries_are_looked_for_where_an_agent_has_webhooks(shop: Shop, told: bool) -> None:
+    looks: list[None] = []
+    plain = shop.worker(lambda messages: "done", capabilities={"push_notifications": told})
+    await shop.submit()
+    await run_turn(replace(plain, deliver=lambda: looks.append(None)), Reins())
+    assert bool(looks) is told

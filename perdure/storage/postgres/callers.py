@@ -11,8 +11,9 @@ from uuid import UUID
 import asyncpg
 
 from perdure.errors import TaskNotCancelable, TaskNotFound
+from perdure.kept import Kept
 from perdure.owners import agent_of
-from perdure.payload import dump_body
+from perdure.payload import Json, dump_body, dump_message, load_message
 from perdure.storage import Accepted, IdempotencyKey, NewTask, Policy, WebhookConfig
 from perdure.storage.postgres import sends
 from perdure.storage.postgres import statements as sql
@@ -93,7 +94,7 @@ class New(NamedTuple):
     owner: str
     context_id: str
     metadata: str
-    message: str | None
+    message: str
     policy: str
     priority: int
     delay: float
@@ -118,7 +119,8 @@ class Callers(Reads):
 
     async def submit_task(self, new: NewTask, *, key: IdempotencyKey | None = None) -> Accepted:
         message = complete(new.message, new.context_id, new.task_id)
-        found = await self._submitted(new, message, key)
+        stored = dump_message(message)
+        found = await self._submitted(new, message, stored, key)
         if isinstance(found, UUID):
             accepted = await self._submitted_before(new.owner, found)
             return replace(accepted, repeated=found != new.task_id)
@@ -130,7 +132,7 @@ class Callers(Reads):
             status_message=None,
             status_timestamp=found.created_at,
             metadata=dict(new.metadata),
-            history=(message,),
+            history=Kept((stored,), load_message),
             artifacts=(),
             created_at=found.created_at,
             updated_at=found.created_at,
@@ -141,7 +143,7 @@ class Callers(Reads):
         )
 
     async def _submitted(
-        self, new: NewTask, message: Message, key: IdempotencyKey | None
+        self, new: NewTask, message: Message, stored: Json, key: IdempotencyKey | None
     ) -> Submitted | UUID:
         if _goes_with_others(new, key):
             row = await self._submits.ask(
@@ -150,7 +152,7 @@ class Callers(Reads):
                     owner=new.owner,
                     context_id=new.context_id,
                     metadata=dumps(dict(new.metadata)),
-                    message=message_json(message),
+                    message=dumps(stored),
                     policy=new.policy.value,
                     priority=new.priority,
                     delay=new.delay,

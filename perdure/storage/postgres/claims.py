@@ -17,9 +17,9 @@ import orjson
 from perdure.owners import ONLY
 from perdure.storage import ClaimedTurn
 from perdure.storage.postgres.base import Statements
-from perdure.storage.postgres.lanes import Lane
+from perdure.storage.postgres.lanes import MOST, Lane
 from perdure.storage.postgres.reads import CONVERSATIONS, LOAD, columns
-from perdure.storage.postgres.records import Row, claim_of, conversation_of, task_of
+from perdure.storage.postgres.records import Row, claim_of, conversation_of, task_with
 from perdure.storage.postgres.statements import CLAIMABLE, OF_ONLY_AGENT, TASK, of_agent
 from perdure.storage.views import last
 from perdure.tasks import Message
@@ -28,16 +28,14 @@ CLAIM_TRIES = 20
 """How often claims that met others at a limited key are tried again."""
 _AFTER_OTHERS = 0.005
 """Seconds that they wait for them at most, each time."""
-SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
-"""How many turns one statement claims. The number is written into it: for a parameter Postgres assumes a tenth of the table, and
-would sort all that waits instead of reading the first of it."""
 
 _BEST = "b.priority DESC, b.rank, b.due_at, b.task_id"
 
 # $1 holders, $2 tokens, $3 leases in seconds; {of}: of which agent. What a token got before is given again. A row without a task:
 # other claims were faster at a limited key; something else may still be claimable. `opening`: the only message of a context that
-# has just begun.
-CLAIM = f"""
+# has just begun. `best` reads, and locks, no more rows than are asked for, one after the other. The bound inside it is for the
+# planner: for a number that it does not know it assumes a tenth of the table, and would sort all that waits.
+_CLAIM = f"""
 WITH mine AS (
         SELECT t.*, 0 AS waiting FROM unnest($2::uuid[]) AS asked(token) CROSS JOIN LATERAL (
                SELECT * FROM tasks WHERE lease_token = asked.token AND state = 'working' OFFSET 0) t),
@@ -46,11 +44,12 @@ WITH mine AS (
           FROM unnest($1::text[], $2::uuid[], $3::float8[]) WITH ORDINALITY AS a(holder, token, lease, ord)
          WHERE NOT EXISTS (SELECT FROM mine WHERE mine.lease_token = a.token)),
     best AS (
-        SELECT t.task_id, t.limit_keys, t.priority, t.rank, t.due_at, c.waiting, clock_timestamp() AS now
-          FROM tasks t JOIN contexts c ON c.owner = t.owner AND c.context_id = t.context_id
-         WHERE {CLAIMABLE} AND {{of}} AND EXISTS (SELECT FROM asked)
-         ORDER BY t.priority DESC, t.rank, t.due_at, t.task_id LIMIT {{size}}
-           FOR NO KEY UPDATE OF t, c SKIP LOCKED),
+        SELECT * FROM (
+            SELECT t.task_id, t.limit_keys, t.priority, t.rank, t.due_at, c.waiting, clock_timestamp() AS now
+              FROM tasks t JOIN contexts c ON c.owner = t.owner AND c.context_id = t.context_id
+             WHERE {CLAIMABLE} AND {{of}}
+             ORDER BY t.priority DESC, t.rank, t.due_at, t.task_id LIMIT {MOST}
+               FOR NO KEY UPDATE OF t, c SKIP LOCKED) found LIMIT (SELECT count(*) FROM asked)),
     limits AS (
         SELECT l.limit_key, l.max_running - l.running AS free FROM concurrency_limits l
          WHERE l.limit_key IN (SELECT unnest(b.limit_keys) FROM best b) AND l.running < l.max_running
@@ -94,9 +93,9 @@ SELECT r.held_up, {TASK}, t.position, t.turns, t.status_seq, t.lease_token, t.tr
             SELECT e.payload FROM task_events e WHERE e.task_id = t.task_id AND e.seq = 1) END AS opening
   FROM (SELECT EXISTS (SELECT FROM refused) AS held_up) r LEFT JOIN turns t ON true
 """
-_CLAIM = {size: CLAIM.replace("{size}", str(size)).replace("{of}", OF_ONLY_AGENT) for size in SIZES}
+CLAIM = _CLAIM.replace("{of}", OF_ONLY_AGENT)
 # $4 agent
-_CLAIM_OF = {size: CLAIM.replace("{size}", str(size)).replace("{of}", of_agent("$4::text")) for size in SIZES}
+CLAIM_OF = _CLAIM.replace("{of}", of_agent("$4::text"))
 
 # $1 task_ids, $2 turns
 STEPS = """
@@ -126,7 +125,7 @@ class Claims(Statements):
         self, holder: str, token: UUID, *, lease: float, history: int = 200, agent: str = ONLY
     ) -> ClaimedTurn | None:
         if (lane := self._claims.get(agent)) is None:
-            lane = self._claims[agent] = Lane(partial(self._claim, agent), name="claims", sizes=SIZES)
+            lane = self._claims[agent] = Lane(partial(self._claim, agent), name="claims")
         return await lane.ask(Wanted(holder, token, lease, history))
 
     async def _claim(self, agent: str, wanted: Sequence[Wanted]) -> Sequence[ClaimedTurn | None]:
@@ -144,9 +143,9 @@ class Claims(Statements):
 
 async def _claimed(connection: Any, wanted: Sequence[Wanted], agent: str) -> Sequence[Row]:
     holders, tokens, leases, _ = columns(wanted)
-    statement, named = (_CLAIM_OF, [agent]) if agent else (_CLAIM, [])
+    statement, named = (CLAIM_OF, [agent]) if agent else (CLAIM, [])
     for _ in range(CLAIM_TRIES):
-        rows = await connection.fetch(statement[len(wanted)], holders, tokens, leases, *named)
+        rows = await connection.fetch(statement, holders, tokens, leases, *named)
         found = [row for row in rows if row["task_id"] is not None]
         if len(found) == len(wanted) or not rows[0]["held_up"]:
             break
@@ -202,7 +201,7 @@ def _turn(
     history: int,
     steps: Mapping[tuple[str, int], Any] | None = None,
 ) -> ClaimedTurn:
-    task = task_of({**row, "kinds": kinds, "payloads": payloads})
+    task = task_with(row, kinds, payloads)
     task = task if len(task.history) <= history else replace(task, history=tuple(last(task.history, history)))
     return ClaimedTurn(
         claim=claim_of(row, row["lease_token"]),

@@ -39,8 +39,8 @@ MOST_AT_ONCE = 4
 
 
 class Lane(Generic[Item, Answer]):
-    """`name`: in the metrics. `apart`: no two items of the same key go into one batch. `sizes`: the sizes that batches may have.
-    `shared`: who asks for what is waiting already gets the same answer, which nobody may change then."""
+    """`name`: in the metrics. `apart`: no two items of the same key go into one batch. `shared`: who asks for what is waiting
+    already gets the same answer, which nobody may change then."""
 
     def __init__(
         self,
@@ -48,13 +48,11 @@ class Lane(Generic[Item, Answer]):
         *,
         name: str = "other",
         apart: Callable[[Item], Hashable] | None = None,
-        sizes: Sequence[int] = (),
         shared: bool = False,
     ) -> None:
         self._send = send
         self._batches = metrics.BATCH.labels(name)
         self._apart = apart
-        self._sizes = sizes
         self._shared: dict[Item, asyncio.Future[Answer]] | None = {} if shared else None
         self._waiting: list[tuple[Item, asyncio.Future[Answer]]] = []
         self._senders: dict[asyncio.Task[None], float] = {}  # since when its batch is under way
@@ -121,10 +119,9 @@ class Lane(Generic[Item, Answer]):
         rest: list[tuple[Item, asyncio.Future[Answer]]] = []
         keys: set[Hashable] = set()
         asked = [(item, answer) for item, answer in self._waiting if not answer.done()]
-        most = max((size for size in self._sizes if size <= len(asked)), default=MOST)
         for item, answer in asked:
             key = self._apart(item) if self._apart else None
-            together = len(batch) < most and (key is None or key not in keys)
+            together = len(batch) < MOST and (key is None or key not in keys)
             (batch if together else rest).append((item, answer))
             keys.add(key)
         self._waiting = rest

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from itertools import groupby
 from operator import itemgetter
 from typing import Any
@@ -10,18 +11,33 @@ from uuid import UUID
 
 import orjson
 
+from perdure.kept import Kept
 from perdure.owners import agent_of
-from perdure.payload import dump_message, load_body, load_message
+from perdure.payload import Json, dump_body, dump_message, load_artifact, load_body, load_chunk, load_message
 from perdure.storable import require_storable
 from perdure.storage import Claim, Context, Feedback
 from perdure.storage.views import last, task_conversation
-from perdure.tasks import ArtifactChunk, Event, Message, Ring, StatusChange, Task, TaskState, fold_chunks
+from perdure.tasks import (
+    Artifact,
+    ArtifactChunk,
+    Event,
+    Message,
+    Ring,
+    StatusChange,
+    Task,
+    TaskState,
+    fold_chunks,
+)
 
 Row = Mapping[str, Any]
+_STATES = {state.value: state for state in TaskState}
+_EMPTY: Mapping[type, str] = {dict: "{}", list: "[]"}
 
 
 def dumps(value: Any) -> str:
     """JSON text for a jsonb parameter. `ValueError` for what no storage keeps."""
+    if not value and type(value) in _EMPTY:  # most of what may be said is not
+        return _EMPTY[type(value)]
     require_storable(value)
     return orjson.dumps(value).decode()
 
@@ -31,23 +47,37 @@ def message_json(message: Message | None) -> str | None:
     return None if message is None else dumps(dump_message(message))
 
 
+def status_json(state: TaskState, message: Message | None, metadata: Mapping[str, Any] | None) -> str:
+    """A status as a jsonb parameter."""
+    if message is None and not metadata:
+        return _bare_status(state)
+    return dumps(dump_body(StatusChange(state, message, metadata or {}))[1])
+
+
+@cache
+def _bare_status(state: TaskState) -> str:
+    return dumps(dump_body(StatusChange(state))[1])
+
+
 def task_of(row: Row) -> Task:
     """A row of LOAD or LIST: the task with its log folded into history and artifacts."""
-    bodies = [
-        load_body(kind, orjson.loads(payload))
-        for kind, payload in zip(row["kinds"] or (), row["payloads"] or (), strict=True)
-    ]
+    return task_with(row, row["kinds"] or (), row["payloads"] or ())
+
+
+def task_with(row: Row, kinds: Sequence[str], payloads: Sequence[str]) -> Task:
+    """The same, with its log apart from the row."""
+    said, chunks = _told_apart(kinds, payloads)
     status_message = row["status_message"]
     return Task(
         task_id=row["task_id"],
         context_id=row["context_id"],
         owner=row["owner"],
-        state=TaskState(row["state"]),
+        state=_STATES[row["state"]],
         status_message=None if status_message is None else load_message(orjson.loads(status_message)),
         status_timestamp=row["status_timestamp"],
         metadata=orjson.loads(row["metadata"]),
-        history=tuple(message for body in bodies if (message := _spoken(body)) is not None),
-        artifacts=fold_chunks(body for body in bodies if isinstance(body, ArtifactChunk)),
+        history=Kept(said, load_message),
+        artifacts=_folded(chunks),
         created_at=row["created_at"],
         updated_at=row["updated_at"],
         last_seq=row["last_seq"],
@@ -57,10 +87,26 @@ def task_of(row: Row) -> Task:
     )
 
 
-def _spoken(body: Message | ArtifactChunk | StatusChange) -> Message | None:
-    if isinstance(body, StatusChange):
-        return body.message
-    return body if isinstance(body, Message) else None
+def _told_apart(kinds: Sequence[str], payloads: Sequence[str]) -> tuple[list[Json], list[Json]]:
+    """The messages of a log, those of its statuses among them, and its pieces of artifacts; as they are stored."""
+    said, chunks = [], []
+    for kind, payload in zip(kinds, payloads, strict=True):
+        body = orjson.loads(payload)
+        if kind == "artifact":
+            chunks.append(body)
+        elif kind == "message":
+            said.append(body)
+        elif message := body["status"].get("message"):
+            said.append(message)
+    return said, chunks
+
+
+def _folded(chunks: Sequence[Json]) -> Sequence[Artifact]:
+    """What was told as a whole, and in one part, is stored as it is read. All else has to be put together."""
+    whole = [chunk["artifact"] for chunk in chunks if not chunk.get("append")]
+    if len({artifact["artifactId"] for artifact in whole if len(artifact["parts"]) == 1}) == len(chunks):
+        return Kept(whole, load_artifact)
+    return fold_chunks(load_chunk(chunk) for chunk in chunks)
 
 
 def event_of(row: Row) -> Event:

@@ -16,7 +16,15 @@ from perdure.storage import Claim, Held, Written
 from perdure.storage.postgres.base import Statements
 from perdure.storage.postgres.lanes import Lane
 from perdure.storage.postgres.reads import columns
-from perdure.storage.postgres.records import Row, changed_metadata, dumps, message_json, ring_at, rings_of
+from perdure.storage.postgres.records import (
+    Row,
+    changed_metadata,
+    dumps,
+    message_json,
+    ring_at,
+    rings_of,
+    status_json,
+)
 from perdure.storage.postgres.statements import NEXT, UNCOUNT, UNLIMITED, seen
 from perdure.storage.writes import YIELDS_TO_UNREAD, bodies, ends_turn
 from perdure.tasks import Artifact, ArtifactChunk, Message, Ring, StatusChange, TaskState
@@ -273,8 +281,8 @@ class Turns(Statements):
         if state is None or not ends:
             row = await self._writes.ask((write, pieces))
             return Written(TaskState.WORKING, row["last_seq"]) if row else await self._refused(write)
-        _, status = dump_body(StatusChange(state, status_message, status_metadata or {}))
-        end = End(state, dumps(status), state in YIELDS_TO_UNREAD, claim.owner, claim.context_id)
+        status = status_json(state, status_message, status_metadata)
+        end = End(state, status, state in YIELDS_TO_UNREAD, claim.owner, claim.context_id)
         row = await self._settles.ask((write, pieces, end))
         if row is None:
             return await self._refused(write)
