@@ -46,7 +46,7 @@ bench: .venv/bench  ## Measure Perdure beside its peers and the limits, half an 
 bench-quick: .venv/bench  ## The headline ratios, in two minutes
 	@$(BIN)/python -m bench --quick --json build/bench-quick.json
 
-profile: .venv/bench  ## Where front door and worker spend their time under load: flame graphs in build/
+profile: .venv/bench  ## Where front door and worker spend their time under load: flame graphs, and shares on docs/performance.md
 	@$(BIN)/python -m bench.profile
 
 coverage: .venv  ## Run the tests and show the branches they miss

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -58,14 +58,17 @@ def save(results: Results, path: Path) -> None:
 def write_page(page: Path, path: Path) -> None:
     """Put the tables of an earlier run between the marks `<!-- targets -->` and `<!-- figures -->` of a page and their ends."""
     told = json.loads(path.read_text())
-    text = page.read_text()
-    for mark, rows in (("targets", _target_rows(told)), ("figures", _figure_rows(told))):
-        head, begin, rest = text.partition(f"<!-- {mark} -->\n")
-        _, end, tail = rest.partition(f"<!-- /{mark} -->")
-        if not begin or not end:
-            raise SystemExit(f"{page} has no place for the {mark}: <!-- {mark} --> and <!-- /{mark} -->")
-        text = "".join([head, begin, "\n".join(rows), "\n", end, tail])
-    page.write_text(text)
+    put(page, "targets", _target_rows(told))
+    put(page, "figures", _figure_rows(told))
+
+
+def put(page: Path, mark: str, rows: Iterable[str]) -> None:
+    """Put these lines between `<!-- mark -->` and its end on a page."""
+    head, begin, rest = page.read_text().partition(f"<!-- {mark} -->\n")
+    _, end, tail = rest.partition(f"<!-- /{mark} -->")
+    if not begin or not end:
+        raise SystemExit(f"{page} has no place for the {mark}: <!-- {mark} --> and <!-- /{mark} -->")
+    page.write_text("".join([head, begin, "\n".join(rows), "\n", end, tail]))
 
 
 def _target_rows(told: dict[str, Any]) -> Iterator[str]:
