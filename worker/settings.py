@@ -14,6 +14,7 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from typing import Any
 
+import structlog
 from arq.worker import func
 
 from perdure import logs
@@ -29,13 +30,15 @@ from perdure.queue.arq import (
     serialize_job,
 )
 from perdure.settings import Settings, load_settings
-from perdure.stuck import ending_for_sure
+from perdure.stuck import end_process, ending_for_sure
 
 from .bell import HEALTH_SECONDS, hear
 from .health import key_to_check, own_key
 from .jobs import deliver_push, run_task
 from .process import working
 from .slots import EXIT_SECONDS, AllSlots
+
+log = structlog.get_logger(__name__)
 
 
 async def startup(ctx: dict[str, Any]) -> None:
@@ -80,19 +83,29 @@ def _drain_on_signals(slots: AllSlots) -> None:
     """arq tells nobody that it was asked to stop. Its handler is called through asyncio's wake-up descriptor; Python's own, a
     no-op there, is free to take notice as well. (Where arq has installed none, this is not its process.)
 
-    The turns are drained at once and not in `on_shutdown`, which arq never reaches while Redis is down.
+    The turns are drained at once and not in `on_shutdown`, which arq never reaches while Redis is down: it takes back its health
+    key first, for as long as that takes. So the process ends without it.
     """
     loop = asyncio.get_running_loop()
+
+    async def drained() -> None:
+        await slots.drain(_settings.worker.grace)
+        loop.call_later(EXIT_SECONDS, _end_without_redis)
 
     def drain() -> None:
         if not slots.stopping:
             slots.stop()
-            _draining.append(loop.create_task(slots.drain(_settings.worker.grace)))
+            _draining.append(loop.create_task(drained()))
 
     for number in (signal.SIGTERM, signal.SIGINT):
         before = signal.getsignal(number)
         if callable(before) and before is not signal.default_int_handler:
             signal.signal(number, lambda *_: _call_soon(loop, drain))
+
+
+def _end_without_redis() -> None:
+    log.warning("worker.ended", why="Redis does not answer; all turns have ended or been given back")
+    end_process()
 
 
 def _call_soon(loop: asyncio.AbstractEventLoop, drain: Callable[[], None]) -> None:

@@ -157,7 +157,8 @@ class Slots:
 
     async def _turn(self, reins: Reins, claimed: asyncio.Future[bool]) -> None:
         def told(found: bool) -> None:
-            claimed.set_result(found)
+            if not claimed.done():  # whoever wanted to know may have been told to end
+                claimed.set_result(found)
             self.worked |= found
             if self.stopping:
                 reins.pull(Stop.DEPLOY)

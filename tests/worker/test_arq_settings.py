@@ -363,6 +363,17 @@ async def test_a_restart_of_redis_ends_no_turn_and_no_worker(
     assert (await asyncio.to_thread(stop, process))[0] == 0
 
 
+@pytest.mark.parametrize("command", ["arq", "perdure"])
+async def test_sigterm_ends_it_while_redis_is_away(
+    own_fleet: Fleet, private_services: LocalServices, command: str
+) -> None:
+    process = own_fleet.start(command, WORKER__GRACE="0.1")
+    await asyncio.to_thread(private_services.redis.stop)
+    code, said = await asyncio.to_thread(stop, process)
+    assert code == 0, said
+    await asyncio.to_thread(private_services.redis.start)
+
+
 async def test_a_command_under_way_outlives_a_restart_of_redis(private_services: LocalServices) -> None:
     """Or stock arq ends with it: whether one is under way when Redis goes is a matter of luck."""
     pool: Any = await create_pool(redis_settings(private_services.redis_url))
