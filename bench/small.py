@@ -87,7 +87,8 @@ async def streams(services: LocalServices, number: int) -> tuple[float, float]:
 @asynccontextmanager
 async def _reading(url: str, task_id: str, number: int) -> AsyncIterator[asyncio.StreamReader]:
     """So many streams of the task, in a process of their own; what it says of each event. In this process and with asyncio each
-    event would wake 2,000 tasks here as well, and half of what is measured would be the benchmark itself."""
+    event would wake 2,000 tasks here as well: that took 211 ms of processor time an event, two thirds of what the front door took
+    at that time on the same two cores; the readers take 28 to 33."""
     parts = urlsplit(url)
     where = (str(parts.hostname), str(parts.port), task_id, str(number), str(EVENTS))
     readers = await asyncio.create_subprocess_exec(

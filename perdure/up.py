@@ -21,7 +21,7 @@ from perdure.launch import require_authentication, run
 from perdure.local import LocalServices, local_services
 from perdure.settings import Settings, environment, given, load_settings, wants_colour
 
-# Before any agent is loaded, which puts its folder in front: see `launch._import_parts`.
+# Before any agent is loaded, which puts its folder in front: see `launch.parts.import_parts`.
 from perdure.storage.migrate import upgrade
 from perdure.vault import new_key
 

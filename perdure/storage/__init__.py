@@ -25,256 +25,77 @@ Any method may raise `StorageUnavailable`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
-from enum import Enum
 from typing import Any, Protocol
 from uuid import UUID
 
 from perdure.owners import ONLY
+from perdure.storage.claims import (
+    MOST_BACKOFF,
+    Claim,
+    ClaimedTurn,
+    Held,
+    Keeper,
+    Swept,
+    Written,
+)
+from perdure.storage.contexts import (
+    Context,
+    ContextPage,
+    Feedback,
+)
 from perdure.storage.folding import Folding
 from perdure.storage.keys import Keys
 from perdure.storage.operators import Operators, WorkerBeat
-from perdure.storage.retention import Retention
-from perdure.storage.webhooks import WebhookConfig as WebhookConfig
-from perdure.storage.webhooks import WebhookConfigPage as WebhookConfigPage
-from perdure.storage.webhooks import Webhooks as Webhooks
-from perdure.tasks import (
-    Artifact,
-    ArtifactChunk,
-    Event,
-    Message,
-    Notice,
-    Ring,
-    Task,
-    TaskState,
+from perdure.storage.pages import (
+    TOTAL_CAP,
+    Cursor,
+    TaskCounts,
+    TaskPage,
+    TaskQuery,
 )
+from perdure.storage.retention import Retention
+from perdure.storage.sending import (
+    TRACED,
+    Accepted,
+    IdempotencyKey,
+    NewTask,
+    Policy,
+)
+from perdure.storage.webhooks import (
+    WebhookConfig,
+    WebhookConfigPage,
+    Webhooks,
+)
+from perdure.tasks import Artifact, ArtifactChunk, Event, Message, Notice, Ring, Task, TaskState
 
-
-class Policy(Enum):
-    """What a new task does while its context has one that waits or runs."""
-
-    ENQUEUE = "enqueue"  # wait for its turn
-    REJECT = "reject"  # be refused: `ContextBusy`
-    INTERRUPT = "interrupt"  # cancel them, then start
-    PARALLEL = "parallel"  # run beside them
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NewTask:
-    """What `submit_task` stores. `task_id` is made by the process that asks, so that asking again is harmless."""
-
-    task_id: UUID
-    owner: str
-    context_id: str
-    message: Message
-    metadata: Mapping[str, Any] = field(default_factory=dict)
-    policy: Policy = Policy.ENQUEUE
-    priority: int = 0
-    """-100 to 100; higher ones are claimed first."""
-    delay: float = 0.0
-    """Seconds until it is due."""
-    expires: float | None = None
-    """Seconds after which it fails if no turn has begun."""
-    deadline: float | None = None
-    """Seconds after which it fails if it has not ended; a running turn is ended by its worker."""
-    limits: Mapping[str, int] = field(default_factory=dict)
-    """What it counts against while it runs: a key, and how many may run with it."""
-    webhooks: Sequence[WebhookConfig] = ()
-    """Who is told of its changes, from the first one on."""
-    trace_context: str = ""
-    """Of the request that brings it, as `perdure.tracing` writes it; empty: it is not traced."""
-
-
-@dataclass(frozen=True, slots=True)
-class IdempotencyKey:
-    """A send that may be repeated: `key` is the caller's own, `fingerprint` says what was asked for."""
-
-    key: str
-    fingerprint: str
-
-
-@dataclass(frozen=True, slots=True)
-class Accepted:
-    """What a caller's act led to: the task as it stands now and, where a turn of it could be claimed now, the ring for it (also
-    where a limit is reached: that may change before the ring is heard).
-
-    The task's `history` is only the message that this call stored, its `artifacts` are left out: an append costs the same
-    however much the task holds.
-    """
-
-    task: Task
-    ring: Ring | None
-    canceled: Sequence[Notice] = ()
-    """The tasks that an interrupt canceled."""
-    repeated: bool = False
-    """Its idempotency key was used before with the same request: the task of that time, and nothing was stored."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Claim:
-    """The right to run one turn of a task. `attempt` is the fencing token; `token` names this very claim."""
-
-    task_id: UUID
-    owner: str
-    context_id: str
-    attempt: int
-    token: UUID
-
-    def __hash__(self) -> int:
-        return hash(self.token)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClaimedTurn:
-    """A claim with what its handler needs.
-
-    `task` holds all that settled so far, of its history the last `history` messages. `conversation` is what was said in the
-    context up to and with this task, oldest first, the agent's artifacts and questions as messages with the role agent; the last
-    `history` of them.
-    """
-
-    claim: Claim
-    task: Task
-    conversation: Sequence[Message]
-    steps: Mapping[tuple[str, int], Any] = field(default_factory=dict)
-    """Results of checkpoints that earlier attempts of this turn stored, by name and occurrence (1, 2, ...)."""
-    deadline: float | None = None
-    """Seconds until the task's deadline."""
-    trace_contexts: Sequence[str] = ()
-    """Of the requests that brought its messages, the newest last; the last `TRACED`."""
-    again: bool = False
-    """Whether its token got it before, so that a part of its lease is over."""
-
-
-@dataclass(frozen=True, slots=True)
-class Written:
-    """A turn's write was kept. `state` is where the task stands now: `submitted` instead of the state asked for when a message
-    came in that the turn had not seen. `rings` is what became claimable by it."""
-
-    state: TaskState
-    seq: int
-    rings: Sequence[Ring] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Swept:
-    """What a sweep changed: what became claimable, and where the tasks that it touched stand now."""
-
-    rings: Sequence[Ring] = ()
-    notices: Sequence[Notice] = ()
-
-
-class Held(Enum):
-    """What a renewal found."""
-
-    YES = "yes"
-    CANCELED = "canceled"  # still ours until released, so that the slot frees when the handler has ended
-    LOST = "lost"
-
-
-@dataclass(frozen=True, slots=True)
-class Cursor:
-    """A place in a keyset page: everything after it is older."""
-
-    time: datetime
-    key: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TaskQuery:
-    """Filters of `list_tasks`. `since` is inclusive and compares the status timestamp."""
-
-    owner: str
-    context_id: str | None = None
-    state: TaskState | None = None
-    since: datetime | None = None
-    page_size: int = 50
-    after: Cursor | None = None
-    history_length: int | None = None
-    include_artifacts: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class TaskPage:
-    """`next` is None on the last page. `total` counts all that match, up to `TOTAL_CAP`."""
-
-    tasks: Sequence[Task]
-    next: Cursor | None
-    total: int
-
-
-@dataclass(frozen=True, slots=True)
-class TaskCounts:
-    """Tasks of an owner: that have not ended, and those of them that are submitted. Each up to the cap that was asked for."""
-
-    open: int = 0
-    waiting: int = 0
-
-
-MOST_BACKOFF = 5
-"""A task that waits is rung for again at the latest after 2^5 = 32 times the idle time. Nothing waits for that: a worker with a
-free slot and a silent bell claims unasked."""
-
-TRACED = 8
-"""How many trace contexts a task keeps: those of its newest messages."""
-
-TOTAL_CAP = 10_000
-"""Counting stops here: an exact count of a million rows takes a quarter of a second and nobody pages through them."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Context:
-    """A conversation: what was said in its tasks, as `ClaimedTurn.conversation` has it, and the messages appended to it, oldest
-    first (listed: no messages and no task ids). `updated_at` is when a caller last added to it: a task, a message, metadata."""
-
-    context_id: str
-    owner: str
-    metadata: Mapping[str, Any]
-    created_at: datetime
-    updated_at: datetime
-    task_ids: Sequence[UUID] = ()
-    messages: Sequence[Message] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class ContextPage:
-    """Contexts by their last change, newest first."""
-
-    contexts: Sequence[Context]
-    next: Cursor | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Feedback:
-    """What a caller thought of a task. `rating` is 1 to 5 or None."""
-
-    feedback_id: UUID
-    task_id: UUID
-    text: str
-    rating: int | None
-    metadata: Mapping[str, Any]
-    created_at: datetime
-
-
-class Keeper(Protocol):
-    """Renews leases from its own thread over its own connection, so that a handler that blocks the event loop keeps its task."""
-
-    def keep(self, claim: Claim, lost: Callable[[Held], None], *, limit: float | None = None) -> None:
-        """Renew `claim` until `drop`. `lost` is called once, from the keeper's thread, when a renewal finds CANCELED or LOST;
-        after LOST it is dropped, after CANCELED it is still renewed. After `limit` seconds without `settling` it is dropped
-        without a word: its event loop must be hung, and may not keep the task for ever. Returns at once."""
-
-    def settling(self, claim: Claim) -> None:
-        """The handler has ended and the settle or release is being sent: from now on `lost` is not called, since a renewal that
-        finds nothing means nothing, and there is no limit."""
-
-    def drop(self, claim: Claim) -> None:
-        """Stop renewing. Unknown claims are ignored."""
-
-    def close(self) -> None:
-        """End the thread."""
+__all__ = [
+    "MOST_BACKOFF",
+    "TOTAL_CAP",
+    "TRACED",
+    "Accepted",
+    "Claim",
+    "ClaimedTurn",
+    "Context",
+    "ContextPage",
+    "Cursor",
+    "Feedback",
+    "Held",
+    "IdempotencyKey",
+    "Keeper",
+    "NewTask",
+    "Policy",
+    "Storage",
+    "Swept",
+    "TaskCounts",
+    "TaskPage",
+    "TaskQuery",
+    "WebhookConfig",
+    "WebhookConfigPage",
+    "Webhooks",
+    "Written",
+]
 
 
 class Storage(Folding, Keys, Operators, Retention, Webhooks, Protocol):

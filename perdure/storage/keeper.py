@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from perdure.storage import Claim, Held
+from perdure.storage.claims import Claim, Held
 
 Renew = Callable[[Sequence[Claim], float], Awaitable[Mapping[Claim, Held]]]
 """`Storage.renew_claims` over some connection."""

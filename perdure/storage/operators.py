@@ -17,7 +17,7 @@ from perdure.owners import ONLY, owner_at
 from perdure.tasks import TaskState
 
 if TYPE_CHECKING:
-    from perdure.storage import Claim
+    from perdure.storage.claims import Claim
 
 SCANNED = 100_000
 """How many tasks a page of a search looks through at most; its `next` goes on from there."""

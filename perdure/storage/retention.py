@@ -24,7 +24,7 @@ from perdure.storage.webhooks import Delivery, DeliveryAttempt
 from perdure.tasks import Event, StatusChange, Task, TaskState
 
 if TYPE_CHECKING:
-    from perdure.storage import Feedback
+    from perdure.storage.contexts import Feedback
 
 FIRST = UUID(int=0)
 """Before every task id."""

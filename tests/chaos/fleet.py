@@ -19,8 +19,8 @@ import httpx
 from perdure.local import LocalServices
 from perdure.local.server import LAUNCH
 from tests.chaos.history import Recorder
-from tests.chaos.proxy import Line, Proxy
 from tests.support.processes import PERDURE, ROOT, surroundings
+from tests.support.proxy import Line, Proxy
 
 HERE = Path(__file__).parent
 LEASE = 2.0

@@ -101,24 +101,28 @@ class Nemesis:
 
     async def cut(self) -> list[int]:
         """Every connection of everybody breaks; new ones work."""
-        self._fleet.proxy.act("cut", [line for member in self._fleet.members for line in member.lines])
+        for member in self._fleet.members:
+            for line in member.lines:
+                line.cut()
         return []
 
     async def part(self) -> list[int]:
         """One process cannot reach Postgres, or nothing at all, for two leases."""
         async with self._troubled(self._fleet.members) as member:
             lines = self._rng.choice([[member.postgres], member.lines])
-            self._fleet.proxy.act("close", lines)
+            for line in lines:
+                line.close()
             await asyncio.sleep(2 * LEASE)
-            self._fleet.proxy.act("heal", lines)
+            for line in lines:
+                line.heal()
             return [member.pid]
 
     async def hold(self) -> list[int]:
         """What one process says to Postgres and hears from it is held up for a lease and a half, and comes then."""
         async with self._troubled(self._fleet.members) as member:
-            self._fleet.proxy.act("hold", [member.postgres])
+            member.postgres.hold()
             await asyncio.sleep(1.5 * LEASE)
-            self._fleet.proxy.act("heal", [member.postgres])
+            member.postgres.heal()
             return [member.pid]
 
     async def delay(self) -> list[int]:
@@ -127,7 +131,8 @@ class Nemesis:
             for line in member.lines:
                 line.delay = self._rng.uniform(0.02, 0.2)
             await asyncio.sleep(2 * LEASE)
-            self._fleet.proxy.act("heal", member.lines)
+            for line in member.lines:
+                line.heal()
             return [member.pid]
 
     # ------------------------------------------------------------------ whom

@@ -18,7 +18,7 @@ from tests.chaos.clients import Budget, Client
 from tests.chaos.fleet import Fleet, faketime
 from tests.chaos.history import History, Recorder, load
 from tests.chaos.nemesis import Nemesis
-from tests.chaos.proxy import Proxy
+from tests.support.proxy import Proxy
 
 CLIENTS = 24
 

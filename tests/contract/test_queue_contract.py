@@ -315,7 +315,7 @@ async def test_a_redis_that_hangs_holds_nobody_up_for_long(redis_url: str) -> No
         queue = ArqQueue(network.url(redis_url), "test", patience=0.5)
         rings = [Ring(new_task_id(), 1)]
         await queue.ring(rings)
-        network.freeze()
+        network.hold()
         begin = time.monotonic()
         for attempt in (queue.ring(rings), queue.announce([notice(1)]), queue.missing(rings), queue.check()):
             with pytest.raises(QueueUnavailable):

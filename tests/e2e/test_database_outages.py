@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from tests.support.processes import sending, text_of
-from tests.support.proxy import Proxy, proxied
+from tests.support.proxy import Line, proxied
 
 from .conftest import Stack, at, status_of, until
 
@@ -20,7 +20,7 @@ LEASES = 4
 
 
 @pytest.fixture
-def network(stack: Stack) -> Iterator[Proxy]:
+def network(stack: Stack) -> Iterator[Line]:
     """Between Postgres and all processes that are started from now on."""
     direct = stack.settings["DATABASE_URL"]
     stack.settings |= {
@@ -37,14 +37,14 @@ def network(stack: Stack) -> Iterator[Proxy]:
 Outage = tuple[Callable[[], None], Callable[[], None]]
 
 
-def outage(kind: str, stack: Stack, network: Proxy) -> Outage:
+def outage(kind: str, stack: Stack, network: Line) -> Outage:
     """How it begins and how it ends."""
     postgres = stack.services.postgres
     return {
         "restart": (postgres.stop, postgres.start),
         "crash": (postgres.kill, postgres.start),
-        "cut": (network.cut, network.heal),
-        "frozen": (network.freeze, network.heal),
+        "cut": (network.close, network.heal),
+        "frozen": (network.hold, network.heal),
     }[kind]
 
 
@@ -56,7 +56,7 @@ def has_lasted(seconds: float) -> None:
 
 @pytest.mark.timeout(180)  # 20 s on a machine that does nothing else
 @pytest.mark.parametrize("kind", ["restart", "crash", "cut", "frozen"])
-def test_turns_outlive_an_outage_of_many_leases(stack: Stack, network: Proxy, kind: str) -> None:
+def test_turns_outlive_an_outage_of_many_leases(stack: Stack, network: Line, kind: str) -> None:
     """Their handlers go on, and what they give is recorded by the attempt that it was, whether they end meanwhile or later. The
     client that waits gets it. Another worker waits all the time to take them over."""
     away, back = outage(kind, stack, network)
@@ -114,7 +114,7 @@ def test_a_full_disk_fails_no_task(stack: Stack) -> None:
     stack.log_is_whole(task_id)
 
 
-def test_who_is_cut_off_for_longer_than_the_others_is_fenced(stack: Stack, network: Proxy) -> None:
+def test_who_is_cut_off_for_longer_than_the_others_is_fenced(stack: Stack, network: Line) -> None:
     """Its handler goes on all the same; its result is dropped, and the task completes elsewhere."""
     alone, gate = stack.worker(), stack.gate("gate")
     stack.settings["DATABASE_URL"] = stack.services.database_url  # not by way of the network
@@ -123,7 +123,7 @@ def test_who_is_cut_off_for_longer_than_the_others_is_fenced(stack: Stack, netwo
     assert gate.begun() == alone.popen.pid
     other = stack.worker()
     until(lambda: len(stack.artifact_events(task_id)) == 1)  # it said that it has begun
-    network.cut()
+    network.close()
     assert gate.begun(2) == other.popen.pid
     gate.open(alone.popen.pid)
     until(lambda: alone.said("turn.write_waits") == 1)
@@ -141,7 +141,7 @@ def test_who_is_cut_off_for_longer_than_the_others_is_fenced(stack: Stack, netwo
     assert alone.popen.poll() is None
 
 
-def test_who_does_not_come_back_within_a_lease_of_an_outage_is_fenced(stack: Stack, network: Proxy) -> None:
+def test_who_does_not_come_back_within_a_lease_of_an_outage_is_fenced(stack: Stack, network: Line) -> None:
     """And nobody takes its task away before Postgres has been up for a lease."""
     alone, gate = stack.worker(), stack.gate("gate")
     stack.settings["DATABASE_URL"] = stack.services.database_url
@@ -149,7 +149,7 @@ def test_who_does_not_come_back_within_a_lease_of_an_outage_is_fenced(stack: Sta
     task_id = server.send(str(gate.path), blocking=False)["id"]
     assert gate.begun() == alone.popen.pid
     other = stack.worker()
-    network.freeze()
+    network.hold()
     stack.services.postgres.stop()
     has_lasted(3 * LEASE)
     stack.services.postgres.start()
@@ -170,13 +170,13 @@ def test_who_does_not_come_back_within_a_lease_of_an_outage_is_fenced(stack: Sta
 
 
 def test_a_send_that_gets_no_answer_is_refused_in_time_and_nothing_is_half_done(
-    stack: Stack, network: Proxy
+    stack: Stack, network: Line
 ) -> None:
     """It may have been taken all the same, where only the answer was lost: as a whole, then."""
     server, _ = stack.front_door()
     stack.worker()
     assert server.send("before")["status"]["state"] == "completed"
-    network.freeze()
+    network.hold()
     answer = server.post("message/send", sending("refused"))
     assert answer.status_code == 503
     assert int(answer.headers["retry-after"]) > 0

@@ -14,7 +14,7 @@ import pytest
 import redis
 
 from tests.support.processes import Server, sending, text_of
-from tests.support.proxy import Proxy, proxied
+from tests.support.proxy import Line, proxied
 
 from .conftest import AGENTS, Process, Stack, at, status_of, until
 
@@ -23,7 +23,7 @@ BY_THE_BELL = {"WORKER__SWEEP_INTERVAL": "3600", "SERVER__REFRESH": "3600"}
 
 
 @pytest.fixture
-def network(stack: Stack) -> Iterator[Proxy]:
+def network(stack: Stack) -> Iterator[Line]:
     """Between Redis and all processes."""
     direct = stack.settings["REDIS_URL"]
     with proxied(direct) as network:
@@ -110,12 +110,12 @@ def test_workers_claim_within_a_second_while_redis_is_away(stack: Stack) -> None
     assert sorted(waited)[len(waited) // 2] < 1.0 + 1.5 / 4 + 1.0
 
 
-def test_a_redis_that_hangs(stack: Stack, network: Proxy) -> None:
+def test_a_redis_that_hangs(stack: Stack, network: Line) -> None:
     """It accepts and never answers: sends and claims are held up for a second or two, and nothing is lost."""
     server, _ = stack.front_door()
     stack.worker()
     until(lambda: status_of(server) == "ready")
-    network.freeze()
+    network.hold()
     for number in range(3):
         assert text_of(server.send(f"message {number}")) == f"MESSAGE {number}"
     assert status_of(server) == "degraded"

@@ -304,7 +304,7 @@ async def test_a_frozen_network_of_half_a_lease_loses_no_lease(database_url: str
                     pass
                 while await left() > lease * 0.68:
                     pass
-                network.freeze()
+                network.hold()
                 thawing = threading.Timer(lease / 2, network.heal, kwargs={"forgetting": True})
                 thawing.start()
                 least = lease

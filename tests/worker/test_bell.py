@@ -295,7 +295,7 @@ async def test_a_worker_that_is_told_to_end_while_redis_goes_away_ends(
             ears.url, Breaking.broken = network.url(redis_url), asyncio.Event()
             hearing = asyncio.create_task(hear(*ears.slots(done, 1)))
             await ears.blocked()
-            network.cut()
+            network.close()
             await Breaking.broken.wait()
             await ends(hearing, moments)
 

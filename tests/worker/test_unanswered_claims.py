@@ -128,7 +128,7 @@ async def test_it_is_found_after_a_cut_between_the_claim_and_what_its_turn_reads
         read = claims._continued
 
         async def cut_off(*arguments: Any) -> Any:
-            network.cut()
+            network.close()
             return await read(*arguments)
 
         settings = StorageSettings(run_migrations_on_startup=False, retry_timeout=0)

@@ -11,7 +11,7 @@ import orjson
 from perdure.errors import InvalidParams
 from perdure.storage import Feedback
 from perdure.storage.memory.base import Locked
-from perdure.storage.memory.rows import to_json
+from perdure.storage.memory.drafts import to_json
 
 
 class Belongings(Locked):

@@ -7,7 +7,8 @@ from datetime import datetime
 
 from perdure.storage import Context, ContextPage, Cursor
 from perdure.storage.memory.base import Locked
-from perdure.storage.memory.rows import ContextRow, draft, merged
+from perdure.storage.memory.conversations import ContextRow
+from perdure.storage.memory.drafts import draft, merged
 from perdure.storage.writes import complete
 from perdure.tasks import Message, Notice
 

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 
 from perdure.storage.keys import LAST_USED_STEP, ApiKey, KeyState, NewKey
 from perdure.storage.memory.base import Locked
-from perdure.storage.memory.rows import to_json
+from perdure.storage.memory.drafts import to_json
 
 
 @dataclass

@@ -15,8 +15,10 @@ from uuid import UUID
 
 from perdure.errors import ContextBusy, ContextNotFound, KeyReused, TaskNotFound
 from perdure.storage import IdempotencyKey, NewTask, Policy
+from perdure.storage.memory.conversations import ContextRow
+from perdure.storage.memory.drafts import Draft, draft, to_json
 from perdure.storage.memory.outbox import Line, Outbox, Parcel, is_told
-from perdure.storage.memory.rows import ContextRow, Draft, TaskRow, draft, to_json
+from perdure.storage.memory.rows import TaskRow
 from perdure.storage.memory.waiting import Waiting
 from perdure.storage.retention import OLDER_PLACES
 from perdure.storage.webhooks import WebhookConfig, endpoint_of

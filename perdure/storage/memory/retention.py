@@ -14,7 +14,8 @@ from perdure.errors import TaskNotFound
 from perdure.ids import parse_task_id
 from perdure.storage.memory.base import Locked
 from perdure.storage.memory.belongings import feedback_of
-from perdure.storage.memory.rows import TaskRow, to_json
+from perdure.storage.memory.drafts import to_json
+from perdure.storage.memory.rows import TaskRow
 from perdure.storage.memory.webhooks import delivery_of
 from perdure.storage.operators import OperatorAction
 from perdure.storage.retention import FIRST, WINDOW, Archive, EndedTask, EndedTasks, Pruned, TaskRecord

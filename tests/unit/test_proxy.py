@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from tests.chaos.proxy import Line, Proxy
+from tests.support.proxy import Line, Proxy
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ async def ends(reader: asyncio.StreamReader) -> bool:
 async def test_what_is_cut_can_be_made_again(echo: int, proxy: Proxy) -> None:
     line = proxy.line(echo)
     reader, writer = await said(line)
-    proxy.act("cut", [line])
+    line.cut()
     assert await ends(reader)
     writer.close()
     _, writer = await said(line)
@@ -59,10 +59,9 @@ async def test_what_is_cut_can_be_made_again(echo: int, proxy: Proxy) -> None:
 
 async def test_a_closed_line_takes_nobody_until_it_is_healed(echo: int, proxy: Proxy) -> None:
     line = proxy.line(echo)
-    proxy.act("close", [line])
-    reader, writer = await asyncio.open_connection("127.0.0.1", line.port)
-    assert await ends(reader)
-    writer.close()
+    line.close()
+    with pytest.raises(ConnectionRefusedError):
+        await asyncio.open_connection("127.0.0.1", line.port)
     proxy.heal()
     _, writer = await said(line)
     writer.close()
@@ -71,7 +70,7 @@ async def test_a_closed_line_takes_nobody_until_it_is_healed(echo: int, proxy: P
 async def test_what_is_held_comes_later(echo: int, proxy: Proxy) -> None:
     line = proxy.line(echo)
     reader, writer = await said(line)
-    proxy.act("hold", [line])
+    line.hold()
     writer.write(b"later")
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.1):
@@ -79,6 +78,20 @@ async def test_what_is_held_comes_later(echo: int, proxy: Proxy) -> None:
     proxy.heal()
     assert await reader.readexactly(5) == b"later"
     writer.close()
+
+
+async def test_what_was_held_stays_silent_where_it_is_forgotten(echo: int, proxy: Proxy) -> None:
+    line = proxy.line(echo)
+    reader, writer = await said(line)
+    line.hold()
+    line.heal(forgetting=True)
+    _, other = await said(line)
+    writer.write(b"never")
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.1):
+            await reader.readexactly(5)
+    writer.close()
+    other.close()
 
 
 async def test_a_delay_is_added_each_way(echo: int, proxy: Proxy) -> None:
