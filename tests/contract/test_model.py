@@ -30,6 +30,7 @@ from hypothesis.stateful import (
 
 from perdure.errors import PerdureError
 from perdure.ids import new_task_id, new_token
+from perdure.kept import Kept
 from perdure.storage import (
     Accepted,
     Claim,
@@ -101,7 +102,7 @@ def plain(value: Any) -> Any:
             return [plain(each) for each in (*said, value.failures, value.limits, value.status_seq)]
         case Mapping():
             return {key: plain(item) for key, item in value.items()}
-        case list() | tuple():
+        case list() | tuple() | Kept():
             return [plain(item) for item in value]
     if is_dataclass(value):
         members = {field.name: getattr(value, field.name) for field in fields(value)}
