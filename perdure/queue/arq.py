@@ -111,6 +111,24 @@ def client_of(url: str) -> Redis:
     return client
 
 
+@asynccontextmanager
+async def connected(url: str) -> AsyncIterator[Redis]:
+    """A client whose connections are closed in the end, also where a cancel comes in the midst of it: redis-py would leave those
+    open that it had not begun to close."""
+    client = client_of(url)
+    try:
+        yield client
+    finally:
+        closing = asyncio.ensure_future(client.aclose())
+        _closing.add(closing)
+        closing.add_done_callback(_closing.discard)
+        await asyncio.shield(closing)
+
+
+_closing: set[asyncio.Future[None]] = set()
+"""What goes on by itself; held here, since the loop holds it but weakly."""
+
+
 def redis_settings(url: str, *, patience: int = -1, conn_retries: int = 1_000_000) -> RedisSettings:
     """What arq connects with. A command is tried again `patience` times, by default until Redis is back: arq ends with the first
     one that fails. A start waits `conn_retries` seconds for Redis (arq gives up after five)."""
@@ -226,7 +244,7 @@ class ArqQueue:
 
     @asynccontextmanager
     async def listen(self) -> AsyncIterator[AsyncIterator[Notice]]:
-        async with client_of(self._url) as client, client.pubsub() as pubsub:
+        async with connected(self._url) as client, client.pubsub() as pubsub:
             with _telling():
                 async with asyncio.timeout(_LISTENS_WITHIN):
                     await pubsub.subscribe(self._channel)
