@@ -28,9 +28,14 @@ class Aside:
     """An event loop in a thread, for receivers beside a test that blocks."""
 
     def __init__(self) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._thread = Thread(target=self._loop.run_forever, daemon=True)
+        self._runner = asyncio.Runner()
+        self._loop = self._runner.get_loop()
+        self._thread = Thread(target=self._run, daemon=True)
         self._thread.start()
+
+    def _run(self) -> None:
+        with self._runner:  # at its end it cancels what still runs
+            self._loop.run_forever()
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout=50)
@@ -47,7 +52,6 @@ class Aside:
     def close(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
-        self._loop.close()
 
 
 @pytest.fixture

@@ -34,6 +34,7 @@ from perdure.storage.operators import (
 )
 from perdure.storage.postgres.base import Statements
 from perdure.storage.postgres.records import Row
+from perdure.storage.postgres.statements import all_of
 from perdure.storage.timeline import Status, attempts_of
 from perdure.tasks import StatusChange, TaskState
 
@@ -315,7 +316,7 @@ def _scan(wanted: TaskFilter, before: UUID | None) -> tuple[str, list[Any]]:
         condition
         for value, condition in (
             (before, "task_id < $1"),
-            (wanted.agent or wanted.owner, "agent = $2" if wanted.whose is None else "owner = $2"),
+            (wanted.agent or wanted.owner, "agent = $2" if wanted.whose is None else all_of("$2")),
             (wanted.context_id, "context_id = $3"),
             (wanted.worker, "lease_token IS NOT NULL AND lease_holder = $4"),
             (wanted.fingerprint, "task_id IN (SELECT task_id FROM task_failures WHERE fingerprint = $5)"),
