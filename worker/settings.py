@@ -104,7 +104,9 @@ def _drain_on_signals(slots: AllSlots) -> None:
 
 
 def _end_without_redis() -> None:
-    log.warning("worker.ended", why="arq did not end, as when Redis is away; all turns have ended or been given back")
+    log.warning(
+        "worker.ended", why="arq did not end, as when Redis is away; all turns have ended or been given back"
+    )
     end_process()
 
 
