@@ -116,7 +116,8 @@ class Receiver:
         # Kept from the first step on: a task that asyncio makes could be stopped before it has said that it is there.
         task = asyncio.create_task(self._serve(reader, writer))
         self._serving.add(task)
-        task.add_done_callback(lambda _: (self._serving.discard(task), writer.close()))
+        task.add_done_callback(self._serving.discard)
+        task.add_done_callback(lambda _: writer.close())
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
