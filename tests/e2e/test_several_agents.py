@@ -57,15 +57,18 @@ def holder_of(stack: Stack, task_id: str) -> str:
     return str(row["worker"])
 
 
+def serving(both: Stack) -> dict[str, str]:
+    """Agents, with the one worker that serves nothing else."""
+    rows = both.rows("SELECT agents, worker_id FROM workers WHERE cardinality(agents) = 1")
+    return {row["agents"][0]: row["worker_id"] for row in rows}
+
+
 def test_each_worker_serves_its_part(both: Stack) -> None:
     server, front = both.front_door()
     talking, gated = doors(both, server)
     workers = {name: both.worker(name) for name in ("talking", "gated")}
-    served = {
-        row["agents"][0]: row["worker_id"]
-        for row in both.rows("SELECT agents, worker_id FROM workers WHERE cardinality(agents) = 1")
-    }
-    assert set(served) == set(workers)
+    until(lambda: serving(both).keys() == workers.keys())  # a worker starts, and then says so to Postgres
+    served = serving(both)
     for _ in range(3):
         said = talking.send("hello")
         assert (text_of(said), holder_of(both, said["id"])) == ("HELLO", served["talking"])

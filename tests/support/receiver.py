@@ -94,10 +94,14 @@ class Receiver:
     async def stop(self) -> None:
         """Go away: connections are refused, those that stand end."""
         if self._server is not None:
+            # asyncio of Python 3.11 leaves a connection open whose acceptance is under way while its server closes: so first it
+            # accepts no more, then it has the steps that it takes from there to `_accepted`.
+            for listening in self._server.sockets:
+                asyncio.get_running_loop().remove_reader(listening.fileno())
+            for _ in range(3):
+                await asyncio.sleep(0)
             self._server.close()
             self._server = None
-            for _ in range(3):  # asyncio takes as many steps from an accepted connection to `_accepted`
-                await asyncio.sleep(0)
         for task in self._serving:
             task.cancel()
         await asyncio.gather(*self._serving, return_exceptions=True)
