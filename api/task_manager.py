@@ -13,7 +13,6 @@ from uuid import UUID
 import structlog
 
 from perdure.agent import AgentConfig
-from perdure.egress import Egress, Refused
 from perdure.errors import (
     InvalidParams,
     Overloaded,
@@ -28,6 +27,7 @@ from perdure.errors import (
 from perdure.ids import callback_id, new_task_id, new_token, parse_task_id
 from perdure.owners import ONLY
 from perdure.queue import Queue
+from perdure.security.egress import Egress, Refused
 from perdure.settings import ServerSettings
 from perdure.storage import (
     Accepted,
