@@ -10,8 +10,6 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
-import structlog
-
 from perdure.agent import AgentConfig
 from perdure.errors import (
     InvalidParams,
@@ -50,8 +48,6 @@ from .callbacks import Callbacks, config_of
 from .feeds import OUTAGE_PAUSE, Feeds, Follower, Take, refuse
 from .orders import follow_up, new_task
 from .wire.asked import Send
-
-log = structlog.get_logger(__name__)
 
 
 class TaskManager:
