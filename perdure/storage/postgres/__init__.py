@@ -1,4 +1,4 @@
-"""PostgresStorage: one statement or one transaction a method. The contract stands on the port, the SQL in `statements`."""
+"""PostgresStorage: one statement or one transaction a method. The contract stands on the port."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from perdure.settings import StorageSettings
 from perdure.storage import Claim, Held, Keeper, Swept, migrate
 from perdure.storage.keeper import Renew, ThreadKeeper
 from perdure.storage.operators import WorkerBeat
-from perdure.storage.postgres import statements as sql
+from perdure.storage.postgres import sweep_statements as sql
 from perdure.storage.postgres.belongings import Belongings
 from perdure.storage.postgres.callers import Callers
 from perdure.storage.postgres.claims import Claims
