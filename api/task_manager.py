@@ -13,7 +13,6 @@ from uuid import UUID
 import structlog
 
 from perdure.agent import AgentConfig
-from perdure.egress import Egress, Refused
 from perdure.errors import (
     InvalidParams,
     Overloaded,
@@ -28,6 +27,7 @@ from perdure.errors import (
 from perdure.ids import callback_id, new_task_id, new_token, parse_task_id
 from perdure.owners import ONLY
 from perdure.queue import Queue
+from perdure.security.egress import Egress, Refused
 from perdure.settings import ServerSettings
 from perdure.storage import (
     Accepted,
@@ -205,7 +205,7 @@ class TaskManager:
         else:
             accepted = await self._begun(caller, task_id, send)
         if not accepted.repeated:
-            await self._spread(accepted, heard=bool(send.message.task_id))
+            self._spread(accepted, heard=bool(send.message.task_id))
         return accepted
 
     async def _begun(self, caller: Caller, task_id: UUID, send: Send) -> Accepted:
@@ -241,18 +241,14 @@ class TaskManager:
                 raise
         return await self._storage.submit_task(new, key=key)
 
-    async def _spread(self, accepted: Accepted, *, heard: bool) -> None:
+    def _spread(self, accepted: Accepted, *, heard: bool) -> None:
         """Ring for the turn that became due, and tell those who wait for the task (`heard`: there may be some) or for one that it
-        interrupted; also their workers, which stop at once."""
+        interrupted; also their workers, which stop at once. Nobody waits for Redis here, be it away or slow."""
         task = accepted.task
         own = [Notice(task.task_id, task.last_seq, task.state)] if heard else []
-        try:
-            if notices := [*accepted.canceled, *own]:
-                await self._queue.announce(notices)
-            if accepted.ring is not None:
-                await self._queue.ring([accepted.ring])
-        except QueueUnavailable as error:
-            log.warning("queue.unavailable", task_id=str(task.task_id), error=str(error))
+        self._queue.tell([*accepted.canceled, *own])
+        if accepted.ring is not None:
+            self._queue.ring_soon([accepted.ring])
 
     async def _whole(self, accepted: Accepted, send: Send) -> Task:
         """The task with its history and artifacts. A new one has none but the message, and needs no second look."""
@@ -309,7 +305,7 @@ class TaskManager:
     async def cancel_task(self, caller: Caller, task_id: str) -> Task:
         """Set the task canceled. The announcement is how its worker is told at once; its next renewal tells it in any case."""
         accepted = await self._storage.cancel_task(caller.owner, _known(task_id))
-        await self._spread(accepted, heard=True)
+        self._spread(accepted, heard=True)
         return await self._reload(accepted.task, None)
 
     async def give_feedback(
@@ -337,10 +333,7 @@ class TaskManager:
     async def clear_context(self, caller: Caller, context_id: str) -> int:
         """Delete a conversation with its tasks; how many those were. Running turns are told to end."""
         gone = await self._storage.clear_context(caller.owner, context_id)
-        try:
-            await self._queue.announce(gone)
-        except QueueUnavailable as error:
-            log.warning("queue.unavailable", context_id=context_id, error=str(error))
+        self._queue.tell(gone)
         return len(gone)
 
     # ------------------------------------------------------------------ push notification configs

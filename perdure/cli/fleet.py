@@ -48,7 +48,7 @@ def top() -> None:
                 "perdure top needs a terminal; `perdure tasks list` and `perdure workers list` print once"
             )
         try:
-            from perdure.top import Top
+            from perdure.cli.top import Top
         except ModuleNotFoundError as error:
             raise ConfigError(f"{error.name} is missing: pip install 'perdure[top]'") from None
     as_operator(lambda operator: Top(operator).run_async())

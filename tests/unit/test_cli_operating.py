@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 from typer.testing import CliRunner
 
 from perdure.cli import app
+from perdure.cli.finding import line_row
 from perdure.reference import describe
 from perdure.settings import Settings
+from perdure.storage.operators import TaskLine
+from perdure.tasks import TaskState
 
 NOBODY = "00000000-0000-0000-0000-000000000000"
 

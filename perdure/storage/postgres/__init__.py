@@ -14,7 +14,7 @@ import structlog
 
 from perdure.errors import StorageUnavailable
 from perdure.owners import ONLY
-from perdure.payload import dump_body
+from perdure.security.vault import Vault
 from perdure.settings import StorageSettings
 from perdure.storage import Claim, Held, Keeper, Swept, migrate
 from perdure.storage.keeper import Renew, ThreadKeeper
@@ -39,8 +39,8 @@ from perdure.storage.postgres.wall import NOBODY
 from perdure.storage.postgres.webhooks import Webhooks
 from perdure.storage.schema import VERSION_TABLE
 from perdure.storage.writes import crashed, expired, worker_lost
+from perdure.stored.payload import dump_body
 from perdure.tasks import Notice, Ring, TaskState
-from perdure.vault import Vault
 
 log = structlog.get_logger(__name__)
 

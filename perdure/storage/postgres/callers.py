@@ -11,9 +11,8 @@ from uuid import UUID
 import asyncpg
 
 from perdure.errors import TaskNotCancelable, TaskNotFound
-from perdure.kept import Kept
 from perdure.owners import agent_of
-from perdure.payload import Json, dump_body, dump_message, load_message
+from perdure.security.vault import Vault
 from perdure.storage import Accepted, IdempotencyKey, NewTask, Policy, WebhookConfig
 from perdure.storage.postgres import sends
 from perdure.storage.postgres import statements as sql
@@ -23,8 +22,9 @@ from perdure.storage.postgres.records import Row, dumps, message_json, ring_at, 
 from perdure.storage.postgres.sends import Submitted
 from perdure.storage.postgres.webhooks import with_webhooks
 from perdure.storage.writes import complete
+from perdure.stored.kept import Kept
+from perdure.stored.payload import Json, dump_body, dump_message, load_message
 from perdure.tasks import Message, StatusChange, Task, TaskState
-from perdure.vault import Vault
 
 # As SUBMIT, for several. $1 task_ids, $2 owners, $3 context_ids, $4 metadata, $5 messages, $6 policies, $7 priorities, $8 delays,
 # $9 expiries or null, $10 deadlines or null, $11 agents, $12 idempotency keys or null, $13 their fingerprints, $14 trace contexts

@@ -11,7 +11,6 @@ import orjson
 
 from perdure.errors import TaskNotFound
 from perdure.ids import first_id_at, parse_task_id
-from perdure.payload import load_body
 from perdure.storage import Claim
 from perdure.storage.operators import (
     COUNTED,
@@ -36,6 +35,7 @@ from perdure.storage.postgres.base import Statements
 from perdure.storage.postgres.records import Row
 from perdure.storage.postgres.statements import all_of
 from perdure.storage.timeline import Status, attempts_of
+from perdure.stored.payload import load_body
 from perdure.tasks import StatusChange, TaskState
 
 _ENDED = "('completed', 'failed', 'canceled', 'rejected')"
