@@ -1,5 +1,5 @@
-"""Clients that send a message each and follow its stream to the end, in a process of their own that costs as little as Python can: raw
-sockets, one selector, nothing parsed but how many events came and what the clock was when each piece was emitted.
+"""Clients that send a message each and follow its stream to the end, in a process of their own that costs as little as Python
+can: raw sockets, one selector, nothing parsed but how many events came, and what the clock was when each token was emitted.
 
     python -m bench.followers HOST PORT NUMBER TEXT
 
@@ -19,18 +19,18 @@ import orjson
 
 MARK = b"id: "
 """Once in every event, and nowhere else in what is read here."""
-_PIECE = re.compile(rb"<(\d+)>")
+_TOKEN = re.compile(rb"<(\d+)>")
 _END = b"0\r\n\r\n"
 """Of a body in chunks."""
 
 
 @dataclass
 class Followed:
-    """What the clients saw: events, pieces, seconds until the last of them had its end, and of each piece the milliseconds from its
-    emission to its arrival."""
+    """What the clients saw: events, tokens, seconds until the last of them had its end, and of each token the milliseconds from
+    its emission to its arrival."""
 
     events: int = 0
-    pieces: int = 0
+    tokens: int = 0
     seconds: float = 0.0
     milliseconds: list[float] = field(default_factory=list)
 
@@ -43,7 +43,9 @@ def _request(host: str, port: int, text: str, number: int) -> bytes:
     return f"{head}accept: text/event-stream\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body
 
 
-class _Stream:
+class Follower:
+    """One of them."""
+
     def __init__(self, made: socket.socket) -> None:
         self._made, self._rest, self._last = made, b"", b""
 
@@ -55,11 +57,12 @@ class _Stream:
             raise SystemExit(f"a stream has ended after {self._last!r}")
         self._last = (self._last + data)[-len(_END) :]
         data = self._rest + data
-        whole = max(data.rfind(b">"), data.rfind(b"\n")) + 1  # a read may end in the middle of a mark or a piece
+        # A read may end in the middle of a mark or a token.
+        whole = max(data.rfind(b">"), data.rfind(b"\n")) + 1
         data, self._rest = data[:whole], data[whole:]
         found.events += data.count(MARK)
-        for emitted in _PIECE.findall(data):
-            found.pieces += 1
+        for emitted in _TOKEN.findall(data):
+            found.tokens += 1
             found.milliseconds.append((now - int(emitted)) / 1e6)
         return self._last != _END
 
@@ -71,7 +74,7 @@ def followed(host: str, port: int, number: int, text: str) -> Followed:
     begin = time.monotonic()
     for place, each in enumerate(made):
         each.sendall(_request(host, port, text, place))
-        selector.register(each, selectors.EVENT_READ, _Stream(each))
+        selector.register(each, selectors.EVENT_READ, Follower(each))
     while selector.get_map():
         for key, _ in selector.select():
             if not key.data.read(found):

@@ -43,7 +43,7 @@ async def load(results: Results, services: LocalServices) -> None:
             ends = door.cpu_seconds(), worker.cpu_seconds(), await of_postgres(made.database_url)
             done = await commits(made.database_url) - before
     work = f"{STREAMS} streams of {PACE} tokens a second"
-    results.add(work, "tokens", "/s", [found.pieces / found.seconds])
+    results.add(work, "tokens", "/s", [found.tokens / found.seconds])
     results.add(work, "events", "/s", [found.events / found.seconds])
     for share, name in ((0.5, "p50"), (0.99, "p99")):
         results.add(f"{work}: {name} of a token", "Perdure", "ms", [percentile(found.milliseconds, share)])
@@ -51,7 +51,7 @@ async def load(results: Results, services: LocalServices) -> None:
     for name, begin, end in zip(("front door", "worker", "Postgres"), cpu, ends, strict=True):
         spent = 1e6 * (end - begin)
         results.add(f"{work}: processor time an event", f"Perdure, {name}", "us", [spent / found.events])
-        results.add(f"{work}: processor time a token", f"Perdure, {name}", "us", [spent / found.pieces])
+        results.add(f"{work}: processor time a token", f"Perdure, {name}", "us", [spent / found.tokens])
 
 
 async def _followed(url: str, streams: int, tokens: int) -> Followed:
@@ -63,6 +63,6 @@ async def _followed(url: str, streams: int, tokens: int) -> Followed:
     )
     told, _ = await clients.communicate()
     found = Followed(**orjson.loads(told))
-    if found.pieces != streams * tokens:
-        raise RuntimeError(f"{found.pieces} tokens of {streams * tokens} have come")
+    if found.tokens != streams * tokens:
+        raise RuntimeError(f"{found.tokens} tokens of {streams * tokens} have come")
     return found

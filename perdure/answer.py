@@ -8,8 +8,7 @@ turn writes over what the lost one left (DESIGN 4.6).
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 from uuid import UUID
@@ -51,11 +50,17 @@ class Answer:
 
     def emit(self, value: Any) -> None:
         """Take an emission. `BadOutput` for what cannot be stored, `TooLarge` for what is too much. None says nothing."""
-        for piece in self._pieces(value):
+        # A piece of text is what models stream: it has a short way.
+        pieces = ((TextPart(cleaned(value)),),) if type(value) is str else self._pieces(value)
+        for piece in pieces:
             with self._lock:  # numbered and handed over in one go, or threads would swap chunks
-                with self._main_as_before():
+                before = self._main
+                try:
                     placed = self._placed(piece)
                     self.scale.add(placed)
+                except BadOutput:
+                    self._main = before  # what was refused has not begun an artifact
+                    raise
                 self._put(placed)
 
     def message(self, given: str | Message) -> Message | None:
@@ -82,24 +87,18 @@ class Answer:
                 return self._end_of_main()
             whole = artifacts_in(value)
             last: tuple[ArtifactChunk, ...]
-            with self._main_as_before():
+            before = self._main
+            try:
                 if whole is None:
                     last = (ArtifactChunk(Artifact(artifact_id=self._main_id(), parts=parts_in(value))),)
                 else:
                     last = tuple(ArtifactChunk(self._named(artifact)) for artifact in whole)
                 for chunk in last:
                     self.scale.add(chunk)
+            except BadOutput:
+                self._main = before
+                raise
             return last if whole is None else (*self._end_of_main(), *last)
-
-    @contextmanager
-    def _main_as_before(self) -> Iterator[None]:
-        """What was refused has not begun an artifact."""
-        before = self._main
-        try:
-            yield
-        except BadOutput:
-            self._main = before
-            raise
 
     def _pieces(
         self, value: Any
@@ -117,6 +116,10 @@ class Answer:
 
     def _placed(self, piece: Artifact | ArtifactChunk | Message | Progress | tuple[Part, ...]) -> Piece:
         match piece:
+            case tuple():
+                append = bool(self._main)
+                main = Artifact(artifact_id=self._main_id(), parts=piece)
+                return ArtifactChunk(main, append=append, last_chunk=False)
             case Progress():
                 return piece
             case Message():
@@ -125,10 +128,6 @@ class Answer:
                 return ArtifactChunk(self._named(piece))
             case ArtifactChunk():
                 return replace(piece, artifact=self._named(piece.artifact))
-        append = bool(self._main)
-        return ArtifactChunk(
-            Artifact(artifact_id=self._main_id(), parts=piece), append=append, last_chunk=False
-        )
 
     def _end_of_main(self) -> tuple[ArtifactChunk, ...]:
         if not self._main:

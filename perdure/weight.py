@@ -81,12 +81,19 @@ def bytes_of(text: str) -> int:
 
 
 def _artifact_size(artifact: Artifact) -> int:
-    named = bytes_of(artifact.name) + bytes_of(artifact.description)
-    return named + _parts_size(artifact.parts) + _json_size(artifact.metadata)
+    size = _parts_size(artifact.parts)
+    if artifact.name or artifact.description or artifact.metadata:  # a piece of a stream has none of them
+        size += bytes_of(artifact.name) + bytes_of(artifact.description) + _json_size(artifact.metadata)
+    return size
 
 
 def _parts_size(parts: Iterable[Part]) -> int:
-    return sum(_part_size(part) + _json_size(part.metadata) for part in parts)
+    size = 0
+    for part in parts:
+        size += _part_size(part)
+        if part.metadata:
+            size += _json_size(part.metadata)
+    return size
 
 
 def _part_size(part: Part) -> int:

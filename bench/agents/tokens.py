@@ -1,4 +1,4 @@
-"""Streams as a model does. `tokens 100 0.02`: a hundred small pieces, one every 20 ms. Each tells the clock that all processes of a
+"""Streams as a model does. `tokens 100 0.02`: a hundred tokens, one every 20 ms. Each tells the clock that all processes of a
 machine share, in nanoseconds, between `<` and `>`."""
 
 import asyncio
