@@ -15,7 +15,7 @@ import structlog
 
 from perdure import metrics
 from perdure.agent import Progress
-from perdure.answer import Piece, coalesced
+from perdure.answer import More, Piece, coalesced
 from perdure.errors import LeaseLost, StorageUnavailable
 from perdure.perform import Outcome
 from perdure.storage import Claim, Written
@@ -56,7 +56,7 @@ class Outbox:
         self._loop = asyncio.get_running_loop()
         self._context = copy_context()  # for its log lines: pieces may come from any thread
         self._lock = threading.Lock()
-        self._pieces: list[ArtifactChunk | Message] = []
+        self._pieces: list[ArtifactChunk | More | Message] = []
         self._progress: Progress | None = None
         self._closed = False
         self._woken = False  # something has come since the last write
@@ -65,7 +65,7 @@ class Outbox:
         self._write_no = 0
         self._writer: asyncio.Task[None] | None = None  # begins with the first piece: most turns only end
 
-    def put(self, piece: Piece) -> None:
+    def put(self, piece: Piece | More) -> None:
         """Take a piece, from any thread. After `close` it is dropped: the turn is over."""
         with self._lock:
             if self._closed:
@@ -174,7 +174,7 @@ class Outbox:
             pieces, progress = self._pieces, self._progress
             self._pieces, self._progress, self._woken = [], None, False
         return _Batch(
-            chunks=coalesced(piece for piece in pieces if isinstance(piece, ArtifactChunk)),
+            chunks=coalesced(piece for piece in pieces if not isinstance(piece, Message)),
             messages=[piece for piece in pieces if isinstance(piece, Message)],
             progress=progress,
         )
