@@ -521,8 +521,11 @@ def test_coalesced_chunks_say_the_same() -> None:
 @pytest.mark.parametrize("begins", [True, False])
 def test_tokens_say_what_their_chunks_would_say(begins: bool) -> None:
     data = Artifact(artifact_id="a", parts=(DataPart(1),), name="answer")
-    said = [More("a", "b"), More("c", ""), More("a", "d"), ArtifactChunk(data, append=True), More("a", "e")]
-    tokens: list[ArtifactChunk | More] = [ArtifactChunk(data), *said] if begins else [*said]
+    said: list[ArtifactChunk | More] = [
+        *(More("a", "b"), More("c", ""), More("a", "d")),
+        *(ArtifactChunk(data, append=True), More("a", "e")),
+    ]
+    tokens = [ArtifactChunk(data), *said] if begins else said
     as_chunks = [each.chunk() if isinstance(each, More) else each for each in tokens]
     assert coalesced(tokens) == coalesced(as_chunks)
     texts = [part.text for part in coalesced(tokens)[0].artifact.parts if isinstance(part, TextPart)]
