@@ -16,7 +16,7 @@ from starlette.types import ASGIApp
 
 from perdure.agent import Agent
 from perdure.agents import Agents, by_name
-from perdure.card_signatures import JWKS_PATH, CardKey, read_key
+from perdure.cards.signatures import JWKS_PATH, CardKey, read_key
 from perdure.errors import CallerError
 from perdure.owners import ONLY
 from perdure.queue import Queue

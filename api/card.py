@@ -13,9 +13,9 @@ from starlette.responses import Response
 
 from perdure.agent import Agent, Extension
 from perdure.agent import ExtendedCard as ExtendedCardConfig
+from perdure.agent.skills import Skill
 from perdure.errors import UnsupportedOperation
-from perdure.security import SecurityRequirement, SecurityScheme
-from perdure.skills import Skill
+from perdure.security.schemes import SecurityRequirement, SecurityScheme
 from perdure.telling import given
 
 from .auth import Caller

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import orjson
 
 from perdure.agent import Agent
-from perdure.card_signatures import CardKey, signed
+from perdure.cards.signatures import CardKey, signed
 from perdure.errors import ConfigError
 from perdure.telling import Json
 

@@ -13,7 +13,7 @@ from .wire import reading
 async def list_deliveries(call: Call) -> Json:
     """`webhooks/deliveries`."""
     asked = reading.read(wire.ListDeliveries, call.params)
-    found = await call.manager.list_deliveries(
+    found = await call.manager.callbacks.deliveries(
         wire.query(call.caller.owner, asked), page_size=asked.page_size or 50, after=asked.cursor()
     )
     return wire.page(found)
@@ -22,7 +22,7 @@ async def list_deliveries(call: Call) -> Json:
 async def list_attempts(call: Call) -> Json:
     """`webhooks/attempts`."""
     asked = reading.read(wire.NameDelivery, call.params)
-    found = await call.manager.list_attempts(call.caller, wire.delivery_uuid(asked.delivery_id))
+    found = await call.manager.callbacks.attempts(call.caller, wire.delivery_uuid(asked.delivery_id))
     return wire.attempts(list(found))
 
 
@@ -33,11 +33,11 @@ async def replay(call: Call) -> Json:
         raise InvalidParams(
             "deliveryId", "is required, or else taskId or since: not everything is sent again"
         )
-    return {"deliveries": await call.manager.replay_deliveries(wire.query(call.caller.owner, asked))}
+    return {"deliveries": await call.manager.callbacks.replay(wire.query(call.caller.owner, asked))}
 
 
 async def enable(call: Call) -> Json:
     """`webhooks/enable`."""
     asked = reading.read(wire.NameCallback, call.params)
-    await call.manager.enable_callback(call.caller, asked.task_id, asked.config_id)
+    await call.manager.callbacks.enable(call.caller, asked.task_id, asked.config_id)
     return {}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from starlette.requests import Request
 
 from perdure.agent import Agent, Extension
-from perdure.skills import Skill
+from perdure.agent.skills import Skill
 
 from .codes import ExtensionSupportRequired
 

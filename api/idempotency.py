@@ -14,8 +14,8 @@ from hashlib import sha256
 import orjson
 
 from perdure.errors import InvalidParams
-from perdure.payload import dump_message
 from perdure.storage import IdempotencyKey
+from perdure.stored.payload import dump_message
 
 from .wire.asked import Callback, Send
 

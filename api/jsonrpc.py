@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from perdure import tracing
 from perdure.errors import CallerError
-from perdure.storable import unstorable
+from perdure.stored.storable import unstorable
 from perdure.telling import Json
 
 from . import deliveries, stream

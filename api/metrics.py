@@ -11,8 +11,8 @@ from starlette.responses import Response
 from perdure import metrics
 from perdure.errors import QueueUnavailable, SchemaMismatch, StorageUnavailable
 from perdure.owners import ONLY
-from perdure.pruning import Rules
 from perdure.queue import Queue
+from perdure.retention.pruning import Rules
 from perdure.settings import Settings
 from perdure.storage import Storage
 from perdure.tasks import TaskState

@@ -9,7 +9,7 @@ from typing import Any
 
 from perdure import __version__
 from perdure.agent import AgentConfig
-from perdure.security import SecurityScheme
+from perdure.security.schemes import SecurityScheme
 from perdure.telling import Json
 
 from .openapi_operations import Model

@@ -255,28 +255,28 @@ async def clear_context(call: Call) -> Json:
 async def save_callback(call: Call) -> Json:
     """CreateTaskPushNotificationConfig."""
     task_id, callback = call.dialect.read_callback(call.params)
-    saved = await call.manager.save_callback(call.caller, task_id, callback)
+    saved = await call.manager.callbacks.save(call.caller, task_id, callback)
     return call.dialect.callback(saved, call.dialect.read_tenant(call.params))
 
 
 async def get_callback(call: Call) -> Json:
     """GetTaskPushNotificationConfig."""
     task_id, config_id = call.dialect.read_callback_id(call.params)
-    found = await call.manager.load_callback(call.caller, task_id, config_id)
+    found = await call.manager.callbacks.load(call.caller, task_id, config_id)
     return call.dialect.callback(found, call.dialect.read_tenant(call.params))
 
 
 async def list_callbacks(call: Call) -> Any:
     """ListTaskPushNotificationConfigs."""
     task_id, page_size, after = call.dialect.read_callback_list(call.params)
-    page = await call.manager.list_callbacks(call.caller, task_id, page_size=page_size, after=after)
+    page = await call.manager.callbacks.list_all(call.caller, task_id, page_size=page_size, after=after)
     return call.dialect.callbacks(page, call.dialect.read_tenant(call.params))
 
 
 async def delete_callback(call: Call) -> Json | None:
     """DeleteTaskPushNotificationConfig."""
     task_id, config_id = call.dialect.read_callback_to_delete(call.params)
-    await call.manager.delete_callback(call.caller, task_id, config_id)
+    await call.manager.callbacks.delete(call.caller, task_id, config_id)
     return call.dialect.NOTHING
 
 

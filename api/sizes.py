@@ -11,7 +11,7 @@ import orjson
 from perdure.errors import InvalidParams
 from perdure.settings import ServerSettings
 from perdure.tasks import Message, RawPart, TextPart
-from perdure.weight import bytes_of
+from perdure.turns.weight import bytes_of
 
 from .wire.asked import Send
 

@@ -3,31 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
-import structlog
-
 from perdure.agent import AgentConfig
-from perdure.egress import Egress, Refused
 from perdure.errors import (
     InvalidParams,
     Overloaded,
-    PushNotificationNotSupported,
-    QueueUnavailable,
     StorageUnavailable,
-    TaskNotFound,
     TooMuch,
     UnsupportedOperation,
-    WebhookConfigNotFound,
 )
-from perdure.ids import callback_id, new_task_id, new_token, parse_task_id
+from perdure.ids import new_task_id, task_id_of
 from perdure.owners import ONLY
 from perdure.queue import Queue
+from perdure.security.egress import Egress
 from perdure.settings import ServerSettings
 from perdure.storage import (
     Accepted,
@@ -41,9 +35,8 @@ from perdure.storage import (
     TaskPage,
     TaskQuery,
     WebhookConfig,
-    WebhookConfigPage,
 )
-from perdure.storage.webhooks import GLOBAL, DeliveryAttempt, DeliveryCursor, DeliveryPage, DeliveryQuery
+from perdure.storage.webhooks import GLOBAL
 from perdure.tasks import Notice, Role, StatusChange, Task
 from perdure.telling import Update
 from perdure.tracing import spans
@@ -51,13 +44,10 @@ from perdure.watch import Waiter, Watch
 
 from .auth import Caller
 from .bounds import Bounds, bounds_of
+from .callbacks import Callbacks, config_of
 from .feeds import OUTAGE_PAUSE, Feeds, Follower, Take, refuse
 from .orders import follow_up, new_task
-from .wire.asked import Callback, Send
-
-log = structlog.get_logger(__name__)
-
-CONFIGS_PER_READ = 100
+from .wire.asked import Send
 
 
 class TaskManager:
@@ -82,9 +72,9 @@ class TaskManager:
         self._feeds = Feeds(storage, watch)
         self._settings = settings
         self._config = config
-        self._egress = egress or Egress()
         self._own_webhook = own_webhook
-        self._agent = agent
+        self.callbacks = Callbacks(storage, queue, settings, config, egress or Egress(), agent)
+        """The operations on push notification configs and deliveries."""
         bounds = bounds or bounds_of(storage, settings)
         self._quotas, self._streams, self._blocking = bounds.quotas, bounds.streams, bounds.blocking
 
@@ -155,7 +145,7 @@ class TaskManager:
         task that has ended. Without it a task that has ended is `UnsupportedOperation`.
         """
         self._need_streaming()
-        found = _known(task_id)
+        found = task_id_of(task_id)
         with self._streams.taken(caller.owner), self._feeds.joined(found) as follower:
             length = self._length(history_length) if after is None else 0
             task = await self._storage.load_task(caller.owner, found, history_length=length)
@@ -178,9 +168,8 @@ class TaskManager:
                 "message.role", "must be that of the user: only the agent speaks as the agent"
             )
         if send.callback is not None:
-            self._need_push_notifications()
-            self._check(send.callback)
-        return _known(message.task_id) if message.task_id else new_task_id()
+            self.callbacks.allow(send.callback)
+        return task_id_of(message.task_id) if message.task_id else new_task_id()
 
     @asynccontextmanager
     async def _followed(
@@ -205,11 +194,11 @@ class TaskManager:
         else:
             accepted = await self._begun(caller, task_id, send)
         if not accepted.repeated:
-            await self._spread(accepted, heard=bool(send.message.task_id))
+            self._spread(accepted, heard=bool(send.message.task_id))
         return accepted
 
     async def _begun(self, caller: Caller, task_id: UUID, send: Send) -> Accepted:
-        webhooks = [_config(task_id, send.callback, send.key)] if send.callback else []
+        webhooks = [config_of(task_id, send.callback, send.key)] if send.callback else []
         if self._own_webhook:
             webhooks.append(WebhookConfig(config_id=GLOBAL, task_id=task_id, url="", endpoint="WEBHOOK_URL"))
         new = new_task(self._config, caller.owner, task_id, send, datetime.now(UTC), webhooks)
@@ -219,9 +208,9 @@ class TaskManager:
             return await self._submitted(new, send.key)
 
     async def _continued(self, caller: Caller, task_id: UUID, send: Send) -> Accepted:
-        webhooks = [_config(task_id, send.callback, send.key)] if send.callback else []
+        webhooks = [config_of(task_id, send.callback, send.key)] if send.callback else []
         if webhooks:  # before the message is stored, not after
-            await self._need_room(caller, webhooks[0])
+            await self.callbacks.need_room(caller, webhooks[0])
         message = follow_up(send, datetime.now(UTC))
         with spans.sending(self._config.name, task_id, message.context_id) as span:
             return await self._storage.continue_task(
@@ -241,18 +230,14 @@ class TaskManager:
                 raise
         return await self._storage.submit_task(new, key=key)
 
-    async def _spread(self, accepted: Accepted, *, heard: bool) -> None:
+    def _spread(self, accepted: Accepted, *, heard: bool) -> None:
         """Ring for the turn that became due, and tell those who wait for the task (`heard`: there may be some) or for one that it
-        interrupted; also their workers, which stop at once."""
+        interrupted; also their workers, which stop at once. Nobody waits for Redis here, be it away or slow."""
         task = accepted.task
         own = [Notice(task.task_id, task.last_seq, task.state)] if heard else []
-        try:
-            if notices := [*accepted.canceled, *own]:
-                await self._queue.announce(notices)
-            if accepted.ring is not None:
-                await self._queue.ring([accepted.ring])
-        except QueueUnavailable as error:
-            log.warning("queue.unavailable", task_id=str(task.task_id), error=str(error))
+        self._queue.tell([*accepted.canceled, *own])
+        if accepted.ring is not None:
+            self._queue.ring_soon([accepted.ring])
 
     async def _whole(self, accepted: Accepted, send: Send) -> Task:
         """The task with its history and artifacts. A new one has none but the message, and needs no second look."""
@@ -297,7 +282,7 @@ class TaskManager:
     async def get_task(self, caller: Caller, task_id: str, *, history_length: int | None = None) -> Task:
         """The task as it stands."""
         return await self._storage.load_task(
-            caller.owner, _known(task_id), history_length=self._length(history_length)
+            caller.owner, task_id_of(task_id), history_length=self._length(history_length)
         )
 
     async def list_tasks(self, query: TaskQuery) -> TaskPage:
@@ -308,8 +293,8 @@ class TaskManager:
 
     async def cancel_task(self, caller: Caller, task_id: str) -> Task:
         """Set the task canceled. The announcement is how its worker is told at once; its next renewal tells it in any case."""
-        accepted = await self._storage.cancel_task(caller.owner, _known(task_id))
-        await self._spread(accepted, heard=True)
+        accepted = await self._storage.cancel_task(caller.owner, task_id_of(task_id))
+        self._spread(accepted, heard=True)
         return await self._reload(accepted.task, None)
 
     async def give_feedback(
@@ -319,7 +304,7 @@ class TaskManager:
         if not text and rating is None:
             raise InvalidParams("feedback", "or a rating is required")
         return await self._storage.store_feedback(
-            caller.owner, _known(task_id), text=text, rating=rating, metadata=metadata
+            caller.owner, task_id_of(task_id), text=text, rating=rating, metadata=metadata
         )
 
     # ------------------------------------------------------------------ conversations
@@ -337,136 +322,14 @@ class TaskManager:
     async def clear_context(self, caller: Caller, context_id: str) -> int:
         """Delete a conversation with its tasks; how many those were. Running turns are told to end."""
         gone = await self._storage.clear_context(caller.owner, context_id)
-        try:
-            await self._queue.announce(gone)
-        except QueueUnavailable as error:
-            log.warning("queue.unavailable", context_id=context_id, error=str(error))
+        self._queue.tell(gone)
         return len(gone)
-
-    # ------------------------------------------------------------------ push notification configs
-
-    async def save_callback(self, caller: Caller, task_id: str, callback: Callback) -> WebhookConfig:
-        """Add a push notification config, or replace the one with its id."""
-        self._need_push_notifications()
-        self._check(callback)
-        config = _config(_known(task_id), callback)
-        await self._need_room(caller, config)
-        return await self._storage.save_webhook_config(caller.owner, config)
-
-    async def _need_room(self, caller: Caller, config: WebhookConfig) -> None:
-        """`TooMuch` if the task has all the configs that it may have, and this is another one."""
-        most = self._settings.max_push_configs
-        page = await self._storage.list_webhook_configs(caller.owner, config.task_id, page_size=most)
-        if len(page.configs) == most and config.config_id not in {each.config_id for each in page.configs}:
-            raise TooMuch(f"a task has at most {most} push notification configs: delete one first")
-
-    async def load_callback(self, caller: Caller, task_id: str, config_id: str) -> WebhookConfig:
-        """One config; without a `config_id` (0.3) the one that was set without an id, else the first."""
-        self._need_push_notifications()
-        found = _known(task_id)
-        if config_id:
-            return await self._storage.load_webhook_config(caller.owner, found, config_id)
-        try:
-            return await self._storage.load_webhook_config(caller.owner, found, task_id)
-        except WebhookConfigNotFound:
-            page = await self._storage.list_webhook_configs(caller.owner, found, page_size=1)
-            if not page.configs:
-                raise
-            return page.configs[0]
-
-    async def list_callbacks(
-        self, caller: Caller, task_id: str, *, page_size: int | None, after: str | None
-    ) -> WebhookConfigPage:
-        """A page of a task's configs; all that follow `after` if `page_size` is None."""
-        self._need_push_notifications()
-        found = _known(task_id)
-        page = await self._storage.list_webhook_configs(
-            caller.owner, found, page_size=page_size or CONFIGS_PER_READ, after=after
-        )
-        if page_size is not None:
-            return page
-        configs = list(page.configs)
-        while page.next is not None:
-            page = await self._storage.list_webhook_configs(
-                caller.owner, found, page_size=CONFIGS_PER_READ, after=page.next
-            )
-            configs += page.configs
-        return WebhookConfigPage(tuple(configs), None)
-
-    async def delete_callback(self, caller: Caller, task_id: str, config_id: str) -> None:
-        """Delete a config; nothing happens if it is not there."""
-        self._need_push_notifications()
-        await self._storage.delete_webhook_config(caller.owner, _known(task_id), config_id)
-
-    def _check(self, callback: Callback) -> None:
-        """Refuse at once what no delivery would be sent to. What a name resolves to is checked at each attempt."""
-        try:
-            self._egress.check_url(callback.url)
-        except Refused as error:
-            raise InvalidParams(callback.place, str(error)) from None
-
-    # ------------------------------------------------------------------ deliveries
-
-    async def list_deliveries(
-        self, query: DeliveryQuery, *, page_size: int, after: DeliveryCursor | None
-    ) -> DeliveryPage:
-        """A page of what was or is to be told to the caller's webhooks; the query names him."""
-        return await self._storage.list_deliveries(query, page_size=page_size, after=after)
-
-    async def list_attempts(self, caller: Caller, delivery_id: UUID) -> Sequence[DeliveryAttempt]:
-        """How the attempts of one delivery went; none for one that is not the caller's."""
-        return await self._storage.delivery_attempts(caller.owner, delivery_id)
-
-    async def replay_deliveries(self, query: DeliveryQuery) -> int:
-        """Send now what the query chooses; how many."""
-        number = await self._storage.replay_deliveries(query)
-        await self._ring_deliveries()
-        return number
-
-    async def enable_callback(self, caller: Caller, task_id: str, config_id: str) -> None:
-        """Send to a config again that was disabled. `TaskNotFound`, `WebhookConfigNotFound`."""
-        self._need_push_notifications()
-        found = _known(task_id)
-        await self._storage.load_webhook_config(caller.owner, found, config_id)
-        await self._storage.enable_webhook(caller.owner, found, config_id)
-        await self._ring_deliveries()
-
-    async def _ring_deliveries(self) -> None:
-        try:
-            await self._queue.ring_deliveries(self._agent)
-        except QueueUnavailable as error:  # workers look every second anyway
-            log.debug("queue.unavailable", error=str(error))
 
     # ------------------------------------------------------------------ what is switched off
 
     def _need_streaming(self) -> None:
         if not self._config.capabilities.streaming:
             raise UnsupportedOperation("streaming is switched off for this agent")
-
-    def _need_push_notifications(self) -> None:
-        if not self._config.capabilities.push_notifications:
-            raise PushNotificationNotSupported("push notifications are switched off for this agent")
-
-
-def _known(task_id: str) -> UUID:
-    """A task's id. A text that cannot be one of ours is a task that does not exist."""
-    found = parse_task_id(task_id)
-    if found is None:
-        raise TaskNotFound(task_id)
-    return found
-
-
-def _config(task_id: UUID, callback: Callback, key: IdempotencyKey | None = None) -> WebhookConfig:
-    made = callback_id(task_id, key.key) if key else str(new_token())
-    return WebhookConfig(
-        config_id=callback.config_id or made,
-        task_id=task_id,
-        url=callback.url,
-        token=callback.token,
-        scheme=callback.scheme,
-        credentials=callback.credentials,
-        version=callback.version,
-    )
 
 
 def _rests(update: Update) -> bool:

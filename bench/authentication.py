@@ -11,7 +11,7 @@ from starlette.requests import Request
 
 from api.auth.guard import Authenticator
 from api.auth.tokens import Tokens
-from perdure.keys import mint
+from perdure.security.keys import mint
 from perdure.settings import AuthSettings
 from perdure.storage.keys import NewKey
 from perdure.storage.memory import MemoryStorage

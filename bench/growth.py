@@ -11,11 +11,11 @@ import orjson
 
 from perdure.ids import new_task_id, new_token
 from perdure.local import LocalServices
-from perdure.payload import dump_message
 from perdure.settings import StorageSettings
 from perdure.storage import TOTAL_CAP, NewTask
 from perdure.storage.postgres import PostgresStorage
 from perdure.storage.postgres.reads import COUNT, LIST
+from perdure.stored.payload import dump_message
 from perdure.tasks import ANONYMOUS, Message, Role, TextPart
 
 from .dialects import V1

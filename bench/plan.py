@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -115,19 +116,19 @@ async def _pickup(results: Results, services: LocalServices, scale: Scale) -> No
 
 
 async def _peers(results: Results, services: LocalServices, scale: Scale) -> None:
-    for queue in queues.QUEUES:
+    for number, queue in enumerate(queues.QUEUES, 1):
+        print(f"  {queue} ({number} of {len(queues.QUEUES)})", file=sys.stderr, flush=True)
         try:
             drained = await queues.drain(services, queue, 5008)
+            results.add("sent, 16 at a time", queue, "/s", [drained.sent])
+            if queue != ARQ:
+                results.add(DRAIN, queue, "/s", [drained.drained])
             waited, idle = await queues.picked_up(services, queue, 100)
+            results.add("pick-up, idle worker: p50", queue, "ms", [percentile(waited, 0.5)])
+            results.add("pick-up, idle worker: p99", queue, "ms", [percentile(waited, 0.99)])
+            results.add("processor of an idle worker", queue, "%", [idle])
         except RuntimeError as error:  # theirs, not ours: said, and the others go on
             results.failures.append(f"{queue}: {error}")
-            continue
-        if queue != ARQ:
-            results.add(DRAIN, queue, "/s", [drained.drained])
-        results.add("sent, 16 at a time", queue, "/s", [drained.sent])
-        results.add("pick-up, idle worker: p50", queue, "ms", [percentile(waited, 0.5)])
-        results.add("pick-up, idle worker: p99", queue, "ms", [percentile(waited, 0.99)])
-        results.add("processor of an idle worker", queue, "%", [idle])
 
 
 async def _two_workers(results: Results, services: LocalServices, scale: Scale) -> None:

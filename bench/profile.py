@@ -38,14 +38,13 @@ AREAS = {
     "statements and their rows": (
         "perdure/storage/",
         "asyncpg/",
-        "perdure/payload.py",
-        "perdure/storable.py",
+        "perdure/stored/",
     ),
     "rings and notices": ("perdure/queue/", "redis/", "perdure/watch.py", "worker/bell.py"),
     "logs": ("structlog/", "perdure/logs.py"),
     "metrics": ("prometheus_client/", "perdure/metrics.py"),
     "a send, a task": ("api/",),
-    "a turn": ("worker/", "perdure/perform.py", "perdure/answer.py", "perdure/output.py", "perdure/agent.py"),
+    "a turn": ("worker/", "perdure/turns/", "perdure/agent/"),
     "the loop, sockets, the kernel": ("asyncio/", "uvloop"),
 }
 """What the innermost frame of a sample that is named here is about; frames of no area count to who called them."""

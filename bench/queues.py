@@ -59,13 +59,13 @@ async def picked_up(services: LocalServices, queue: str, times: int) -> tuple[li
         await asyncio.sleep(IDLE_SECONDS)
         idle = 100 * (worker.cpu_seconds() - before) / (time.monotonic() - begin)
         with run("send", times, PAUSE):
-            told = await _said(worker, "counted ")
+            told = await _said(worker, "counted ", timeout=30 + times * PAUSE)
     found: list[float] = json.loads(told[told.index("counted ") :].split(" ", 1)[1])["milliseconds"]
     return found, idle
 
 
-async def _said(process: Process, text: str) -> str:
-    return await asyncio.to_thread(process.until_said, text, timeout=240)
+async def _said(process: Process, text: str, *, timeout: float = 240) -> str:
+    return await asyncio.to_thread(process.until_said, text, timeout=timeout)
 
 
 class _Run:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from perdure.agent import Agent, Turn, bindufy
+    from perdure.agent.skills.functions import skill
     from perdure.errors import AgentError, AuthRequired, InputRequired, Rejected, Retry
-    from perdure.skill_functions import skill
     from perdure.tasks import (
         Artifact,
         DataPart,
@@ -50,7 +50,7 @@ __all__ = [
 _HOMES = {
     "perdure.agent": {"Agent", "Turn", "bindufy"},
     "perdure.errors": {"AgentError", "AuthRequired", "InputRequired", "Rejected", "Retry"},
-    "perdure.skill_functions": {"skill"},
+    "perdure.agent.skills.functions": {"skill"},
     "perdure.tasks": {
         "Artifact",
         "DataPart",

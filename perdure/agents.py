@@ -16,8 +16,8 @@ from typing import NamedTuple
 
 from perdure import __version__
 from perdure.agent import Agent
+from perdure.agent.loader import load_agent
 from perdure.errors import ConfigError
-from perdure.loader import load_agent
 from perdure.owners import ONLY
 from perdure.settings import Settings, listed
 

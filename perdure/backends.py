@@ -23,8 +23,8 @@ def make_storage(settings: Settings, *, worker: bool = False) -> Storage:
         from perdure.storage.memory import MemoryStorage
 
         return MemoryStorage(finished_tasks=settings.storage.finished_tasks)
+    from perdure.security.vault import Vault
     from perdure.storage.postgres import PostgresStorage
-    from perdure.vault import Vault
 
     keys = settings.webhooks.keys
     vault = Vault(listed(keys.get_secret_value())) if keys else None

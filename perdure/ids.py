@@ -8,6 +8,8 @@ from uuid import UUID
 import uuid_utils
 from uuid_utils.compat import uuid4, uuid7
 
+from perdure.errors import TaskNotFound
+
 
 def new_task_id() -> UUID:
     """A fresh task id."""
@@ -51,6 +53,14 @@ def parse_task_id(text: str) -> UUID | None:
         return UUID(text)
     except ValueError:
         return None
+
+
+def task_id_of(text: str) -> UUID:
+    """The id in a request. A text that cannot be one of ours is a task that does not exist: `TaskNotFound`."""
+    found = parse_task_id(text)
+    if found is None:
+        raise TaskNotFound(text)
+    return found
 
 
 def first_id_at(time: datetime) -> UUID:

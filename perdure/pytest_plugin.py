@@ -39,7 +39,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.fixture
 def perdure_agent(pytestconfig: pytest.Config) -> Any:
     """The agent that the other fixtures run. Define your own to choose another."""
-    from perdure.loader import load_agent
+    from perdure.agent.loader import load_agent
 
     named = str(pytestconfig.getini(_SETTING))
     if not named:

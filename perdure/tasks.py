@@ -1,7 +1,7 @@
 """Tasks, messages, artifacts and events: the data of A2A and the rules that need nothing but the data.
 
 Everything here is immutable and knows no transport and no storage. Names are A2A's (specification 1.0, section 4);
-the JSON forms are made in `perdure.payload` (what is stored) and `api.wire` (what is sent).
+the JSON forms are made in `perdure.stored.payload` (what is stored) and `api.wire` (what is sent).
 """
 
 from __future__ import annotations

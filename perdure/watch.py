@@ -49,7 +49,7 @@ class Watch:
         self._storage = storage
         self._queue = queue
         self._refresh_every = refresh
-        self._followers: dict[UUID, list[Callable[[Notice], None]]] = {}
+        self._followers: dict[str, list[Callable[[Notice], None]]] = {}
         self._waiters: set[Waits] = set()
         self._dismissed = False
         self._away = asyncio.Event()
@@ -62,7 +62,7 @@ class Watch:
     @contextmanager
     def follow(self, task_id: UUID, heard: Callable[[Notice], None]) -> Iterator[None]:
         """Call `heard` on this event loop for each notice about the task, repeated and stale ones included."""
-        self._followers.setdefault(task_id, []).append(heard)
+        self._followers.setdefault(str(task_id), []).append(heard)
         try:
             yield
         finally:
@@ -75,7 +75,7 @@ class Watch:
     def enter(self, waiter: Waits) -> None:
         """It hears from now on."""
         self._waiters.add(waiter)
-        self._followers.setdefault(waiter.task_id, []).append(waiter.heard)
+        self._followers.setdefault(str(waiter.task_id), []).append(waiter.heard)
         if self._dismissed:
             waiter.dismiss()
 
@@ -85,10 +85,10 @@ class Watch:
         self._forget(waiter.task_id, waiter.heard)
 
     def _forget(self, task_id: UUID, heard: Callable[[Notice], None]) -> None:
-        followers = self._followers[task_id]
+        followers = self._followers[name := str(task_id)]
         followers.remove(heard)
         if not followers:
-            del self._followers[task_id]
+            del self._followers[name]
 
     async def ask(self, task_id: UUID) -> Sequence[Notice]:
         """Where a task stands in the storage."""
@@ -115,7 +115,7 @@ class Watch:
         pause = 0.05
         while True:
             try:
-                async with self._queue.listen() as notices:
+                async with self._queue.listen(self._followers) as notices:
                     if self.degraded:
                         log.info("watch.recovered")
                     self._away.clear()
@@ -156,11 +156,11 @@ class Watch:
         if not self._followers:
             return
         with suppress(StorageUnavailable):  # the next refresh asks again
-            for notice in await self._storage.notices(list(self._followers)):
+            for notice in await self._storage.notices([UUID(name) for name in self._followers]):
                 self._tell(notice)
 
     def _tell(self, notice: Notice) -> None:
-        for heard in tuple(self._followers.get(notice.task_id, ())):
+        for heard in tuple(self._followers.get(str(notice.task_id), ())):
             heard(notice)
 
 

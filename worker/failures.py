@@ -1,4 +1,4 @@
-"""Why a turn failed, for operators: the caller is told a neutral text (`perdure.perform`), the storage keeps the rest."""
+"""Why a turn failed, for operators: the caller is told a neutral text (`perdure.turns.perform`), the storage keeps the rest."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import traceback
 import structlog
 
 from perdure.errors import StorageUnavailable
-from perdure.fingerprints import LONGEST, fingerprint
-from perdure.perform import Outcome
-from perdure.storable import cleaned
 from perdure.storage import Claim
+from perdure.storage.fingerprints import LONGEST, fingerprint
 from perdure.storage.operators import Failure
+from perdure.stored.storable import cleaned
 from perdure.tasks import TaskState
+from perdure.turns.perform import Outcome
 
 from .lease import Stop
 from .worker import Worker
@@ -56,7 +56,7 @@ def _said(outcome: Outcome, why: Stop | None) -> tuple[str, str]:
 
 
 def _class_of(error: BaseException) -> str:
-    """As tracebacks name it; without the module where that is the agent's own file, whose name is made up (`perdure.loader`)."""
+    """As tracebacks name it; without the module where that is the agent's own file: `perdure.agent.loader` makes up its name."""
     kind = type(error)
     local = kind.__module__ in ("builtins", "__main__") or kind.__module__.startswith("perdure_agent_")
     return kind.__qualname__ if local else f"{kind.__module__}.{kind.__qualname__}"

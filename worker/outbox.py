@@ -15,11 +15,11 @@ import structlog
 
 from perdure import metrics
 from perdure.agent import Progress
-from perdure.answer import More, Piece, coalesced
 from perdure.errors import LeaseLost, StorageUnavailable
-from perdure.perform import Outcome
 from perdure.storage import Claim, Written
 from perdure.tasks import ArtifactChunk, Message, Notice
+from perdure.turns.answer import More, Piece, coalesced
+from perdure.turns.perform import Outcome
 
 from .lease import Reins, Stop
 from .worker import Worker

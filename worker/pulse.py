@@ -19,7 +19,7 @@ from contextlib import suppress
 import structlog
 
 from perdure import metrics
-from perdure.stuck import end_process, fail_at_the_end, stack_of_thread
+from perdure.turns.stuck import end_process, fail_at_the_end, stack_of_thread
 
 from .limits import hung_after
 from .slots import AnySlots

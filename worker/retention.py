@@ -9,10 +9,10 @@ from uuid import UUID
 import structlog
 
 from perdure import metrics
-from perdure.archive import FileArchive
 from perdure.errors import ArchiveFailed
 from perdure.ids import new_token
-from perdure.pruning import Rules, Tally, prune
+from perdure.retention.archive import FileArchive
+from perdure.retention.pruning import Rules, Tally, prune
 from perdure.settings import RetentionSettings
 from perdure.tasks import TaskState
 

@@ -30,7 +30,7 @@ from perdure.queue.arq import (
     serialize_job,
 )
 from perdure.settings import Settings, load_settings
-from perdure.stuck import end_process, ending_for_sure
+from perdure.turns.stuck import end_process, ending_for_sure
 
 from .bell import HEALTH_SECONDS, hear
 from .health import key_to_check, own_key

@@ -7,7 +7,7 @@ from typing import Any
 
 import structlog
 
-from perdure.stuck import leave_behind, left_behind, stack_of, thread_of
+from perdure.turns.stuck import leave_behind, left_behind, stack_of, thread_of
 
 from .worker import Worker
 

@@ -18,18 +18,18 @@ import structlog
 
 from perdure import metrics
 from perdure.agent import Turn
-from perdure.answer import Answer
+from perdure.agent.steps import Steps, Store
 from perdure.errors import LeaseLost, StorageUnavailable
 from perdure.ids import message_id, new_token
 from perdure.logs import about
 from perdure.owners import caller_of
-from perdure.perform import BAD_OUTPUT, Outcome, name_of, perform
-from perdure.retries import MayPass
-from perdure.steps import Steps, Store
-from perdure.storable import cleaned
 from perdure.storage import Claim, ClaimedTurn, Written
+from perdure.stored.storable import cleaned
 from perdure.tasks import Message, Notice, Ring, TaskState, TextPart
 from perdure.tracing import spans
+from perdure.turns.answer import Answer
+from perdure.turns.perform import BAD_OUTPUT, Outcome, name_of, perform
+from perdure.turns.retries import MayPass
 
 from .failures import record_failure
 from .lease import Reins, Stop, kept

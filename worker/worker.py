@@ -16,8 +16,8 @@ from perdure.owners import ONLY
 from perdure.queue import Queue
 from perdure.settings import Settings
 from perdure.storage import Keeper, Storage
-from perdure.stuck import fail_at_the_end
 from perdure.tasks import Notice, Ring
+from perdure.turns.stuck import fail_at_the_end
 from perdure.watch import Watch
 
 log = structlog.get_logger(__name__)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from starlette.requests import Request
 
-from perdure.security import SCOPES
+from perdure.security.schemes import SCOPES
 from perdure.tasks import ANONYMOUS
 
 from ..codes import InsufficientScope

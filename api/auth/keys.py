@@ -9,8 +9,8 @@ from typing import TypeVar
 import structlog
 
 from perdure.errors import StorageUnavailable
-from perdure.keys import digest_of, matches, parse
-from perdure.security import SCOPES
+from perdure.security.keys import digest_of, matches, parse
+from perdure.security.schemes import SCOPES
 from perdure.storage.keys import ApiKey, Keys
 
 from . import Caller, known

@@ -12,7 +12,7 @@ import structlog
 from starlette.requests import Request
 
 from perdure.settings import AuthSettings, networks_in, scopes_in
-from perdure.storable import unstorable
+from perdure.stored.storable import unstorable
 
 from . import Caller, known
 from .credentials import Refused

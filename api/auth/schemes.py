@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from perdure.agent import Agent
-from perdure.security import ApiKey, HttpAuth, MutualTls, OpenIdConnect, SecurityScheme
+from perdure.security.schemes import ApiKey, HttpAuth, MutualTls, OpenIdConnect, SecurityScheme
 from perdure.settings import AuthSettings
 
 from .credentials import API_KEY_HEADER

@@ -11,7 +11,7 @@ from typing import Any
 import jwt
 
 from perdure.settings import AuthSettings, scopes_in
-from perdure.storable import unstorable
+from perdure.stored.storable import unstorable
 
 from . import Caller, known
 from .credentials import Refused

@@ -15,9 +15,9 @@ from starlette.responses import Response
 from perdure.ids import parse_task_id
 from perdure.operating import MOST_AT_ONCE, RETRY_OF, RETRYABLE
 from perdure.owners import ONLY, owner_at
-from perdure.payload import dump_body
 from perdure.storage.operators import COUNTED, SCANNED, SEARCHED, TaskLine, by_liveliness
 from perdure.storage.webhooks import DeliveryQuery
+from perdure.stored.payload import dump_body
 from perdure.tasks import Event, StatusChange, Task, TaskState
 from perdure.tracing import trace_ids
 

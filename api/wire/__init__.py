@@ -1,4 +1,4 @@
-"""A2A JSON <-> domain. The only place with camelCase, beside the card and `perdure.payload`, the stored form.
+"""A2A JSON <-> domain. The only place with camelCase, beside the card and `perdure.stored.payload`, the stored form.
 
 `v1` and `v03` speak a version each and have the functions of `Dialect`; `reading` and `writing` are what they share.
 """

@@ -26,8 +26,8 @@ from pydantic import (
 from pydantic.alias_generators import to_camel
 
 from perdure.errors import CallerError, InvalidParams
-from perdure.storable import unstorable
 from perdure.storage import Cursor, TaskQuery
+from perdure.stored.storable import unstorable
 from perdure.tasks import Message, TaskState
 
 
@@ -36,7 +36,7 @@ class NotJson(CallerError):
 
 
 DEEPEST = 100
-"""Whatever the setting says: no storage keeps more (`perdure.storable`), and orjson writes no more than 254 levels."""
+"""Whatever the setting says: no storage keeps more (`perdure.stored.storable`), and orjson writes no more than 254 levels."""
 
 _BIG_NUMBER = re.compile(rb"\d{19}")
 

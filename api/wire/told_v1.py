@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import ConfigDict
 
-from perdure.payload import STATE_NAMES
+from perdure.stored.payload import STATE_NAMES
 
 from . import v1
 from .reading import Metadata, exactly_one_of

@@ -17,8 +17,8 @@ from pydantic import AliasChoices, ConfigDict, Discriminator, Field, Tag, model_
 
 from perdure.errors import InvalidParams
 from perdure.notes import without_notes
-from perdure.payload import STATE_NAMES, dump_artifact
 from perdure.storage import WebhookConfig, WebhookConfigPage
+from perdure.stored.payload import STATE_NAMES, dump_artifact
 from perdure.tasks import (
     Artifact,
     ArtifactChunk,

@@ -7,8 +7,8 @@ from typing import Annotated, Any, Self
 from pydantic import ConfigDict, Field, model_validator
 
 from perdure.errors import InvalidParams
-from perdure.payload import STATE_NAMES
 from perdure.storage import WebhookConfig, WebhookConfigPage
+from perdure.stored.payload import STATE_NAMES
 from perdure.tasks import (
     DataPart,
     Part,

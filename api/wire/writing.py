@@ -6,7 +6,7 @@ import re
 from base64 import urlsafe_b64encode
 from collections.abc import Callable
 
-from perdure.egress import MASKED
+from perdure.security.egress import MASKED
 from perdure.storage import Context, ContextPage, Cursor, Feedback, TaskPage
 from perdure.tasks import Message, Task
 from perdure.telling import Json, given, timestamp

@@ -17,7 +17,7 @@ from typing import Any
 from perdure.adapters import needs
 from perdure.agent import Turn
 from perdure.errors import AgentError, AuthRequired, InputRequired, Rejected, TurnOutcome
-from perdure.payload import STATE_NAMES, dump_artifact, dump_message, load_artifact, load_message
+from perdure.stored.payload import STATE_NAMES, dump_artifact, dump_message, load_artifact, load_message
 from perdure.tasks import ArtifactChunk, Message, Role, Task, TaskState
 
 with needs("a2a"):

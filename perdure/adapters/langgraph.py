@@ -16,8 +16,8 @@ from typing import Any
 from perdure.adapters import needs
 from perdure.agent import Turn
 from perdure.errors import InputRequired
-from perdure.perform import spoken
 from perdure.tasks import DataPart, Message, TextPart
+from perdure.turns.perform import spoken
 
 with needs("langgraph"):
     from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, HumanMessage

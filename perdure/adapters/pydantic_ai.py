@@ -14,8 +14,8 @@ from typing import Any
 
 from perdure.adapters import needs
 from perdure.agent import Turn
-from perdure.perform import spoken
 from perdure.tasks import DataPart, Message, RawPart, Role, TextPart, UrlPart
+from perdure.turns.perform import spoken
 
 with needs("pydantic-ai"):
     from pydantic_ai import Agent, RunContext

@@ -21,6 +21,7 @@ from typing import Any, cast
 
 from pydantic import HttpUrl, ValidationError
 
+from perdure.agent.callables import Handler, Kind, kind_of, takes_turn
 from perdure.agent.config import (
     AgentConfig,
     Capabilities,
@@ -31,12 +32,11 @@ from perdure.agent.config import (
     ListedSkill,
     Provider,
 )
+from perdure.agent.config_errors import readable
+from perdure.agent.skills import Skill, read_skill
+from perdure.agent.skills.functions import SkillFunction, is_skill, read_function
 from perdure.agent.turn import Emission, Progress, Turn
-from perdure.callables import Handler, Kind, kind_of, takes_turn
-from perdure.config_errors import readable
 from perdure.errors import ConfigError
-from perdure.skill_functions import SkillFunction, is_skill, read_function
-from perdure.skills import Skill, read_skill
 
 __all__ = [
     "Agent",

@@ -16,7 +16,7 @@ from pydantic import (
     model_validator,
 )
 
-from perdure.security import SecurityRequirement, SecurityScheme
+from perdure.security.schemes import SecurityRequirement, SecurityScheme
 
 
 def _listed(skill: Any) -> Any:

@@ -7,10 +7,10 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ParamSpec, TypeVar, overload
 
+from perdure.agent.output import parts_in
+from perdure.agent.steps import Steps
 from perdure.errors import LeaseLost
 from perdure.notes import ACCEPTED_OUTPUT_MODES, EXTENSIONS, REPLY, TENANT, text_in, texts_in
-from perdure.output import parts_in
-from perdure.steps import Steps
 from perdure.tasks import Artifact, ArtifactChunk, Message, Part, Task
 
 P = ParamSpec("P")

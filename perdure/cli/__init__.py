@@ -179,7 +179,7 @@ def up(
     again, unless it never comes to be ready. Ctrl-C stops everything in order; the data stays.
     """
     with said_in_one_line():
-        from perdure.up import run_stack
+        from perdure.launch.up import run_stack
 
         code = run_stack(agents or (), workers=workers, data_dir=data_dir, port=port, insecure=insecure)
     raise typer.Exit(code)

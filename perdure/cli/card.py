@@ -62,7 +62,7 @@ def card(
 
 def _made(settings: Settings, *, extended: bool) -> Json:
     from perdure.agents import load_agents
-    from perdure.card_signatures import read_key
+    from perdure.cards.signatures import read_key
     from perdure.errors import ConfigError
     from perdure.launch import ours, served
 
@@ -110,7 +110,7 @@ def _problems(shown: Json) -> list[str]:
 
 
 def _key_ids(shown: Json) -> str:
-    from perdure.card_signatures import headers_of
+    from perdure.cards.signatures import headers_of
 
     return ", ".join(dict.fromkeys(f"{each.get('alg')}, {each.get('kid')}" for each in headers_of(shown)))
 
@@ -119,7 +119,7 @@ def _key_ids(shown: Json) -> str:
 
 
 def _verify(url: str, keys: str) -> None:
-    from perdure.card_signatures import NotVerified, verified
+    from perdure.cards.signatures import NotVerified, verified
 
     address = url if url.endswith(".json") else url.rstrip("/") + CARD_PATH
     shown = _fetched(address)
@@ -147,7 +147,7 @@ def _fetched(address: str) -> Json:
 def _trusted(shown: Json, address: str, keys: str) -> list[PyJWK]:
     """The keys that were named; else those of the card's own host. Where the card alone says is nobody to trust: whoever changed
     it would have written there whose keys to take."""
-    from perdure.card_signatures import JWKS_PATH, headers_of, read_public_keys
+    from perdure.cards.signatures import JWKS_PATH, headers_of, read_public_keys
     from perdure.errors import ConfigError
 
     if keys:

@@ -36,7 +36,7 @@ def doctor(
 
 
 async def _examined(settings: Any, url: str, show: Callable[[Any], None]) -> None:
-    from perdure.doctor import Grade, examine
+    from perdure.cli.doctor import Grade, examine
 
     failed = False
     async for finding in examine(settings, url=url):

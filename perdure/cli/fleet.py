@@ -43,7 +43,7 @@ def top() -> None:
         from perdure.errors import ConfigError
 
         try:
-            from perdure.top import Top
+            from perdure.cli.top import Top
         except ModuleNotFoundError as error:
             raise ConfigError(f"{error.name} is missing: pip install 'perdure[top]'") from None
     as_operator(lambda operator: Top(operator).run_async())

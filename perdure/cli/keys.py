@@ -40,7 +40,7 @@ def create(
     as_json: JsonOption = False,
 ) -> None:
     """Make a key, and print it: this once."""
-    from perdure.keys import mint
+    from perdure.security.keys import mint
 
     minted, lifetime = mint(), seconds(expires, "--expires")
     key = on_storage(lambda storage: _add(storage, minted, owner, scopes, name, lifetime))
@@ -92,7 +92,7 @@ def rotate(
     as_json: JsonOption = False,
 ) -> None:
     """Give a key another secret, and print it: this once. The present one stays good for a while, one before it does not."""
-    from perdure.keys import mint
+    from perdure.security.keys import mint
 
     minted, both = mint(key_id), seconds(overlap, "--overlap")
     key = on_storage(lambda storage: storage.rotate_key(key_id, minted.digest, overlap=both))

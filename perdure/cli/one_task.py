@@ -57,7 +57,7 @@ async def looked_at(storage: Storage, task_id: UUID, *, events: bool) -> Looked:
 
 def looked_as_json(found: Looked) -> dict[str, Any]:
     """For programs: what `perdure tasks list --json` says of it, and all the rest."""
-    from perdure.archive import task_json
+    from perdure.retention.archive import task_json
 
     return {
         **line_as_json(found.line),
@@ -70,7 +70,7 @@ def looked_as_json(found: Looked) -> dict[str, Any]:
 
 
 async def _log(storage: Storage, line: TaskLine) -> AsyncIterator[dict[str, Any]]:
-    from perdure.payload import dump_body
+    from perdure.stored.payload import dump_body
 
     after = 0
     while page := await storage.events_since(line.owner, line.task_id, after):

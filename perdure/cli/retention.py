@@ -19,9 +19,9 @@ from perdure.cli.options import JsonOption, YesOption
 if TYPE_CHECKING:
     from uuid import UUID
 
-    from perdure.archive import FileArchive
     from perdure.operating import Operator
-    from perdure.pruning import Rules, Survey, Tally
+    from perdure.retention.archive import FileArchive
+    from perdure.retention.pruning import Rules, Survey, Tally
     from perdure.settings import RetentionSettings
     from perdure.storage import Storage
 
@@ -83,7 +83,7 @@ def prune(
 
 
 def _rules(settings: RetentionSettings, older_than: str | None, states: list[str] | None) -> Rules:
-    from perdure.pruning import Rules
+    from perdure.retention.pruning import Rules
     from perdure.tasks import TaskState
 
     ended = [state.value for state in TaskState if state.terminal]
@@ -104,7 +104,7 @@ def _rules(settings: RetentionSettings, older_than: str | None, states: list[str
 
 
 async def _surveyed(storage: Storage, rules: Rules, tell: Callable[[int], None]) -> Survey:
-    from perdure.pruning import survey
+    from perdure.retention.pruning import survey
 
     return await survey(storage, rules, tell=tell)
 
@@ -112,7 +112,7 @@ async def _surveyed(storage: Storage, rules: Rules, tell: Callable[[int], None])
 async def _pruned(
     operator: Operator, rules: Rules, told: str, archive: FileArchive | None, tell: Callable[[int], None]
 ) -> Tally:
-    from perdure import pruning
+    from perdure.retention import pruning
 
     done = pruning.Tally()
 
@@ -136,8 +136,8 @@ async def _pruned(
 def _file(folder: Path | None, settings: RetentionSettings) -> FileArchive | None:
     if folder is None:
         return None
-    from perdure.archive import FileArchive
     from perdure.ids import new_token
+    from perdure.retention.archive import FileArchive
 
     return FileArchive(folder, name=f"by-hand-{str(new_token())[:8]}", compress=settings.compress)
 
@@ -257,7 +257,7 @@ def _further(tell: Callable[[int], None], before: int, read: int) -> None:
 async def _read(
     storage: Storage, file: Path, dry_run: bool, found: _Found, tell: Callable[[int], None]
 ) -> None:
-    from perdure.archive import CutShort, opened
+    from perdure.retention.archive import CutShort, opened
 
     number = 0
     try:
@@ -280,7 +280,7 @@ _CUT = (
 async def _put_back(
     storage: Storage, file: Path, number: int, line: bytes, dry_run: bool, found: _Found
 ) -> None:
-    from perdure.archive import record_of
+    from perdure.retention.archive import record_of
 
     if not line.strip():
         return

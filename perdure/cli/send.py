@@ -56,8 +56,8 @@ def send(
     The stream goes on by itself when the connection or the server breaks. Ctrl-C asks whether to leave the task running or to
     cancel it. Where the agent asks back, a terminal is asked for the answer.
     """
+    from perdure.cli.client import Client
     from perdure.cli.talk import talk
-    from perdure.client import Client
 
     said = sys.stdin.read() if text == "-" else text
     client = Client(to, key, patience)
@@ -72,7 +72,7 @@ def tail(
     as_json: Annotated[bool, typer.Option("--json", help="Print every update as a line of JSON.")] = False,
 ) -> None:
     """Show what a task has said so far and what it goes on to say."""
+    from perdure.cli.client import Client
     from perdure.cli.talk import talk
-    from perdure.client import Client
 
     raise typer.Exit(talk(Client(to, key, patience), None, task=task, as_json=as_json))

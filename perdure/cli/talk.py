@@ -9,9 +9,9 @@ from contextlib import contextmanager, suppress
 from typing import Any
 from uuid import uuid4
 
+from perdure.cli.client import Client, Json, Place
 from perdure.cli.screen import Screen
 from perdure.cli.waiting import tell_what_it_waits_for
-from perdure.client import Client, Json, Place
 from perdure.errors import PerdureError
 from perdure.notes import SKILL_ID
 

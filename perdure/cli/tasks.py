@@ -168,8 +168,8 @@ async def _found(storage: Storage, wanted: TaskFilter, limit: int) -> list[TaskL
 
 
 async def _exported(storage: Storage, wanted: TaskFilter) -> None:
-    from perdure.archive import line_of
     from perdure.errors import TaskNotFound
+    from perdure.retention.archive import line_of
 
     async for line in each_task(storage, wanted):
         try:

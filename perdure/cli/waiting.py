@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from perdure.client import Client, Json, Place
+from perdure.cli.client import Client, Json, Place
 from perdure.errors import PerdureError
 
 SUBMITTED, WORKING = "TASK_STATE_SUBMITTED", "TASK_STATE_WORKING"

@@ -152,7 +152,7 @@ def endpoints(as_json: JsonOption = False) -> None:
 @webhooks.command(epilog=EXIT_CODES)
 def key(as_json: JsonOption = False) -> None:
     """Print a new key for WEBHOOKS__KEYS."""
-    from perdure.vault import new_key
+    from perdure.security.vault import new_key
 
     made = new_key()
     tell({"key": made}, made, as_json=as_json)

@@ -11,17 +11,18 @@ from typing import Any
 
 import structlog
 
-from perdure import logs, processes, tracing
+from perdure import logs, tracing
 from perdure.agent import Agent
 from perdure.agents import Agents, by_name, known_as
 from perdure.backends import make_queue, make_storage, opened, require_keys
 from perdure.errors import ConfigError
+from perdure.launch import processes
 from perdure.launch.listeners import address, allow_many_files, bound, is_loopback, ops_port, port_of, url_of
 from perdure.launch.parts import import_parts, loaded, one_line_errors, ours, run
 from perdure.launch.server import Application, on_signal, server_of
 from perdure.memory import keep_what_is_loaded
 from perdure.settings import Settings, load_settings
-from perdure.stuck import ending_for_sure
+from perdure.turns.stuck import ending_for_sure
 from perdure.watch import Watch
 
 log = structlog.get_logger(__name__)

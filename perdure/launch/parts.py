@@ -20,7 +20,7 @@ from perdure.agents import Agents, by_name, load_agents
 from perdure.backends import make_queue, make_storage
 from perdure.errors import ConfigError, QueueUnavailable, StorageUnavailable
 from perdure.settings import Settings
-from perdure.stuck import left_behind
+from perdure.turns.stuck import left_behind
 
 T = TypeVar("T")
 

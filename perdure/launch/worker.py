@@ -11,7 +11,7 @@ from perdure.agents import Agents
 from perdure.errors import ConfigError
 from perdure.launch.parts import import_parts, loaded, one_line_errors, ours, run
 from perdure.settings import Settings, load_settings
-from perdure.stuck import ending_for_sure
+from perdure.turns.stuck import ending_for_sure
 
 
 def work(

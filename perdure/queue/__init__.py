@@ -6,7 +6,7 @@ Rings and notices may be lost, doubled or late; the sweep and the waiters' refre
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Container, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
@@ -30,6 +30,9 @@ class Queue(Protocol):
         """There is work: some worker of the ring's agent with a free slot should claim. One round trip for each agent, however
         many rings."""
 
+    def ring_soon(self, rings: Sequence[Ring]) -> None:
+        """The same without waiting for it. What could not be rung is logged (`queue.unavailable`) and left to the sweep."""
+
     async def ring_deliveries(self, agent: str = ONLY) -> None:
         """Webhooks are to be told something: some worker, of this agent, should look. One round trip."""
 
@@ -39,9 +42,12 @@ class Queue(Protocol):
     def tell(self, notices: Sequence[Notice]) -> None:
         """The same without waiting for it, and without hearing whether it went well."""
 
-    def listen(self) -> AbstractAsyncContextManager[AsyncIterator[Notice]]:
+    def listen(
+        self, wanted: Container[str] | None = None
+    ) -> AbstractAsyncContextManager[AsyncIterator[Notice]]:
         """Notices from now on: once entered, everything announced later is heard. The iterator raises `QueueUnavailable` when the
-        connection breaks; what was said meanwhile is not repeated."""
+        connection breaks; what was said meanwhile is not repeated. With `wanted`, those about tasks whose id is in there at the
+        moment when they come: every process hears of every task, and most concern nobody in it."""
 
     async def missing(self, rings: Sequence[Ring]) -> Sequence[Ring]:
         """Those that the bell no longer knows: neither waiting nor being picked up. One round trip for each agent."""

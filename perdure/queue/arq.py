@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Container, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 from uuid import UUID
@@ -200,6 +200,10 @@ class ArqQueue:
         """What is rung for while one round trip is under way goes into the next one together."""
         await self._rings.add(rings)
 
+    def ring_soon(self, rings: Sequence[Ring]) -> None:
+        if rings:
+            self._rings.post(rings).add_done_callback(lambda rung: _say_unrung(rings, rung))
+
     async def _ring_all(self, rings: Sequence[Ring]) -> None:
         for agent, own in _by_agent(rings).items():
             await self._ring_agent(agent, own)
@@ -243,7 +247,7 @@ class ArqQueue:
         await self._asked(lambda: self._redis.publish(self._channel, told))
 
     @asynccontextmanager
-    async def listen(self) -> AsyncIterator[AsyncIterator[Notice]]:
+    async def listen(self, wanted: Container[str] | None = None) -> AsyncIterator[AsyncIterator[Notice]]:
         async with connected(self._url) as client, client.pubsub() as pubsub:
             with _telling():
                 async with asyncio.timeout(_LISTENS_WITHIN):
@@ -251,7 +255,7 @@ class ArqQueue:
                     while (await _message(pubsub, _LISTENS_WITHIN))["type"] != "subscribe":
                         pass
             await self._look_at_eviction(client)
-            yield self._heard(pubsub)
+            yield self._heard(pubsub, wanted)
 
     async def _look_at_eviction(self, client: Redis) -> None:
         """Warn of a Redis that throws keys away when it is full: once, and again when that was changed. Asked by INFO, since
@@ -268,12 +272,12 @@ class ArqQueue:
     async def eviction_policy(self) -> str:
         return await _eviction_policy(self._redis)
 
-    async def _heard(self, pubsub: PubSub) -> AsyncIterator[Notice]:
+    async def _heard(self, pubsub: PubSub, wanted: Container[str] | None) -> AsyncIterator[Notice]:
         while True:
             with _telling():
                 message = await _message_or_ping(pubsub)
             if message["type"] == "message":
-                notices, strange = understood(message["data"])
+                notices, strange = understood(message["data"], wanted)
                 self._strange.skipped(strange)
                 for notice in notices:
                     yield notice
@@ -311,6 +315,11 @@ class ArqQueue:
                     raise
             await asyncio.sleep(pause)
             pause = min(pause * 2, 0.4)
+
+
+def _say_unrung(rings: Sequence[Ring], rung: asyncio.Future[None]) -> None:
+    if not rung.cancelled() and (error := rung.exception()) is not None:
+        log.warning("queue.unavailable", task_ids=[str(ring.task_id) for ring in rings], error=str(error))
 
 
 def _by_agent(rings: Sequence[Ring]) -> Mapping[str, Sequence[Ring]]:

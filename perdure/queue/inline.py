@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Container, Sequence
 from contextlib import asynccontextmanager
 
 from perdure.owners import ONLY
@@ -41,6 +41,9 @@ class InlineQueue:
         pass
 
     async def ring(self, rings: Sequence[Ring]) -> None:
+        self.ring_soon(rings)
+
+    def ring_soon(self, rings: Sequence[Ring]) -> None:
         rung_for = {ring.agent for ring in rings}
         for agent, rung in tuple(self._rung):
             if agent in rung_for:
@@ -59,11 +62,11 @@ class InlineQueue:
                 listener.put_nowait(notice)
 
     @asynccontextmanager
-    async def listen(self) -> AsyncIterator[AsyncIterator[Notice]]:
+    async def listen(self, wanted: Container[str] | None = None) -> AsyncIterator[AsyncIterator[Notice]]:
         heard: asyncio.Queue[Notice] = asyncio.Queue()
         self._listeners.append(heard)
         try:
-            yield _from(heard)
+            yield _from(heard, wanted)
         finally:
             self._listeners.remove(heard)
 
@@ -75,6 +78,8 @@ class InlineQueue:
         return ""
 
 
-async def _from(heard: asyncio.Queue[Notice]) -> AsyncIterator[Notice]:
+async def _from(heard: asyncio.Queue[Notice], wanted: Container[str] | None) -> AsyncIterator[Notice]:
     while True:
-        yield await heard.get()
+        notice = await heard.get()
+        if wanted is None or str(notice.task_id) in wanted:
+            yield notice

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import reprlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from types import NoneType
 from uuid import UUID
 
@@ -28,8 +28,9 @@ def spoken(notices: Sequence[Notice]) -> bytes:
     return orjson.dumps([[str(notice.task_id), notice.seq, notice.state] for notice in notices])
 
 
-def understood(message: bytes) -> tuple[list[Notice], list[object]]:
-    """The inverse of `spoken`: the notices in their order, and what is none of them."""
+def understood(message: bytes, wanted: Container[str] | None = None) -> tuple[list[Notice], list[object]]:
+    """The inverse of `spoken`: the notices in their order, and what is none of them. With `wanted`, those about tasks whose id is
+    in there; what is said about others is not looked at."""
     notices: list[Notice] = []
     strange: list[object] = []
     try:
@@ -39,11 +40,17 @@ def understood(message: bytes) -> tuple[list[Notice], list[object]]:
     if not isinstance(items, list):
         return [], [items]
     for item in items:
+        if wanted is not None and _about_others(item, wanted):
+            continue
         try:
             notices.append(_notice(item))
         except ValueError:
             strange.append(item)
     return notices, strange
+
+
+def _about_others(item: object, wanted: Container[str]) -> bool:
+    return isinstance(item, list) and bool(item) and type(item[0]) is str and item[0] not in wanted
 
 
 def _notice(item: object) -> Notice:

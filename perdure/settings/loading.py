@@ -7,8 +7,8 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_settings import SettingsError
 
-from perdure.egress import Refused
 from perdure.errors import ConfigError
+from perdure.security.egress import Refused
 from perdure.settings.environment import variables
 from perdure.settings.model import Settings, SettingsOfThisProcess, names
 from perdure.settings.serving import AuthSettings

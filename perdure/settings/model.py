@@ -16,6 +16,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from perdure.security.signatures import is_secret
 from perdure.settings.running import (
     LogSettings,
     RetentionSettings,
@@ -26,7 +27,6 @@ from perdure.settings.running import (
 from perdure.settings.serving import AuthSettings, CardSettings, OpsSettings, ServerSettings
 from perdure.settings.values import Group, check_scheme, listed, lower_case
 from perdure.settings.webhooks import WebhookSettings
-from perdure.signatures import is_secret
 
 
 class Settings(BaseSettings):

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, SecretStr
 
-from perdure.security import SCOPES
+from perdure.security.schemes import SCOPES
 
 
 class Group(BaseModel):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field, SecretStr, field_validator
 
-from perdure.egress import Egress, read_allowed
+from perdure.security.egress import Egress, read_allowed
 from perdure.settings.values import Group, check_scheme, listed
 
 

@@ -18,7 +18,7 @@ Rules that hold for every method:
 - *Lost turns*: events of an attempt that never settled (released, rescued, to be retried) stay in the log, but are left out of
   a task's history and artifacts and of what handlers see. What a canceled turn had written stays.
 - *Values*: what is handed in or out is never shared; changing it later changes nothing stored.
-- *Storable*: `ValueError` for text and JSON that `perdure.storable` says cannot be kept. Callers look first; this is the belt.
+- *Storable*: `ValueError` for text and JSON that `perdure.stored.storable` says cannot be kept. Callers look first: a belt.
 
 Any method may raise `StorageUnavailable`.
 """

@@ -19,7 +19,7 @@ class KeyState(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewKey:
-    """What `add_key` stores. `digest` as `perdure.keys.digest_of` gives it."""
+    """What `add_key` stores. `digest` as `perdure.security.keys.digest_of` gives it."""
 
     key_id: str
     owner: str

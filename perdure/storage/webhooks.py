@@ -14,7 +14,7 @@ from enum import Enum
 from typing import Protocol
 from uuid import UUID
 
-from perdure.egress import Refused, read_url
+from perdure.security.egress import Refused, read_url
 from perdure.tasks import Event, Task
 
 GLOBAL = ""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from uuid import UUID
 
-from perdure.fingerprints import fingerprint
 from perdure.ids import new_token
+from perdure.storage.fingerprints import fingerprint
 from perdure.tasks import TRANSITIONS, Artifact, ArtifactChunk, Message, StatusChange, TaskState, TextPart
 
 LOST = "worker lost"

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from uuid import UUID
 
-from perdure.payload import Json, given
+from perdure.stored.payload import Json, given
 from perdure.tasks import ArtifactChunk, StatusChange, Task
 
 __all__ = ["Json", "Update", "given", "timestamp", "told_status", "told_task"]

@@ -6,7 +6,7 @@ from base64 import b64encode
 from collections.abc import Mapping
 
 from perdure.notes import without_notes
-from perdure.payload import dump_artifact
+from perdure.stored.payload import dump_artifact
 from perdure.tasks import (
     Artifact,
     ArtifactChunk,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from perdure.kept import stored
 from perdure.notes import NOTES, without_notes
-from perdure.payload import STATE_NAMES, dump_artifact, dump_body, dump_message
+from perdure.stored.kept import stored
+from perdure.stored.payload import STATE_NAMES, dump_artifact, dump_body, dump_message
 from perdure.tasks import Message, StatusChange, Task
 
 from . import Json, Update, given, timestamp, told_task

@@ -9,11 +9,11 @@ from typing import Any
 
 from perdure import ids, logs
 from perdure.agent import Agent, Turn
-from perdure.answer import Answer, More, Piece
+from perdure.agent.steps import Steps
 from perdure.notes import noted
-from perdure.perform import Outcome, perform
-from perdure.steps import Steps
 from perdure.tasks import ArtifactChunk, Message, Role, StatusChange, Task, TaskState, TextPart, fold_chunks
+from perdure.turns.answer import Answer, More, Piece
+from perdure.turns.perform import Outcome, perform
 
 from .result import Result
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from perdure.agent import Progress
-from perdure.answer import Piece
-from perdure.retries import MayPass
 from perdure.tasks import Artifact, ArtifactChunk, Message, StatusChange, TaskState
+from perdure.turns.answer import Piece
+from perdure.turns.retries import MayPass
 
 Happening = Piece | StatusChange
 """What can happen to a task: a message, a chunk of an artifact, progress, a change of state."""

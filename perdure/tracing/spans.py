@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 from uuid import UUID
 
 from perdure.agent import AgentConfig
-from perdure.egress import Refused, read_url
+from perdure.security.egress import Refused, read_url
 from perdure.storage import Claim, ClaimedTurn
 from perdure.storage.webhooks import ClaimedDelivery
 from perdure.tracing import OFF, Attributes, Span, is_on, span

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from perdure.loader import load_agent
+from perdure.agent.loader import load_agent
 from perdure.testing import Harness, assert_completed
 from tests.support.processes import ROOT
 

@@ -17,7 +17,7 @@ from starlette.applications import Starlette
 from api.app import create_app
 from api.task_manager import TaskManager
 from perdure.agent import Agent
-from perdure.callables import Handler
+from perdure.agent.callables import Handler
 from perdure.ids import new_token
 from perdure.owners import ONLY
 from perdure.queue.inline import InlineQueue

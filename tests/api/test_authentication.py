@@ -29,8 +29,8 @@ from api.jsonrpc import METHODS
 from api.rest import BINDINGS
 from api.scopes import NEEDED
 from perdure.errors import StorageUnavailable
-from perdure.keys import digest_of, matches, mint, parse
-from perdure.security import SCOPES
+from perdure.security.keys import digest_of, matches, mint, parse
+from perdure.security.schemes import SCOPES
 from perdure.settings import AuthSettings
 from perdure.storage import Storage
 from perdure.storage.keys import ApiKey, NewKey

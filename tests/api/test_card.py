@@ -15,7 +15,7 @@ from api.auth import known
 from api.extensions import OURS
 from perdure.agent import Agent
 from perdure.errors import ConfigError, QueueUnavailable, SchemaOutdated, StorageUnavailable
-from perdure.security import SCOPES
+from perdure.security.schemes import SCOPES
 from perdure.storage.operators import WorkerBeat
 from tests.api.front import Front, opened_front
 

@@ -15,7 +15,7 @@ from starlette.requests import Request
 from api.auth import Caller, known
 from api.idempotency import LONGEST, fingerprint
 from api.wire import v1
-from perdure.security import SCOPES
+from perdure.security.schemes import SCOPES
 from perdure.tasks import ANONYMOUS, Message, Role
 from tests.api.front import (
     Front,

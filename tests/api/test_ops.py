@@ -277,7 +277,7 @@ async def test_an_open_page_hears_of_its_task_and_does_not_hold_up_a_stop(front:
     next_one = asyncio.ensure_future(anext(stream))
     await front.storage.cancel_task(ANONYMOUS, task_id)
     async with asyncio.timeout(5):
-        while not front.watch._followers.get(task_id):  # it listens
+        while not front.watch._followers.get(str(task_id)):  # it listens
             await asyncio.get_running_loop().run_in_executor(None, int)
     await front.queue.announce([Notice(task_id, 2, TaskState.CANCELED)])
     assert (await next_one).event == "changed"

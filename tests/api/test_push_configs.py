@@ -7,7 +7,7 @@ from uuid import UUID
 import pytest
 from jsonschema import ValidationError  # type: ignore[import-untyped] # its stubs are a package of their own
 
-from api.task_manager import CONFIGS_PER_READ
+from api.callbacks import CONFIGS_PER_READ
 from perdure.storage import WebhookConfig
 from perdure.tasks import ANONYMOUS
 from tests.api.documented import check_request

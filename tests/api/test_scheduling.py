@@ -17,7 +17,7 @@ from api.orders import limits_of
 from perdure.agent import Agent
 from perdure.errors import ConfigError
 from perdure.ids import new_token
-from perdure.security import SCOPES
+from perdure.security.schemes import SCOPES
 from perdure.storage import ClaimedTurn
 from tests.api.front import Front, Json, answer, at_once, message, message03, question
 from tests.support.storages import Clock

@@ -25,7 +25,7 @@ from pydantic import SecretStr
 from api.auth import Caller
 from api.cards import cards_of
 from perdure.agent import Agent
-from perdure.card_signatures import JWKS_PATH, NotVerified, read_key, read_public_keys, verified
+from perdure.cards.signatures import JWKS_PATH, NotVerified, read_key, read_public_keys, verified
 from perdure.errors import ConfigError
 from perdure.settings import AuthSettings, CardSettings
 from tests.support.keys import pem

@@ -12,8 +12,8 @@ from api import jsonrpc, rest
 from api.auth import known
 from api.extensions import OURS, SKILL_INPUTS
 from perdure import skill
-from perdure.callables import Handler
-from perdure.security import SCOPES
+from perdure.agent.callables import Handler
+from perdure.security.schemes import SCOPES
 
 from .front import Front, Json, at_work, message, message03, opened_front
 

@@ -13,7 +13,7 @@ import pytest
 
 from api.app import create_app
 from perdure.agent import Agent, Turn
-from perdure.callables import Handler
+from perdure.agent.callables import Handler
 from perdure.errors import InputRequired, Retry
 from perdure.queue.inline import InlineQueue
 from perdure.settings import Settings, WebhookSettings

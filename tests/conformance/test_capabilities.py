@@ -5,7 +5,7 @@ from __future__ import annotations
 import httpx
 
 from perdure.agent import Turn
-from perdure.security import SCOPES
+from perdure.security.schemes import SCOPES
 from tests.api.front import at_work, opened_front
 from tests.api.test_authentication import KEYS, key_for
 

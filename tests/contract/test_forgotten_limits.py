@@ -14,7 +14,7 @@ from perdure.ids import new_task_id
 from perdure.settings import StorageSettings
 from perdure.storage import Storage
 from perdure.storage.postgres import PostgresStorage
-from perdure.storage.postgres import statements as sql
+from perdure.storage.postgres import caller_statements as sql
 from perdure.storage.postgres.limits import FORGET_UNUSED, UNUSED
 from perdure.storage.postgres.records import message_json
 from perdure.storage.writes import complete

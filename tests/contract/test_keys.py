@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from perdure.keys import MintedKey, digest_of, matches, mint, parse
+from perdure.security.keys import MintedKey, digest_of, matches, mint, parse
 from perdure.storage import Storage
 from perdure.storage.keys import LAST_USED_STEP, ApiKey, KeyState, NewKey
 from tests.support.storages import Clock

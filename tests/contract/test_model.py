@@ -30,7 +30,6 @@ from hypothesis.stateful import (
 
 from perdure.errors import PerdureError
 from perdure.ids import new_task_id, new_token
-from perdure.kept import Kept
 from perdure.storage import (
     Accepted,
     Claim,
@@ -42,6 +41,7 @@ from perdure.storage import (
     WebhookConfig,
 )
 from perdure.storage.retention import TaskRecord
+from perdure.stored.kept import Kept
 from perdure.tasks import Message, Notice, Ring, TaskState
 from tests.support.storages import Opened, opened_memory, opened_postgres
 from tests.support.stories import artifact, chunk, says

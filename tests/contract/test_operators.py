@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from perdure.errors import TaskNotFound
-from perdure.fingerprints import fingerprint
 from perdure.ids import first_id_at, new_task_id
 from perdure.storage import ClaimedTurn, Storage
+from perdure.storage.fingerprints import fingerprint
 from perdure.storage.operators import (
     SHOWN_WHEN_LOST,
     Attempt,

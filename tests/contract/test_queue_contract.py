@@ -69,6 +69,18 @@ async def test_whoever_listens_hears_all_that_is_announced_later_in_order(queue:
         assert [await anext(also) for _ in said] == said
 
 
+async def test_whoever_listens_for_some_tasks_hears_of_no_others(queue: Queue) -> None:
+    """Which they are is looked up when a notice comes."""
+    mine, others, later = notice(1), notice(1), notice(1)
+    wanted = {str(mine.task_id)}
+    async with queue.listen(wanted) as heard:
+        await queue.announce([others, mine])
+        assert await anext(heard) == mine
+        wanted.add(str(later.task_id))
+        await queue.announce([others, later])
+        assert await anext(heard) == later
+
+
 async def test_announcing_to_nobody(queue: Queue) -> None:
     await queue.announce([notice(1)])
     async with queue.listen() as heard:
@@ -184,6 +196,16 @@ async def test_rings_of_the_same_moment_share_a_round_trip(arq_queue: ArqQueue, 
     assert await arq_queue.missing(rings) == []
 
 
+async def test_what_is_rung_soon_is_rung_before_it_closes(redis_url: str, redis: Any) -> None:
+    queue = ArqQueue(redis_url, "test")
+    rings = [Ring(new_task_id(), 1) for _ in range(3)]
+    for ring in rings:
+        queue.ring_soon([ring])
+    queue.ring_soon([])
+    await queue.close()
+    assert await redis.zcard("test:queue") == 3
+
+
 async def test_two_names_do_not_hear_each_other(arq_queue: ArqQueue, redis_url: str) -> None:
     other = ArqQueue(redis_url, "other")
     async with arq_queue.listen() as heard:
@@ -241,6 +263,14 @@ async def test_without_redis_everything_says_so() -> None:
         async with queue.listen():
             pytest.fail("listened to nothing")
     await queue.close()
+
+
+async def test_what_could_not_be_rung_soon_is_logged(capsys: pytest.CaptureFixture[str]) -> None:
+    queue = ArqQueue(UNUSED, "test", patience=0.1)
+    queue.ring_soon([ring := Ring(new_task_id(), 1)])
+    await queue.close()
+    said = capsys.readouterr().out
+    assert (said.count("queue.unavailable"), said.count(str(ring.task_id))) == (1, 1)
 
 
 async def test_a_restart_of_redis_breaks_listening_loudly_and_nothing_else(

@@ -11,7 +11,7 @@ import pytest
 
 from perdure.errors import StorageUnavailable, TaskNotFound
 from perdure.ids import new_token
-from perdure.pruning import Rules, prune
+from perdure.retention.pruning import Rules, prune
 from perdure.settings import StorageSettings
 from perdure.storage import Storage, TaskQuery
 from perdure.storage.postgres import PostgresStorage

@@ -20,7 +20,7 @@ import redis
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from perdure.local import LocalServices
-from perdure.vault import new_key
+from perdure.security.vault import new_key
 from tests.support.processes import PERDURE, ROOT, Server, heard, started, surroundings
 
 ARQ = str(Path(sys.executable).parent / "arq")

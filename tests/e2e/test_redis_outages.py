@@ -111,7 +111,7 @@ def test_workers_claim_within_a_second_while_redis_is_away(stack: Stack) -> None
 
 
 def test_a_redis_that_hangs(stack: Stack, network: Line) -> None:
-    """It accepts and never answers: sends and claims are held up for a second or two, and nothing is lost."""
+    """It accepts and never answers: claims are held up for a second or two, and nothing is lost."""
     server, _ = stack.front_door()
     stack.worker()
     until(lambda: status_of(server) == "ready")

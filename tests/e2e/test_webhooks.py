@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import pytest
 from standardwebhooks.webhooks import Webhook
 
-from perdure.vault import new_key
+from perdure.security.vault import new_key
 from tests.support.processes import PERDURE, Server, finished, sending, surroundings
 from tests.support.receiver import Heard, Receiver, Reply, break_off, hang_up, receiving, status
 

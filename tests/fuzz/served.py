@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import orjson
 
-from perdure.vault import new_key
+from perdure.security.vault import new_key
 from tests.api.documented import check, check_event
 from tests.support.processes import PERDURE, ROOT, heard, started, surroundings
 

@@ -14,11 +14,11 @@ from typing import Any
 import asyncpg
 import pytest
 
-from perdure.storage.postgres import callers, claims, reads, statements, turns
+from perdure.storage.postgres import caller_statements, callers, claims, reads, turns
 from perdure.storage.postgres.database import PLANS
 
 OF_EVERY_TASK = {
-    "submit": statements.SUBMIT,
+    "submit": caller_statements.SUBMIT,
     "submit all": callers.SUBMIT_ALL,
     "claim": claims.CLAIM,
     "claim of an agent": claims.CLAIM_OF,
@@ -26,8 +26,8 @@ OF_EVERY_TASK = {
     "write": turns.WRITE,
     "settle": turns.SETTLE,
     "release": turns.RELEASE,
-    "continue": statements.CONTINUE,
-    "cancel": statements.CANCEL,
+    "continue": caller_statements.CONTINUE,
+    "cancel": caller_statements.CANCEL,
     "load": reads.LOAD,
     "events since": reads.EVENTS_SINCE,
     "conversations": reads.CONVERSATIONS,

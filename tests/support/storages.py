@@ -74,9 +74,9 @@ async def opened_postgres(
 ) -> AsyncIterator[Opened]:
     """A PostgresStorage on a migrated database, which it finds empty. With row security, `front_url` and `workers_url` are those
     of the two roles, and `database_url` that of a superuser."""
+    from perdure.security.vault import Vault, new_key
     from perdure.settings import StorageSettings
     from perdure.storage.postgres import PostgresStorage
-    from perdure.vault import Vault, new_key
 
     settings = StorageSettings(run_migrations_on_startup=False, row_security=front_url is not None)
     storage = PostgresStorage(

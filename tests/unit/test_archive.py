@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from perdure.archive import CutShort, FileArchive, line_of, opened, record_of
 from perdure.errors import ArchiveFailed
+from perdure.retention.archive import CutShort, FileArchive, line_of, opened, record_of
 from perdure.storage.retention import TaskRecord
 from tests.contract.test_retention import rich
 from tests.support.storages import opened_memory

@@ -11,8 +11,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from perdure.cli import app
-from perdure.keys import parse
 from perdure.reference import describe
+from perdure.security.keys import parse
 from perdure.settings import Settings
 
 

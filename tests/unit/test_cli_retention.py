@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from perdure.cli import app
 from perdure.cli.retention import _rules
-from perdure.pruning import Rules
+from perdure.retention.pruning import Rules
 from perdure.settings import RetentionSettings
 from perdure.tasks import TaskState
 

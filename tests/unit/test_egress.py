@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from perdure.egress import Egress, Refused, is_public, read_allowed, read_url
+from perdure.security.egress import Egress, Refused, is_public, read_allowed, read_url
 
 PUBLIC = Egress()
 FOR_DEVELOPMENT = Egress(hosts=frozenset({"hooks"}), networks=read_allowed(["127.0.0.1/32", "::1"])[1])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from perdure.fingerprints import fingerprint, normalised
+from perdure.storage.fingerprints import fingerprint, normalised
 
 
 @pytest.mark.parametrize(

@@ -24,9 +24,9 @@ from api.wire.reading import (
     read,
 )
 from perdure.errors import CallerError
-from perdure.payload import dump_message
 from perdure.settings import ServerSettings
-from perdure.storable import unstorable
+from perdure.stored.payload import dump_message
+from perdure.stored.storable import unstorable
 from tests.fuzz.requests import anything, change, message, message03, params_of, spoilt, written
 
 much = settings(max_examples=150, deadline=None, database=None, suppress_health_check=list(HealthCheck))

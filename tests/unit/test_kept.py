@@ -10,9 +10,9 @@ from uuid import uuid4
 import orjson
 import pytest
 
-from perdure.kept import Kept, stored
-from perdure.payload import dump_artifact, dump_body, dump_message, load_body, load_message
 from perdure.storage.postgres.records import task_of
+from perdure.stored.kept import Kept, stored
+from perdure.stored.payload import dump_artifact, dump_body, dump_message, load_body, load_message
 from perdure.tasks import (
     Artifact,
     ArtifactChunk,

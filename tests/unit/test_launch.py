@@ -19,9 +19,9 @@ from a2a.types import SendMessageRequest
 from pydantic import SecretStr
 
 from perdure import Agent
+from perdure.agent.loader import load_agent
 from perdure.errors import ConfigError
 from perdure.launch import asgi, is_loopback, port_of
-from perdure.loader import load_agent
 from perdure.settings import AuthSettings, Settings
 from tests.support.processes import (
     PERDURE,

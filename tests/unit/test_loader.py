@@ -9,8 +9,8 @@ from textwrap import dedent
 
 import pytest
 
+from perdure.agent.loader import load_agent
 from perdure.errors import ConfigError
-from perdure.loader import load_agent
 
 ONE = """
     from perdure.agent import bindufy

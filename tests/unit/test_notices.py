@@ -5,7 +5,9 @@ from __future__ import annotations
 import orjson
 import pytest
 
-from perdure.queue.notices import Strange
+from perdure.ids import new_task_id
+from perdure.queue.notices import Strange, spoken, understood
+from perdure.tasks import Notice, TaskState
 
 NESTED = orjson.loads(b"[" * 1000 + b"]" * 1000)
 
@@ -31,3 +33,15 @@ def test_who_goes_on_gets_one_line_in_a_while_with_their_number(capsys: pytest.C
     for number in (1, 2):
         often.skipped(["x"] * number)
         assert f"skipped={number}" in capsys.readouterr().out
+
+
+def test_of_what_is_about_others_nothing_is_looked_at() -> None:
+    mine, gone, others = (
+        Notice(new_task_id(), 1, state) for state in (TaskState.WORKING, None, TaskState.FAILED)
+    )
+    wanted = {str(mine.task_id), str(gone.task_id)}
+    assert understood(spoken([others, mine, gone]), wanted) == ([mine, gone], [])
+    assert understood(orjson.dumps([["somebody's", "own"], [str(mine.task_id), "?", "?"], 7]), wanted) == (
+        [],
+        [[str(mine.task_id), "?", "?"], 7],
+    )

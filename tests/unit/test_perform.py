@@ -16,9 +16,7 @@ import pytest
 
 from perdure import ids
 from perdure.agent import Agent, Progress, Turn
-from perdure.answer import Answer, More, Piece, coalesced
 from perdure.errors import AgentError, AuthRequired, InputRequired, Rejected, TurnOutcome
-from perdure.perform import BAD_OUTPUT, CRASHED, Outcome, perform, spoken
 from perdure.tasks import (
     Artifact,
     ArtifactChunk,
@@ -32,6 +30,8 @@ from perdure.tasks import (
     UrlPart,
     fold_chunks,
 )
+from perdure.turns.answer import Answer, More, Piece, coalesced
+from perdure.turns.perform import BAD_OUTPUT, CRASHED, Outcome, perform, spoken
 
 TASK = UUID("0198f000-0000-7000-8000-000000000001")
 

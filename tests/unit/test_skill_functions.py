@@ -12,8 +12,8 @@ import pytest
 from pydantic import BaseModel, Field
 
 from perdure import Agent, DataPart, Message, TextPart, Turn, skill
+from perdure.agent.loader import load_agent
 from perdure.errors import ConfigError
-from perdure.loader import load_agent
 from perdure.tasks import Part, Role, TaskState
 from perdure.testing import Result, run, run_sync
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from perdure import Agent, DataPart, Message, TextPart
+from perdure.agent.loader import load_agent
+from perdure.agent.skills import read_skill
 from perdure.errors import ConfigError
-from perdure.loader import load_agent
-from perdure.skills import read_skill
 from perdure.tasks import Part, Role
 from perdure.testing import Result, run_sync
 

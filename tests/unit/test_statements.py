@@ -9,7 +9,7 @@ from pkgutil import iter_modules
 import pytest
 
 from perdure.storage import postgres
-from perdure.storage.postgres import moving, operators
+from perdure.storage.postgres import moving, operator_statements, operators
 
 _VERBS = re.compile(r"^\s*(?:WITH|SELECT|INSERT|UPDATE|DELETE)\b")
 _OWNER_GIVEN = re.compile(
@@ -45,7 +45,11 @@ def _statements() -> dict[str, str]:
     found = {}
     names = (each.name for each in iter_modules(postgres.__path__, postgres.__name__ + "."))
     for module in map(import_module, names):
-        if module in (operators, moving):  # who operates sees all owners' tasks, as the workers' role
+        if module in (
+            operators,
+            operator_statements,
+            moving,
+        ):  # who operates sees all owners' tasks, as the workers' role
             continue
         for name, value in vars(module).items():
             if name.isupper() and not name.startswith("_") and isinstance(value, str) and _VERBS.match(value):

@@ -21,8 +21,8 @@ from perdure import (
     TextPart,
     Turn,
 )
+from perdure.agent.loader import load_agent
 from perdure.errors import ConfigError
-from perdure.loader import load_agent
 from perdure.tasks import Role
 from perdure.testing import Said, run, run_sync
 from tests.support.processes import ROOT, finished

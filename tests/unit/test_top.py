@@ -9,12 +9,12 @@ import pytest
 from textual.widgets import DataTable
 
 from perdure.cli.fleet import DEAD_AFTER, how_silent
+from perdure.cli.top import Top
 from perdure.operating import Operator
 from perdure.queue.inline import InlineQueue
 from perdure.storage import Storage
 from perdure.storage.operators import WorkerBeat
 from perdure.tasks import TaskState
-from perdure.top import Top
 from tests.support.storages import opened_memory
 from tests.support.stories import ended, load, submit
 

@@ -7,10 +7,10 @@ import pytest
 
 from perdure.errors import ConfigError, PushNotificationNotSupported
 from perdure.ids import new_task_id
+from perdure.security.vault import Vault, new_key
 from perdure.settings import StorageSettings
 from perdure.storage import NewTask, TaskQuery, WebhookConfig
 from perdure.storage.postgres import PostgresStorage
-from perdure.vault import Vault, new_key
 from tests.support.stories import ME, says
 
 SECRETS = {"url": "https://hook.test/key", "token": "my-token", "credentials": "my-credentials"}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Container, Sequence
 from contextlib import asynccontextmanager
 from uuid import UUID
 
@@ -55,8 +55,8 @@ class Surprising(InlineQueue):
         self.listening = asyncio.Event()
 
     @asynccontextmanager
-    async def listen(self) -> AsyncIterator[AsyncIterator[Notice]]:
-        async with super().listen() as notices:
+    async def listen(self, wanted: Container[str] | None = None) -> AsyncIterator[AsyncIterator[Notice]]:
+        async with super().listen(wanted) as notices:
             if self.failures:
                 self.failures -= 1
                 yield _failing()

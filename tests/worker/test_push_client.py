@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from perdure.egress import Address, Egress, Refused
+from perdure.security.egress import Address, Egress, Refused
 from perdure.telling.failures import BROKE_OFF, LATE, NOT_ALLOWED, UNREACHED, failure_for_caller
 from tests.support.receiver import Heard, break_off, hang_up, receiving, status
 from worker.push.client import Client, NoAnswer

@@ -12,8 +12,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from perdure import metrics
-from perdure.archive import record_of
 from perdure.ids import new_task_id, new_token
+from perdure.retention.archive import record_of
 from perdure.storage.operators import OperatorAction
 from perdure.tasks import ANONYMOUS, TaskState
 from worker.retention import pruned
@@ -99,7 +99,7 @@ async def test_one_worker_does_it(any_shop: Shop) -> None:
 async def test_a_worker_that_lost_its_right_stops(any_shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     tasks = [await old(any_shop) for _ in range(3)]
     monkeypatch.setattr("worker.retention.LEASE", 0.0)
-    monkeypatch.setattr("perdure.pruning.BATCH_TASKS", 1)
+    monkeypatch.setattr("perdure.retention.pruning.BATCH_TASKS", 1)
     await pruned(keeping(any_shop, completed=DAY))
     assert await there(any_shop, *tasks) == [False, True, True]
     assert await any_shop.storage.retention_age() is None

@@ -16,9 +16,9 @@ import requests
 
 from perdure import Retry, Turn
 from perdure.errors import AgentError, Rejected, StorageUnavailable
-from perdure.perform import CRASHED
-from perdure.retries import LONGEST, MayPass, may_pass
 from perdure.tasks import ANONYMOUS, StatusChange, Task, TaskState
+from perdure.turns.perform import CRASHED
+from perdure.turns.retries import LONGEST, MayPass, may_pass
 from worker.lease import Reins, Stop
 from worker.turn import run_turn
 

@@ -14,9 +14,9 @@ from tenacity import AsyncRetrying, stop_after_delay, wait_fixed
 
 from perdure import Retry, Turn
 from perdure.errors import LeaseLost, StorageUnavailable
-from perdure.perform import CRASHED
 from perdure.tasks import ANONYMOUS, TaskState
 from perdure.testing import run, run_sync
+from perdure.turns.perform import CRASHED
 from worker.lease import Reins, Stop
 from worker.turn import run_turn
 

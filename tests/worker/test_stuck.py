@@ -17,8 +17,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from perdure import Agent, Turn
-from perdure.stuck import left_behind, stack_of
 from perdure.tasks import ANONYMOUS, TaskState
+from perdure.turns.stuck import left_behind, stack_of
 from tests.support.processes import ROOT
 from worker import embedded as embedded_module
 from worker import pulse as pulse_module
@@ -329,7 +329,7 @@ async def test_a_blocked_loop_within_the_limits_is_left_alone(
 ENDS = """
 import asyncio, sys
 from perdure.launch import run
-from perdure.stuck import ending_for_sure, fail_at_the_end, leave_behind
+from perdure.turns.stuck import ending_for_sure, fail_at_the_end, leave_behind
 
 async def stubborn():
     while True:

@@ -15,10 +15,8 @@ import pytest
 from perdure.agent import Turn
 from perdure.errors import InputRequired, StorageUnavailable
 from perdure.ids import artifact_id
-from perdure.perform import BAD_OUTPUT, CRASHED
 from perdure.settings import Settings
 from perdure.storage.memory import MemoryStorage
-from perdure.stuck import left_behind
 from perdure.tasks import (
     ANONYMOUS,
     Artifact,
@@ -31,6 +29,8 @@ from perdure.tasks import (
     TaskState,
     TextPart,
 )
+from perdure.turns.perform import BAD_OUTPUT, CRASHED
+from perdure.turns.stuck import left_behind
 from tests.support.storages import MemoryClock
 from worker.lease import Reins, Stop
 from worker.turn import claim_turn, run_turn, work_on

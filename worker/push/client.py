@@ -20,7 +20,7 @@ from urllib.parse import unquote, urlsplit
 
 import httpcore
 
-from perdure.egress import Address, Egress, Refused, Target
+from perdure.security.egress import Address, Egress, Refused, Target
 
 Resolve = Callable[[str, int], Awaitable[Sequence[Address]]]
 

@@ -17,10 +17,10 @@ import structlog
 from structlog.contextvars import bind_contextvars
 
 from perdure import metrics
-from perdure.egress import Refused
 from perdure.errors import ConfigError, StorageUnavailable
 from perdure.ids import new_token
 from perdure.owners import caller_of
+from perdure.security.egress import Refused
 from perdure.settings import Settings
 from perdure.storage import Storage
 from perdure.storage.webhooks import Breaker, ClaimedDelivery, DeliveryAttempt

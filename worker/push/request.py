@@ -9,7 +9,8 @@ from datetime import datetime
 
 import orjson
 
-from perdure import __version__, signatures
+from perdure import __version__
+from perdure.security import signatures
 from perdure.settings import Settings, listed
 from perdure.storage.views import task_artifacts, task_history
 from perdure.storage.webhooks import GLOBAL, WebhookConfig

@@ -12,11 +12,11 @@ from uuid import UUID
 
 import orjson
 
-from perdure.payload import load_body
 from perdure.storage import Context
 from perdure.storage.memory.drafts import Draft
 from perdure.storage.memory.rows import TaskRow
 from perdure.storage.views import conversation
+from perdure.stored.payload import load_body
 from perdure.tasks import Message
 
 

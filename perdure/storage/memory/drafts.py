@@ -1,4 +1,4 @@
-"""What is kept, as bytes: the stored form of `perdure.payload`, which cannot be shared by reference."""
+"""What is kept, as bytes: the stored form of `perdure.stored.payload`, which cannot be shared by reference."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 
 import orjson
 
-from perdure.payload import dump_body
-from perdure.storable import unstorable
+from perdure.stored.payload import dump_body
+from perdure.stored.storable import unstorable
 from perdure.tasks import ArtifactChunk, Message, StatusChange
 
 Body = Message | ArtifactChunk | StatusChange

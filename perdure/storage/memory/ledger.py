@@ -17,6 +17,7 @@ from perdure.errors import ContextBusy, ContextNotFound, KeyReused, TaskNotFound
 from perdure.storage import IdempotencyKey, NewTask, Policy
 from perdure.storage.memory.conversations import ContextRow
 from perdure.storage.memory.drafts import Draft, draft, to_json
+from perdure.storage.memory.limits import Limits
 from perdure.storage.memory.outbox import Line, Outbox, Parcel, is_told
 from perdure.storage.memory.rows import TaskRow
 from perdure.storage.memory.waiting import Waiting
@@ -24,14 +25,6 @@ from perdure.storage.retention import OLDER_PLACES
 from perdure.storage.webhooks import WebhookConfig, endpoint_of
 from perdure.storage.writes import complete, expired
 from perdure.tasks import Notice, Ring, TaskState
-
-
-@dataclass(slots=True)
-class Limit:
-    """How many turns may run that count against a key, and how many do."""
-
-    most: int
-    running: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +48,7 @@ class Ledger:
         self.keys: dict[tuple[str, str], UsedKey] = {}  # by owner and key, oldest first
         self.waiting = Waiting()
         self.outbox = Outbox()
-        self._limits: dict[str, Limit] = {}
+        self.limits = Limits()
         # What may be claimed: by due time until that has come, then best first, for each agent. An entry is believed only after
         # a look at its row: one that no longer holds is dropped when it comes up, and `offer` makes a new one as soon as the
         # task can be claimed again.
@@ -122,8 +115,7 @@ class Ledger:
             expires_at=None if new.expires is None else _after(now, new.expires),
             deadline_at=None if new.deadline is None else _after(now, new.deadline),
         )
-        for key, most in new.limits.items():
-            self._limits.setdefault(key, Limit(most)).most = most
+        self.limits.allow(new.limits)
         row.append(message, 0, now)
         row.trace(new.trace_context)
         self.tasks[row.task_id] = row
@@ -192,7 +184,7 @@ class Ledger:
 
     def claimable(self, row: TaskRow, now: datetime) -> bool:
         """It may run, and no limit of it is reached."""
-        return self._may_run(row, now) and not self._limited(row)
+        return self._may_run(row, now) and not self.limits.reached(row)
 
     def _may_run(self, row: TaskRow, now: datetime) -> bool:
         """Submitted, due and not over its time; first in its context, and no other turn of the context running."""
@@ -201,21 +193,11 @@ class Ledger:
         context = self.context_of(row)
         return row.parallel or (context.slot is None and context.first() is row)
 
-    def limits_of(self, row: TaskRow) -> Mapping[str, int]:
-        """How many may run with each of its keys; without those that were forgotten after its end."""
-        return {key: self._limits[key].most for key in row.limit_keys if key in self._limits}
-
     def forget_limits(self) -> int:
         """Those that nothing counts against and no open task names."""
-        named = {key for row in self.tasks.values() if not row.state.terminal for key in row.limit_keys}
-        gone = [key for key, limit in self._limits.items() if not limit.running and key not in named]
-        for key in gone:
-            del self._limits[key]
-        return len(gone)
-
-    def _limited(self, row: TaskRow) -> bool:
-        limits = (self._limits[key] for key in row.limit_keys)
-        return any(limit.running >= limit.most for limit in limits)
+        return self.limits.forget(
+            named={key for row in self.tasks.values() if not row.state.terminal for key in row.limit_keys}
+        )
 
     def claimable_rows(self, now: datetime, agent: str) -> list[TaskRow]:
         """All of an agent, the best first."""
@@ -245,7 +227,7 @@ class Ledger:
             row = self.tasks.get(entry[-1])
             if row is None or row.order() != entry or not self._may_run(row, now):
                 continue
-            if self._limited(row):
+            if self.limits.reached(row):
                 limited.add(entry)
             else:
                 best = row
@@ -256,8 +238,7 @@ class Ledger:
     def hold(self, row: TaskRow) -> None:
         """A turn of it runs: it counts against its limits, and the slot of its context is taken."""
         self.held[row.task_id] = row
-        for key in row.limit_keys:
-            self._limits[key].running += 1
+        self.limits.count(row)
         if not row.parallel:
             self.context_of(row).slot = row.task_id
 
@@ -305,7 +286,7 @@ class Ledger:
         """Nobody holds it any more: its context's slot is free, and if it is submitted it is due at `due_at`."""
         context = self.context_of(row)
         row.lease_until = None
-        self._uncount(row)
+        self.limits.uncount(row)
         del self.held[row.task_id]
         if not row.parallel:
             context.slot = None
@@ -320,10 +301,6 @@ class Ledger:
         if row.state.terminal:
             self.finish(row)
         return rings
-
-    def _uncount(self, row: TaskRow) -> None:
-        for key in row.limit_keys:
-            self._limits[key].running -= 1
 
     def _unlimited(self, ended: TaskRow) -> Sequence[Ring]:
         """A ring for whoever waits for a limit that is free again, if one is due: under the id of the task whose turn ended."""
@@ -348,7 +325,7 @@ class Ledger:
         if row.state is TaskState.SUBMITTED:
             self.waiting.remove(row)
         if row.task_id in self.held:
-            self._uncount(row)
+            self.limits.uncount(row)
         for rows in (self.tasks, self.held, self.finished):
             rows.pop(row.task_id, None)
         self.outbox.forget(row.task_id, row.webhooks)
@@ -390,8 +367,7 @@ class Ledger:
         if context.is_anew(row):
             row.place -= OLDER_PLACES
         context.add(row)
-        for key, most in limits.items():
-            self._limits.setdefault(key, Limit(most))
+        self.limits.restore(limits)
         self.tasks[row.task_id] = row
         self.finish(row)
 

@@ -110,7 +110,7 @@ class Operators(Locked):
         with self._lock:
             matching = self._matching(wanted)
             after = [row for row in matching if before is None or row.task_id < before]
-            lines = [_line(self._ledger.limits_of(row), row) for row in after[:page_size]]
+            lines = [_line(self._ledger.limits.of(row), row) for row in after[:page_size]]
             return TaskLines(lines, lines[-1].task_id if len(after) > page_size else None)
 
     async def count_matching(self, wanted: TaskFilter) -> int:
@@ -130,7 +130,7 @@ class Operators(Locked):
     async def task_line(self, task_id: UUID) -> TaskLine:
         with self._lock:
             row = self._any_row(task_id)
-            return _line(self._ledger.limits_of(row), row)
+            return _line(self._ledger.limits.of(row), row)
 
     async def attempts(self, task_id: UUID) -> Sequence[Attempt]:
         with self._lock:
@@ -143,7 +143,7 @@ class Operators(Locked):
         with self._lock:
             context = self._ledger.contexts.get(owner, {}).get(context_id)
             rows = context.tasks()[-limit:] if context else []
-            return [_line(self._ledger.limits_of(row), row) for row in rows]
+            return [_line(self._ledger.limits.of(row), row) for row in rows]
 
     async def newest_contexts(self, limit: int = 50) -> Sequence[tuple[str, str, datetime, int, UUID | None]]:
         with self._lock:

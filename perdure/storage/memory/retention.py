@@ -129,7 +129,7 @@ class Retention(Locked):
             workers=dict(row.holders),
             priority=row.priority,
             parallel=row.parallel,
-            limits=self._ledger.limits_of(row),
+            limits=self._ledger.limits.of(row),
             streamed=row.streamed,
             trimmed=row.trimmed,
             trace_contexts=row.trace_contexts,

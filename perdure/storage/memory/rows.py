@@ -13,7 +13,6 @@ from uuid import UUID
 import orjson
 
 from perdure.owners import agent_of
-from perdure.payload import load_body
 from perdure.storage import MOST_BACKOFF, TRACED, Claim, Feedback, Held
 from perdure.storage.folding import folded
 from perdure.storage.memory.drafts import Draft, draft
@@ -22,6 +21,7 @@ from perdure.storage.operators import Failure
 from perdure.storage.retention import needed
 from perdure.storage.views import last, task_artifacts, task_conversation, task_history
 from perdure.storage.writes import worker_lost
+from perdure.stored.payload import load_body
 from perdure.tasks import ArtifactChunk, Event, Message, StatusChange, Task, TaskState
 
 

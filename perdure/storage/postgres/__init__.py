@@ -1,4 +1,4 @@
-"""PostgresStorage: one statement or one transaction a method. The contract stands on the port, the SQL in `statements`."""
+"""PostgresStorage: one statement or one transaction a method. The contract stands on the port."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ import structlog
 
 from perdure.errors import StorageUnavailable
 from perdure.owners import ONLY
-from perdure.payload import dump_body
+from perdure.security.vault import Vault
 from perdure.settings import StorageSettings
 from perdure.storage import Claim, Held, Keeper, Swept, migrate
 from perdure.storage.keeper import Renew, ThreadKeeper
 from perdure.storage.operators import WorkerBeat
-from perdure.storage.postgres import statements as sql
+from perdure.storage.postgres import sweep_statements as sql
 from perdure.storage.postgres.belongings import Belongings
 from perdure.storage.postgres.callers import Callers
 from perdure.storage.postgres.claims import Claims
@@ -39,8 +39,8 @@ from perdure.storage.postgres.wall import NOBODY
 from perdure.storage.postgres.webhooks import Webhooks
 from perdure.storage.schema import VERSION_TABLE
 from perdure.storage.writes import crashed, expired, worker_lost
+from perdure.stored.payload import dump_body
 from perdure.tasks import Notice, Ring, TaskState
-from perdure.vault import Vault
 
 log = structlog.get_logger(__name__)
 

@@ -10,10 +10,10 @@ import asyncpg
 
 from perdure.errors import InvalidParams, TaskNotFound
 from perdure.ids import new_token
-from perdure.storable import require_storable
 from perdure.storage import Feedback
 from perdure.storage.postgres.base import Statements
 from perdure.storage.postgres.records import dumps, feedback_of
+from perdure.stored.storable import require_storable
 
 # The owner is in every statement, also after `_own`: what is somebody else's is not found by any of them.
 

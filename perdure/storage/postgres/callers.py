@@ -11,20 +11,21 @@ from uuid import UUID
 import asyncpg
 
 from perdure.errors import TaskNotCancelable, TaskNotFound
-from perdure.kept import Kept
 from perdure.owners import agent_of
-from perdure.payload import Json, dump_body, dump_message, load_message
+from perdure.security.vault import Vault
 from perdure.storage import Accepted, IdempotencyKey, NewTask, Policy, WebhookConfig
 from perdure.storage.postgres import sends
-from perdure.storage.postgres import statements as sql
+from perdure.storage.postgres.caller_statements import CANCEL
 from perdure.storage.postgres.lanes import Lane
 from perdure.storage.postgres.reads import Reads, columns
 from perdure.storage.postgres.records import Row, dumps, message_json, ring_at, rings_of, task_of
 from perdure.storage.postgres.sends import Submitted
+from perdure.storage.postgres.statements import BARE, rank
 from perdure.storage.postgres.webhooks import with_webhooks
 from perdure.storage.writes import complete
+from perdure.stored.kept import Kept
+from perdure.stored.payload import Json, dump_body, dump_message, load_message
 from perdure.tasks import Message, StatusChange, Task, TaskState
-from perdure.vault import Vault
 
 # As SUBMIT, for several. $1 task_ids, $2 owners, $3 context_ids, $4 metadata, $5 messages, $6 policies, $7 priorities, $8 delays,
 # $9 expiries or null, $10 deadlines or null, $11 agents, $12 idempotency keys or null, $13 their fingerprints, $14 trace contexts
@@ -63,7 +64,7 @@ WITH asked AS (
             OR NOT EXISTS (SELECT FROM lines l WHERE l.rejects AND l.owner = c.owner AND l.context_id = c.context_id)
         RETURNING owner, context_id, last_position, waiting, running_task, updated_at AS now),
     ranks AS MATERIALIZED (
-        SELECT f.owner, f.priority, {sql.rank("f.owner", "f.priority", "f.agent")} AS rank
+        SELECT f.owner, f.priority, {rank("f.owner", "f.priority", "f.agent")} AS rank
           FROM (SELECT DISTINCT owner, agent, priority FROM fresh) f),
     placed AS MATERIALIZED (
         SELECT f.*, line.now, line.last_position - f.tasks + f.nth AS position, ranks.rank + f.later AS rank,
@@ -216,7 +217,7 @@ class Callers(Reads):
 
         async def cancel(connection: Any, again: bool) -> Row | None:
             row: Row | None = await connection.fetchrow(
-                sql.CANCEL, task_id, owner, dumps(payload), message_json(message)
+                CANCEL, task_id, owner, dumps(payload), message_json(message)
             )
             if row and again and row["before"] == TaskState.CANCELED:
                 return {**row, "kept": True}  # by the try whose end was lost
@@ -231,7 +232,7 @@ class Callers(Reads):
         return Accepted(await self._bare(owner, task_id), rings[0] if rings else None)
 
     async def _bare(self, owner: str, task_id: UUID) -> Task:
-        row = await self._row(sql.BARE, task_id, owner, owner=owner)
+        row = await self._row(BARE, task_id, owner, owner=owner)
         if row is None:
             raise TaskNotFound(task_id)
         return task_of(row)

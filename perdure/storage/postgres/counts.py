@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from perdure.storage import IdempotencyKey, TaskCounts
 from perdure.storage.postgres.base import Statements
-from perdure.storage.postgres.statements import TAKEN_KEY, all_of
+from perdure.storage.postgres.caller_statements import TAKEN_KEY
+from perdure.storage.postgres.statements import all_of
 from perdure.storage.postgres.wall import NOBODY, across
 from perdure.tasks import TaskState
 

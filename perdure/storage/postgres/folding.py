@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 from uuid import UUID
 
-from perdure.payload import dump_body
 from perdure.storage.folding import Piece, folded
 from perdure.storage.postgres.base import Statements
 from perdure.storage.postgres.records import Row, dumps, event_of
+from perdure.stored.payload import dump_body
 from perdure.tasks import ArtifactChunk, Event, TaskState
 
 _ENDED = ", ".join(f"'{state}'" for state in TaskState if state.terminal)

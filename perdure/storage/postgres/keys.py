@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from perdure.storable import require_storable
 from perdure.storage.keys import LAST_USED_STEP, ApiKey, KeyState, NewKey
 from perdure.storage.postgres.base import Statements
 from perdure.storage.postgres.records import Row
 from perdure.storage.postgres.wall import NOBODY, across
+from perdure.stored.storable import require_storable
 
 _KEY = """
 key_id, owner, name, scopes, created_at, expires_at, revoked_at, overlap_until, last_used_at,

@@ -11,12 +11,20 @@ from uuid import UUID
 
 import orjson
 
-from perdure.kept import Kept
 from perdure.owners import agent_of
-from perdure.payload import Json, dump_body, dump_message, load_artifact, load_body, load_chunk, load_message
-from perdure.storable import require_storable
 from perdure.storage import Claim, Context, Feedback
 from perdure.storage.views import last, task_conversation
+from perdure.stored.kept import Kept
+from perdure.stored.payload import (
+    Json,
+    dump_body,
+    dump_message,
+    load_artifact,
+    load_body,
+    load_chunk,
+    load_message,
+)
+from perdure.stored.storable import require_storable
 from perdure.tasks import (
     Artifact,
     ArtifactChunk,

@@ -10,7 +10,6 @@ from uuid import UUID
 import orjson
 
 from perdure.owners import agent_of
-from perdure.payload import dump_body
 from perdure.storage.operators import Failure
 from perdure.storage.postgres.belongings import LOAD_FEEDBACK
 from perdure.storage.postgres.records import dumps, event_of, feedback_of, message_json, task_of
@@ -19,6 +18,7 @@ from perdure.storage.postgres.webhook_statements import DELIVERIES
 from perdure.storage.postgres.webhooks import attempt_of, delivery_of
 from perdure.storage.retention import OLDER_PLACES, TaskRecord
 from perdure.storage.views import task_artifacts, task_history
+from perdure.stored.payload import dump_body
 from perdure.tasks import Event, StatusChange, TaskState
 
 # $1 task_id

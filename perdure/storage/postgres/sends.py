@@ -19,12 +19,12 @@ import asyncpg
 from perdure.errors import ContextBusy, InvalidParams, KeyReused, TaskNotFound, UnsupportedOperation
 from perdure.ids import parse_task_id
 from perdure.owners import agent_of
-from perdure.payload import dump_body
 from perdure.storage import IdempotencyKey, NewTask, Policy
-from perdure.storage.postgres import statements as sql
+from perdure.storage.postgres import caller_statements as sql
 from perdure.storage.postgres.base import OWNS
 from perdure.storage.postgres.database import T, Work
 from perdure.storage.postgres.records import Row, dumps, message_json
+from perdure.stored.payload import dump_body
 from perdure.tasks import Message, Notice, StatusChange, TaskState
 
 

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from perdure.errors import LeaseLost
-from perdure.payload import dump_body
 from perdure.storage import Claim, Held, Written
 from perdure.storage.postgres.base import Statements
 from perdure.storage.postgres.lanes import Lane
@@ -27,6 +26,7 @@ from perdure.storage.postgres.records import (
 )
 from perdure.storage.postgres.statements import NEXT, UNCOUNT, UNLIMITED, seen
 from perdure.storage.writes import YIELDS_TO_UNREAD, bodies, ends_turn
+from perdure.stored.payload import dump_body
 from perdure.tasks import Artifact, ArtifactChunk, Message, Ring, StatusChange, TaskState
 
 # $1 task_ids, $2 attempts, $3 tokens, $4 lease in seconds; answers by the claim's place in the arrays

@@ -14,6 +14,7 @@ from uuid import UUID
 import asyncpg
 
 from perdure.errors import PushNotificationNotSupported, TaskNotFound, WebhookConfigNotFound
+from perdure.security.vault import Vault
 from perdure.storage.postgres.base import Statements
 from perdure.storage.postgres.database import T, Work
 from perdure.storage.postgres.reads import numbered
@@ -61,7 +62,6 @@ from perdure.storage.webhooks import (
     endpoint_of,
 )
 from perdure.tasks import Event, Task
-from perdure.vault import Vault
 
 
 def with_webhooks(

@@ -1,4 +1,4 @@
-"""The tables. SQLAlchemy owns the schema and the migrations; the statements are in `perdure.storage.postgres.statements`.
+"""The tables. SQLAlchemy owns the schema and the migrations; the statements are in `perdure.storage.postgres`.
 
 What is written down here is compared with the migrated database by tests/migrations.
 """

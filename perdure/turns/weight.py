@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 
 from perdure.agent import Progress
-from perdure.output import BadOutput
+from perdure.agent.output import BadOutput
 from perdure.settings import TurnSettings
 from perdure.tasks import Artifact, ArtifactChunk, DataPart, Message, Part, RawPart, TextPart, UrlPart
 

@@ -21,12 +21,12 @@ from uuid import UUID
 import orjson
 
 from perdure.errors import ArchiveFailed
-from perdure.payload import STATE_NAMES, dump_artifact, dump_body, dump_message, load_body
 from perdure.storage import Feedback
 from perdure.storage.operators import Failure
 from perdure.storage.retention import TaskRecord
 from perdure.storage.views import task_artifacts, task_history
 from perdure.storage.webhooks import Delivery, DeliveryAttempt
+from perdure.stored.payload import STATE_NAMES, dump_artifact, dump_body, dump_message, load_body
 from perdure.tasks import Event, StatusChange, Task
 
 Json = dict[str, Any]

@@ -15,11 +15,11 @@ from uuid import UUID
 
 from perdure import ids
 from perdure.agent import Progress
-from perdure.output import BadOutput, artifacts_in, parts_in, storable_artifact, storable_message
+from perdure.agent.output import BadOutput, artifacts_in, parts_in, storable_artifact, storable_message
 from perdure.settings import TurnSettings
-from perdure.storable import cleaned
+from perdure.stored.storable import cleaned
 from perdure.tasks import Artifact, ArtifactChunk, Message, Part, Role, TextPart
-from perdure.weight import Scale
+from perdure.turns.weight import Scale
 
 
 class More(NamedTuple):

@@ -11,12 +11,12 @@ from functools import partial
 from typing import Any
 
 from perdure.agent import Agent, Turn
-from perdure.callables import Kind, kind_of
+from perdure.agent.callables import Kind, kind_of
+from perdure.agent.skills import Skill
+from perdure.agent.skills.functions import BadInput, SkillFunction, data_in
+from perdure.agent.skills.schemas import LONGEST, Misfit, misfits
 from perdure.errors import InputRequired, Rejected, TurnOutcome
 from perdure.notes import SKILL_ID
-from perdure.skill_functions import BadInput, SkillFunction, data_in
-from perdure.skill_schemas import LONGEST, Misfit, misfits
-from perdure.skills import Skill
 from perdure.tasks import DataPart, Message, Role, TextPart
 
 

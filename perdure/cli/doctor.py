@@ -126,7 +126,7 @@ def _callers(settings: Settings) -> Finding:
 
 
 def _card_key(settings: Settings) -> Finding:
-    from perdure.card_signatures import read_key
+    from perdure.cards.signatures import read_key
 
     try:
         key = read_key(settings.card)

@@ -1,7 +1,7 @@
 """Skills, as the agent card lists them (A2A 1.0, section 4.4.5).
 
 A skill in a config is a name, a folder with a `skill.yaml` or a `SKILL.md` (its front matter), or the members themselves.
-One that has no file is still a skill with that name. Functions that are skills: `perdure.skill_functions`.
+One that has no file is still a skill with that name. Functions that are skills: `perdure.agent.skills.functions`.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from perdure.agent.skills.schemas import checked_schema
 from perdure.errors import ConfigError
-from perdure.skill_schemas import checked_schema
 
 _FILES = ("skill.yaml", "skill.yml", "SKILL.md")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar, overload
 
-from perdure.payload import Json
+from perdure.stored.payload import Json
 
 T = TypeVar("T")
 

@@ -16,14 +16,14 @@ from typing import Any
 import structlog
 
 from perdure.agent import Agent, Turn
-from perdure.answer import Answer
-from perdure.calls import call_for
+from perdure.agent.output import BadOutput, storable_object
 from perdure.errors import AgentError, LeaseLost, Retry, TurnOutcome
-from perdure.output import BadOutput, storable_object
-from perdure.retries import MayPass, may_pass
 from perdure.tasks import ArtifactChunk, DataPart, Message, Part, RawPart, Role, TaskState, TextPart, UrlPart
 from perdure.threads import in_thread
-from perdure.weight import TooLarge
+from perdure.turns.answer import Answer
+from perdure.turns.calls import call_for
+from perdure.turns.retries import MayPass, may_pass
+from perdure.turns.weight import TooLarge
 
 log = structlog.get_logger(__name__)
 

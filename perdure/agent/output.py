@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from perdure.storable import cleaned, unstorable
+from perdure.stored.storable import cleaned, unstorable
 from perdure.tasks import Artifact, DataPart, Message, Part, RawPart, TextPart, UrlPart
 
 ALLOWED = "str, dict or list (JSON values), Part, Message, Artifact, a list of Parts or Artifacts, or None"

@@ -20,7 +20,7 @@ from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 from jwt.api_jws import PyJWS
 from jwt.utils import base64url_decode, der_to_raw_signature
 
-from perdure.card_form import NotCanonical, payloads
+from perdure.cards.form import NotCanonical, payloads
 from perdure.errors import ConfigError
 from perdure.settings import CardSettings
 

@@ -21,10 +21,10 @@ from typing import Annotated, Any, TypeVar, get_args, get_origin, overload
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 from pydantic.json_schema import GenerateJsonSchema
 
-from perdure.callables import UNBOUND
+from perdure.agent.callables import UNBOUND
+from perdure.agent.skills import Skill, texts_of
+from perdure.agent.skills.schemas import MOST, Misfit
 from perdure.errors import ConfigError
-from perdure.skill_schemas import MOST, Misfit
-from perdure.skills import Skill, texts_of
 from perdure.tasks import DataPart, Message
 
 F = TypeVar("F", bound=Callable[..., Any])

@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from perdure.storable import unstorable
+from perdure.stored.storable import unstorable
 from perdure.threads import in_thread
 
 Store = Callable[[str, int, Any], Awaitable[None]]

@@ -16,14 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from perdure.agents import chosen, entries, load_agents
-from perdure.children import Child, Say
-from perdure.launch import require_authentication, run
+from perdure.launch.children import Child, Say
+from perdure.launch.front_door import require_authentication
+from perdure.launch.parts import run
 from perdure.local import LocalServices, local_services
+from perdure.security.vault import new_key
 from perdure.settings import Settings, environment, given, load_settings, wants_colour
 
 # Before any agent is loaded, which puts its folder in front: see `launch.parts.import_parts`.
 from perdure.storage.migrate import upgrade
-from perdure.vault import new_key
 
 COLOURS = (36, 33, 35, 32, 34, 31)
 """Of the prefixes: ANSI's cyan, yellow, magenta, green, blue, red."""
