@@ -162,11 +162,8 @@ async def _streams(results: Results, services: LocalServices, scale: Scale) -> N
 
 
 async def _events(results: Results, services: LocalServices, scale: Scale) -> None:
-    waited = await tokens.lone(services)
-    work = f"a lone stream of {tokens.PACE} tokens a second"
-    for share, name in ((0.5, "p50"), (0.99, "p99")):
-        results.add(f"{work}: {name} of a token", OURS.name, "ms", [percentile(waited, share)])
-    await tokens.load(results, services)
+    for streams, each in tokens.LOADS:
+        await tokens.events(results, services, streams, each)
 
 
 async def _growth(results: Results, services: LocalServices, scale: Scale) -> None:

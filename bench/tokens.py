@@ -18,40 +18,31 @@ from .results import Results, percentile
 AGENT = "tokens"
 PACE = 50
 """Tokens a second of each stream."""
-LONE = 500
-"""Tokens of a lone stream."""
-STREAMS, TOKENS = 64, 150
-"""What is streamed at once, each to a client of its own."""
+LOADS = ((1, 400), (8, 200), (64, 150))
+"""Streams at once, each to a client of its own, and the tokens of each."""
+LONE = f"a lone stream of {PACE} tokens a second"
 
 
-async def lone(services: LocalServices) -> list[float]:
-    """Milliseconds from a token's emission to its arrival at the client, nothing else going on."""
-    async with stack(services) as made:
-        with made.front_door(AGENT) as (_, url), made.worker(AGENT):
-            await _followed(url, 1, 50)  # warm
-            return (await _followed(url, 1, LONE)).milliseconds
-
-
-async def load(results: Results, services: LocalServices) -> None:
-    """Many streams at once: events and tokens a second, what each event costs, and how long a token takes then."""
-    async with stack(services, WORKER__SLOTS=str(STREAMS)) as made:
+async def events(results: Results, services: LocalServices, streams: int, tokens: int) -> None:
+    """How long a token takes from its emission to its client, events and tokens a second, and what an event costs: in a lone
+    stream that is also what the processes do while nothing happens."""
+    async with stack(services, WORKER__SLOTS=str(streams)) as made:
         with made.front_door(AGENT) as (door, url), made.worker(AGENT) as worker:
-            await _followed(url, STREAMS, 20)  # warm
+            await _followed(url, streams, 20)  # warm
             before = await commits(made.database_url)
             cpu = door.cpu_seconds(), worker.cpu_seconds(), await of_postgres(made.database_url)
-            found = await _followed(url, STREAMS, TOKENS)
+            found = await _followed(url, streams, tokens)
             ends = door.cpu_seconds(), worker.cpu_seconds(), await of_postgres(made.database_url)
             done = await commits(made.database_url) - before
-    work = f"{STREAMS} streams of {PACE} tokens a second"
-    results.add(work, "tokens", "/s", [found.tokens / found.seconds])
-    results.add(work, "events", "/s", [found.events / found.seconds])
+    work = f"{streams} streams of {PACE} tokens a second" if streams > 1 else LONE
     for share, name in ((0.5, "p50"), (0.99, "p99")):
-        results.add(f"{work}: {name} of a token", "Perdure", "ms", [percentile(found.milliseconds, share)])
+        results.add(f"{work}: a token, {name}", "Perdure", "ms", [percentile(found.milliseconds, share)])
+    results.add(f"{work}: tokens", "Perdure", "/s", [found.tokens / found.seconds])
+    results.add(f"{work}: events", "Perdure", "/s", [found.events / found.seconds])
     results.add(f"{work}: commits an event", "Perdure", "", [done / found.events])
     for name, begin, end in zip(("front door", "worker", "Postgres"), cpu, ends, strict=True):
         spent = 1e6 * (end - begin)
         results.add(f"{work}: processor time an event", f"Perdure, {name}", "us", [spent / found.events])
-        results.add(f"{work}: processor time a token", f"Perdure, {name}", "us", [spent / found.tokens])
 
 
 async def _followed(url: str, streams: int, tokens: int) -> Followed:
