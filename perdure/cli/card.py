@@ -42,7 +42,7 @@ def card(
         ),
     ] = "",
 ) -> None:
-    """Print the agent's card as `perdure serve` would serve it, signed where CARD__SIGNING_KEY is set."""
+    """Print the agent's card as `perdure serve` would serve it. Signed, where CARD__SIGNING_KEY is set."""
     from perdure.launch import one_line_errors
 
     with one_line_errors():

@@ -24,8 +24,9 @@ def doctor(
     ] = "",
     as_json: JsonOption = False,
 ) -> None:
-    """Look at the settings, the agent, the database, Redis and the clock, and say what to do about what is not well.
+    """Look for what is not well, and say what to do about it.
 
+    It looks at the settings, the agent, the database, Redis, the clock and the collector of traces, and with --url at a card.
     Exit code 1 when something has failed; warnings are 0.
     """
     with said_in_one_line():
@@ -69,7 +70,7 @@ class _Table:
 
 
 def backup(file: FileArgument, as_json: JsonOption = False) -> None:
-    """Write everything in the database to a file, as of one moment, while the servers run. Needs DATABASE_URL alone."""
+    """Write the whole database to a file, as of one moment. The servers may run. Needs DATABASE_URL alone."""
     with _at_work("backing up") as (database_url, progress):
         from perdure.storage.backup import backup as write
 

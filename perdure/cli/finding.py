@@ -78,7 +78,8 @@ async def each_task(
 
 
 def line_row(line: TaskLine) -> tuple[str, ...]:
-    """TASK, STATE, AGE, ATTEMPT, WORKER, OWNER, SAYS."""
+    """TASK, STATE, AGE, ATTEMPT, WORKER, OWNER, SAYS: an error, unless the task has completed in spite of it."""
+    error = "" if line.state.value == "completed" else line.error
     return (
         str(line.task_id),
         line.state.value,
@@ -86,7 +87,7 @@ def line_row(line: TaskLine) -> tuple[str, ...]:
         str(line.attempt),
         line.holder,
         one_line(shown(line.owner), 30),
-        one_line(line.error or line.text, 60),
+        one_line(error or line.text, 60),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -42,6 +43,10 @@ def top() -> None:
     with said_in_one_line():
         from perdure.errors import ConfigError
 
+        if not (sys.stdin.isatty() and sys.stderr.isatty()):  # it is drawn on stderr
+            raise ConfigError(
+                "perdure top needs a terminal; `perdure tasks list` and `perdure workers list` print once"
+            )
         try:
             from perdure.cli.top import Top
         except ModuleNotFoundError as error:
@@ -51,7 +56,7 @@ def top() -> None:
 
 @workers.command("list", epilog=EXIT_CODES)
 def list_workers(as_json: JsonOption = False) -> None:
-    """Print the workers, and for an hour those that were lost, having ended without a word. Who works comes first."""
+    """Print the workers, and for an hour those that were lost. They ended without a word. Who works comes first."""
     from perdure.storage.operators import by_liveliness
 
     found = by_liveliness(as_operator(lambda operator: operator.storage.list_workers()), DEAD_AFTER)

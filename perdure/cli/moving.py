@@ -23,10 +23,10 @@ def move(
     yes: YesOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Give all conversations of an only agent, with their tasks, to one of several agents.
+    """Give an only agent's tasks to one of several agents.
 
-    For a deployment that goes from AGENT to AGENTS; workers and front doors may run. A conversation in which a turn runs stays
-    where it is: run it again.
+    All its conversations go along. For a deployment that goes from AGENT to AGENTS; workers and front doors may run. A
+    conversation in which a turn runs stays where it is: run it again.
     """
     from perdure.agents import is_name
 

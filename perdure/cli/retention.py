@@ -53,7 +53,7 @@ def prune(
     yes: YesOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Delete tasks that ended long ago, with all that belongs to them, while the servers run.
+    """Delete tasks that ended long ago, with all that is theirs. The servers may run.
 
     Never one that something needs: a worker, a delivery to a webhook, a message that refers to it, an idempotency key.
     """

@@ -7,6 +7,7 @@ import json
 import os
 import stat
 import sys
+from collections.abc import Coroutine, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -36,9 +37,15 @@ class Screen:
         self._row = TaskID(0)
         self._at_start = True
         self._shown: dict[str, str] = {}
+        self._held: list[Json] = []
+        self._cut_by = ""
 
     def show(self, update: Json) -> None:
-        """One StreamResponse."""
+        """One StreamResponse; what comes while a question stands is shown after it."""
+        if self._asking:
+            self._held.append(update)
+            return
+        self._cut_by = ""
         if self._as_json:
             print(json.dumps(update, ensure_ascii=False), flush=True)
             return
@@ -82,12 +89,16 @@ class Screen:
             self._waits.update(escape(what))
 
     def cut(self, why: str) -> None:
-        """The connection broke, and is made again."""
-        self.tell(f"{why}; trying again ...")
+        """The connection broke, and is made again. Each reason is told once, however often that is tried."""
+        if why != self._cut_by and not self._asking:
+            self.tell(f"{why}; trying again ...")
+            self._cut_by = why
 
-    async def ask(self, question: str, *, interrupt: asyncio.Event | None = None) -> str | None:
-        """What is typed; None without a terminal, at its end, or when `interrupt` is set meanwhile."""
+    async def ask(self, question: str, *, unless: Sequence[Coroutine[Any, Any, Any]] = ()) -> str | None:
+        """What is typed; None without a terminal, at its end, or when one of `unless` is over before that."""
         if not (sys.stdin.isatty() and self._remarks.is_terminal):
+            for never in unless:
+                never.close()
             return None
         self._fresh_line()
         self._remarks.print(f"{question}: ", end="", style="bold", markup=False)
@@ -100,17 +111,20 @@ class Screen:
                 typed.set_result(sys.stdin.readline())
 
         loop.add_reader(sys.stdin, read)
-        waits: list[asyncio.Future[Any]] = [typed]
-        if interrupt is not None:
-            waits.append(asyncio.ensure_future(interrupt.wait()))
+        waits: list[asyncio.Future[Any]] = [typed, *map(asyncio.ensure_future, unless)]
         try:
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
             return (typed.result().rstrip("\n") or "") if typed.done() and typed.result() else None
         finally:
             self._asking = False
             loop.remove_reader(sys.stdin)
+            if not typed.done():
+                self._remarks.print()
             for wait in waits:
                 wait.cancel()
+            held, self._held = self._held, []
+            for update in held:
+                self.show(update)
 
     def close(self) -> None:
         """Leave the terminal in order, and a file with its last line ended."""
@@ -137,7 +151,8 @@ class Screen:
         if progress := metadata.get("progress"):
             self._progress(progress)
         elif state in _LOUD:
-            self.complain(f"{_LOUD[state]}: {text}" if text else _LOUD[state])
+            words = _words(status.get("message", {}))
+            self.complain(f"{_LOUD[state]}: {words}" if words else _LOUD[state])
         elif state in _ASKS:
             self._say(text + "\n")
         elif text:
@@ -195,8 +210,19 @@ def _is_pipe(descriptor: int) -> bool:
 
 
 def _text(spoken: Json) -> str:
-    """Text as it is, data as JSON, files as a remark."""
-    return "".join(_part(part) for part in spoken.get("parts", ()))
+    """Text as it is, data as JSON, files as a remark; these two on lines of their own."""
+    told = ""
+    for part in spoken.get("parts", ()):
+        if told and "text" not in part and not told.endswith("\n"):
+            told += "\n"
+        told += _part(part)
+    return told
+
+
+def _words(spoken: Json) -> str:
+    """What it says to people: its texts, or what else there is where it has none."""
+    texts = [part for part in spoken.get("parts", ()) if "text" in part]
+    return _text({"parts": texts} if texts else spoken)
 
 
 def _part(part: Json) -> str:

@@ -12,7 +12,7 @@ from uuid import uuid4
 from perdure.cli.client import Client, Json, Place
 from perdure.cli.screen import Screen
 from perdure.cli.waiting import tell_what_it_waits_for
-from perdure.errors import PerdureError
+from perdure.errors import PerdureError, ServerRefused
 from perdure.notes import SKILL_ID
 
 _ENDS = {"TASK_STATE_COMPLETED": 0, "TASK_STATE_INPUT_REQUIRED": 3, "TASK_STATE_AUTH_REQUIRED": 3}
@@ -50,7 +50,8 @@ class _Talk:
                 return await self._until_over(text)
             except PerdureError as error:
                 self._screen.complain(str(error))
-                self._hint_at_task()
+                if self._place.state or not isinstance(error, ServerRefused):  # it may be no task at all
+                    self._hint_at_task()
                 return 1
             finally:
                 self._screen.close()
@@ -69,7 +70,8 @@ class _Talk:
                 else None
             )
             if not answer:
-                self._screen.tell(f'answer with: perdure send --task {self._place.task_id} "..."')
+                where = f"--task {self._place.task_id} --to {self._client.url}"
+                self._screen.tell(f'answer with: perdure send {where} "..."')
                 return code
             text = answer
 
@@ -88,7 +90,7 @@ class _Talk:
                 listening.result()
                 return None
             self._interrupted.clear()
-            left = await self._asked_to_leave()
+            left = await self._asked_to_leave(listening)
             if left is not None:
                 listening.cancel()
                 return left
@@ -116,10 +118,14 @@ class _Talk:
         async for update in updates:
             self._screen.show(update)
 
-    async def _asked_to_leave(self) -> int | None:
+    async def _asked_to_leave(self, listening: asyncio.Task[None]) -> int | None:
         if not self._place.task_id:
             return 130
-        asked = await self._screen.ask("[d]etach, [c]ancel or go on", interrupt=self._interrupted)
+        asked = await self._screen.ask(
+            "[d]etach, [c]ancel or go on", unless=(self._interrupted.wait(), asyncio.wait([listening]))
+        )
+        if listening.done():  # the question has answered itself
+            return None
         if asked is None or asked[:1].lower() == "d":
             self._hint_at_task()
             return 130

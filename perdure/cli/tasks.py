@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 tasks = typer.Typer(
     name="tasks",
-    help="Find tasks, see why they are where they are, cancel them and try them again. Needs DATABASE_URL; `tail` an address.",
+    help="Find tasks, see why they stand where they do, cancel, retry. Needs DATABASE_URL; `tail` an address.",
     epilog=EXIT_CODES,
     no_args_is_help=True,
     rich_markup_mode=None,
@@ -81,7 +81,7 @@ def show(
     events: Annotated[bool, typer.Option("--events", help="Every event of its log as well.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Print a task: where it stands, its attempts and why they ended, its traces, what was told to webhooks, what was said."""
+    """Print a task: where it stands, its attempts, what was said. And its traces, and what was told to webhooks."""
     found = as_operator(lambda operator: looked_at(operator.storage, task, events=events))
     if as_json:
         print(json.dumps(looked_as_json(found), indent=2))
@@ -137,7 +137,7 @@ def retry(
     yes: YesOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Try failed, canceled or rejected tasks again, as new tasks of their owners: by their ids or (--all) all that match."""
+    """Try failed, canceled or rejected tasks again, as new tasks. By their ids or (--all) all that match, for their owners."""
     wanted = task_filter(state, owner, agent, context, None, older, newer, error, text)
 
     async def one(operator: Operator, task: UUID) -> str:
@@ -157,7 +157,7 @@ def export(
     error: ErrorOption = None,
     text: TextOption = None,
 ) -> None:
-    """Print all that match as JSON lines: A2A 1.0 tasks with their history and artifacts, the newest first; in their member
+    """Print all that match as JSON lines, the newest first. Each is an A2A 1.0 task with its history and artifacts; in its member
     `perdure` with all that `perdure import` puts back."""
     wanted = task_filter(state, owner, agent, context, None, older, newer, error, text)
     as_operator(lambda operator: _exported(operator.storage, wanted))

@@ -100,8 +100,8 @@ def replay(
     until: UntilOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Send deliveries now, under their ids: again what has an end, without waiting for its next try what waits. One, or all that
-    are chosen (at most 1000 at once, the oldest first)."""
+    """Send deliveries now, one or all that are chosen. Under their ids: again what has an end, without waiting for its next try
+    what waits. At most 1000 at once, the oldest first."""
     query = _query(owner, agent, task, config, state, since, until, delivery)
     # What waits would be sent anyway; what has its end, all of it, is asked for by accident more often than not.
     if not any((delivery, task, owner, since, until, state == "waiting")):
@@ -118,7 +118,7 @@ def enable(
     config: Annotated[str, typer.Argument(help="The id of the push config.")],
     as_json: JsonOption = False,
 ) -> None:
-    """Send to a config now, beginning with what waits; one that was disabled is so no more."""
+    """Send to a config again, beginning with what waits. One that was disabled is so no more."""
     task_id = _uuid(task, "TASK")
     if not on_storage(lambda storage: storage.enable_webhook(None, task_id, config)):
         fail(f"task {task} has no push config {config}")
@@ -160,7 +160,7 @@ def key(as_json: JsonOption = False) -> None:
 
 @webhooks.command(epilog=EXIT_CODES)
 def rotate(as_json: JsonOption = False) -> None:
-    """Seal all stored secrets anew, with the first of WEBHOOKS__KEYS: then the others can be taken away."""
+    """Seal all stored secrets anew. With the first of WEBHOOKS__KEYS: then the others can be taken away."""
     number = on_storage(lambda storage: storage.reseal_webhooks())
     tell({"pushConfigs": number}, f"{number} push configs are sealed with the first key", as_json=as_json)
 

@@ -71,10 +71,15 @@ def run_stack(
                 Child(name, ["worker", *agents], environ, lines.speaker(name), settings.worker.grace)
             )
         file = settings.data_dir.absolute() / "env"
+        welcomed: set[str] = set()
 
         def ready(url: str) -> None:
             _write_env(file, {**_told_to_us(chosen(settings, agents)), **ours, "PERDURE_URL": url})
-            _welcome(say, url, workers, settings, file)
+            if url in welcomed:
+                say(f"serving on {url} again")
+            else:
+                _welcome(say, url, workers, settings, file)
+            welcomed.add(url)
 
         children[0].on_ready = ready
         try:
@@ -152,14 +157,18 @@ def _write_env(file: Path, values: Mapping[str, str]) -> None:
 
 def _welcome(say: Say, url: str, workers: int, settings: Settings, file: Path) -> None:
     say(f"serving on {url} with {workers} worker{'s' if workers > 1 else ''}; Ctrl-C stops everything.")
-    say("for `perdure tasks list` and the other commands in another shell, there first:")
+    if settings.ops.enabled and settings.ops.port is None:
+        say(f"the page for operators: {url}/ops")
+    say(
+        "for `perdure send hello`, `perdure tasks list` and the other commands in another shell, there first:"
+    )
     say(f"set -a; . {shlex.quote(str(file))}; set +a")
     if settings.auth.api_keys:
         say("callers need a key. Make one there: export PERDURE_KEY=$(perdure keys create --owner me)")
     elif settings.auth.is_on:
         say("callers have to say who they are: put a token of theirs into PERDURE_KEY")
     header = '-H "authorization: Bearer $PERDURE_KEY" ' if settings.auth.is_on else ""
-    say("Try:")
+    say("without them:")
     say(f"curl {url} {header}-H 'content-type: application/json' -d {shlex.quote(TRY_IT)}")
 
 

@@ -57,8 +57,11 @@ def _refuse_contradictions(settings: Settings) -> None:
     _refuse_half_of_a_method(settings.auth)
     if settings.storage_type == "postgres":
         if settings.database_url is None:
+            beside = settings.data_dir / "env"
+            running = f"; for the `perdure up` that runs here: set -a; . {beside}; set +a"
             raise ConfigError(
                 "STORAGE_TYPE=postgres needs DATABASE_URL=postgresql://user:password@host:5432/name"
+                f"{running if beside.is_file() else ''}"
             )
         return
     remedy = "set STORAGE_TYPE=postgres as well, or remove it: in memory all tasks end with the process"

@@ -57,7 +57,8 @@ def crashed(*, again: bool, message_id: str = "") -> StatusChange:
 def worker_lost(*, spoke: bool) -> tuple[str, str, str]:
     """What operators are told of an attempt whose worker gave no sign for a lease: the failure's class, message and fingerprint.
     `spoke`: the handler had given messages or artifacts."""
-    message = f"it died, or was cut off, {'after' if spoke else 'before'} the handler had given anything"
+    when = "after the handler had given something" if spoke else "before the handler had given anything"
+    message = f"it died, or was cut off, {when}"
     return LOST, message, fingerprint(LOST, message)
 
 

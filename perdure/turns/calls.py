@@ -77,7 +77,7 @@ def _unknown(agent: Agent, named: str) -> TurnOutcome:
     """What is said of a skill that there is not, or that nobody named. Those of the extended card are not told to everybody."""
     known = ", ".join(skill.id for skill in agent.skills)
     if named:
-        return Rejected(f"there is no skill {named[:LONGEST]}; there are {known}")
+        return Rejected(f"there is no skill {named[:LONGEST]}; the agent has: {known}")
     return InputRequired(f"Which skill: {known}? A message names it in its metadata, as {SKILL_ID}.")
 
 

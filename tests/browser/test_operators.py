@@ -159,6 +159,7 @@ def test_nothing_is_wider_than_the_window(door: Server, browser: Browser, width:
     for path in (*PAGES, f"/tasks/{task['id']}"):
         window.goto(f"/ops{path}")
         assert window.evaluate("document.documentElement.scrollWidth") <= width, path
+        expect(window.locator("nav a[aria-current]")).to_be_in_viewport(ratio=1)
     context.close()
 
 

@@ -60,6 +60,19 @@ def test_a_failed_task_is_told_and_exits_with_1(tmp_path: Path) -> None:
     )
 
 
+def test_a_refusal_is_told_in_words_without_the_data_for_programs(tmp_path: Path) -> None:
+    with front_door(EXAMPLES / "skills.py", tmp_path) as server:
+        result = send(tmp_path, server, "{}", "--skill", "compare")
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr == "perdure: the task was rejected: compare cannot do it: cities: is required\n"
+
+
+def test_a_task_that_is_not_there_does_not_go_on(tmp_path: Path) -> None:
+    with front_door(EXAMPLES / "echo.py", tmp_path) as server:
+        result = send(tmp_path, server, "nosuch", command="tasks tail")
+    assert (result.returncode, result.stderr) == (1, "perdure: there is no task nosuch\n")
+
+
 def test_a_question_without_a_terminal_exits_with_3_and_is_answered_with_the_task(tmp_path: Path) -> None:
     with front_door(EXAMPLES / "ask.py", tmp_path) as server:
         asked = send(tmp_path, server, "What is the weather?")
@@ -196,6 +209,22 @@ def test_ctrl_c_asks_whether_to_leave_or_to_cancel(
         assert screen.ended() == code
         [task] = server.call("tasks/list", {})["tasks"]
         assert task["status"]["state"] == state
+
+
+def test_the_answer_waits_while_a_question_stands_which_falls_when_the_task_has_ended(tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    with (
+        front_door(AGENTS / "words.py", tmp_path) as server,
+        terminal(tmp_path, "send", f"200 {gate}", "--to", server.url) as screen,
+    ):
+        screen.until(numbers(100))
+        screen.process.send_signal(signal.SIGINT)
+        screen.until("[d]etach, [c]ancel or go on: \x1b[0m")
+        asked = len(screen.shown)
+        gate.touch()
+        assert screen.ended() == 0
+    rest = "".join(f"{number} " for number in range(100, 200))
+    assert screen.shown[asked:] == f"\r\n{rest}\r\n"
 
 
 # ---------------------------------------------------------------------- what it waits for

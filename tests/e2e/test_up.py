@@ -88,6 +88,10 @@ def test_it_serves_mends_itself_and_keeps_its_data(folder: Path) -> None:
         assert text_of(server.send("still there?")) == "still there?"
         first.hears(r"worker 1 +\| .*worker\.started")
 
+        os.kill(first.pid("front door"), signal.SIGKILL)
+        first.hears(r"perdure +\| front door was ended by SIGKILL")
+        first.hears(r"perdure +\| serving on \S+ ")
+
         assert first.stop(signal.SIGINT) == 130
         told = "".join(first.said)
         assert "Traceback" not in told

@@ -34,6 +34,18 @@ def ran(*arguments: str, **settings: str) -> tuple[int, str, str]:
     return result.returncode, result.stdout, result.stderr
 
 
+def test_what_a_command_does_is_whole_in_the_list_of_commands() -> None:
+    def cut(command: Any, path: str) -> list[str]:
+        inner = getattr(command, "commands", {})
+        width = 72 - max(map(len, inner), default=0)
+        found = [
+            f"{path} {name}" for name, each in inner.items() if each.get_short_help_str(width).endswith("...")
+        ]
+        return found + [line for name, each in inner.items() for line in cut(each, f"{path} {name}")]
+
+    assert cut(typer.main.get_command(app), "perdure") == []
+
+
 def test_every_command_explains_itself_and_its_exit_codes() -> None:
     runner = CliRunner()
     help_text = " ".join(runner.invoke(app, ["--help"]).stdout.split())
@@ -115,6 +127,7 @@ def test_settings_example_is_a_dotenv() -> None:
         (["serve", "x.py"], {"QUEUE_TYPE": "arq"}, "QUEUE_TYPE=arq is set, but STORAGE_TYPE is memory"),
         (["up", "missing.py"], {}, "there is no file"),
         (["migrate", "upgrade"], {}, "STORAGE_TYPE=postgres needs DATABASE_URL"),
+        (["top"], {}, "perdure top needs a terminal"),
         (
             ["migrate", "current"],
             {"DATABASE_URL": "nonsense"},

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 from typer.testing import CliRunner
 
 from perdure.cli import app
+from perdure.cli.finding import line_row
 from perdure.reference import describe
 from perdure.settings import Settings
+from perdure.storage.operators import TaskLine
+from perdure.tasks import TaskState
 
 NOBODY = "00000000-0000-0000-0000-000000000000"
 
@@ -41,3 +46,28 @@ def test_all_that_waits_may_be_sent_now_and_what_has_its_end_only_if_chosen() ->
     result = CliRunner().invoke(app, ["webhooks", "replay", "--state", "waiting"])
     assert (result.exit_code, result.stdout) == (0, "0 deliveries are sent now\n")
     assert CliRunner().invoke(app, ["webhooks", "replay", "--state", "failed"]).exit_code == 2
+
+
+@pytest.mark.parametrize(("state", "says"), [("failed", "worker lost: it died"), ("completed", "buy bread")])
+def test_a_list_says_what_a_task_failed_of_unless_it_completed_in_spite_of_it(state: str, says: str) -> None:
+    now = datetime.now(UTC)
+    line = TaskLine(
+        task_id=UUID(NOBODY),
+        context_id="talk",
+        owner="ada",
+        state=TaskState(state),
+        created_at=now,
+        status_timestamp=now,
+        due_at=now,
+        attempt=2,
+        failures=0,
+        crashes=1,
+        priority=0,
+        parallel=False,
+        limits={},
+        holder="",
+        lease_until=None,
+        text="buy bread",
+        error="worker lost: it died",
+    )
+    assert line_row(line)[-1] == says

@@ -117,6 +117,15 @@ def test_what_cannot_work_together_is_refused(
     assert refusal(monkeypatch, **variables).startswith(says)
 
 
+def test_without_a_database_the_stack_that_runs_here_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / ".perdure").mkdir()
+    (tmp_path / ".perdure" / "env").touch()
+    told = refusal(monkeypatch, STORAGE_TYPE="postgres")
+    assert told.endswith("for the `perdure up` that runs here: set -a; . .perdure/env; set +a")
+
+
 @pytest.mark.parametrize(
     ("wrong", "meant"),
     [

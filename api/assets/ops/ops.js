@@ -35,7 +35,12 @@ function reveal(root) {
 let paused = false;
 let opened = new Map();
 
-document.addEventListener("DOMContentLoaded", () => { draw(document); reveal(document); });
+document.addEventListener("DOMContentLoaded", () => {
+  draw(document);
+  reveal(document);
+  // On a phone the list of pages is wider than the screen.
+  document.querySelector("nav a[aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" });
+});
 
 document.addEventListener("click", async (event) => {
   const copy = event.target.closest(".copy[data-copy]");
