@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 
 import orjson
@@ -13,6 +14,8 @@ from perdure.queue import Queue
 from perdure.settings import Settings
 from perdure.storage import Storage
 
+ANSWER_WITHIN = 3.0
+"""Seconds that the database may take. Requests are more patient, but whoever probes gives up after five."""
 MISSED_BEATS = 3
 """A worker that missed so many signs of life is not counted."""
 
@@ -27,11 +30,12 @@ async def readyz(
 ) -> Response:
     """503 only without the database or its schema; without Redis or workers messages are accepted and wait: 200, degraded."""
     try:
-        await storage.check()
+        async with asyncio.timeout(ANSWER_WITHIN):
+            await storage.check()
         reasons = await _missing(storage, queue, settings, agents)
     except SchemaMismatch as error:
         return _status("unavailable", [str(error)])
-    except StorageUnavailable:
+    except (StorageUnavailable, TimeoutError):
         return _status("unavailable", ["the task store cannot be reached"])
     return _status("degraded" if reasons else "ready", reasons)
 

@@ -21,9 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-if (
-    TYPE_CHECKING
-):  # imported by every run of pytest, with Perdure's agents or not: what takes time comes later
+if TYPE_CHECKING:
+    # Imported by every run of pytest, with Perdure's agents or not: what takes time comes later.
     from perdure.testing import Harness, Result
 
 _SETTING = "perdure_agent"

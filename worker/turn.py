@@ -82,9 +82,8 @@ async def claim_turn(worker: Worker) -> Taken | None:
             history=worker.settings.turns.history,
             agent=worker.name,
         )
-    except (
-        StorageUnavailable
-    ):  # it may have taken a task all the same: the next claim asks for that one first
+    except StorageUnavailable:
+        # It may have taken a task all the same: the next claim asks for that one first.
         worker.unanswered.append((token, first_sent))
         raise
     _CLAIMS("task" if claimed else "nothing").inc()
@@ -361,9 +360,8 @@ async def _kept_or_failed(claim: Claim, outbox: Outbox, outcome: Outcome) -> Wri
         return await outbox.settle(outcome)
     except (LeaseLost, StorageUnavailable):
         raise
-    except (
-        Exception
-    ):  # the storage does not take what the handler gave: the task must not run for ever because of it
+    except Exception:
+        # The storage does not take what the handler gave: the task must not run for ever because of it.
         log.exception("turn.unstorable")
         return await outbox.settle(_failure(claim, BAD_OUTPUT))
 

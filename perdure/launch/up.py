@@ -12,6 +12,7 @@ import shlex
 import signal
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from perdure.agents import chosen, entries, load_agents
 from perdure.launch.children import Child, Say
 from perdure.launch.front_door import require_authentication
 from perdure.launch.parts import run
-from perdure.local import LocalServices, local_services
+from perdure.local import LocalServices, Server, local_services
 from perdure.security.vault import new_key
 from perdure.settings import Settings, environment, given, load_settings, wants_colour
 
@@ -28,6 +29,8 @@ from perdure.storage.migrate import upgrade
 
 COLOURS = (36, 33, 35, 32, 34, 31)
 """Of the prefixes: ANSI's cyan, yellow, magenta, green, blue, red."""
+LOOK_AGAIN = 0.5
+"""Seconds between two looks at whether the servers live."""
 TRY_IT = (
     """{"jsonrpc": "2.0", "id": 1, "method": "SendMessage", "params": {"message": """
     """{"messageId": "1", "role": "ROLE_USER", "parts": [{"text": "hello"}]}}}"""
@@ -83,7 +86,7 @@ def run_stack(
 
         children[0].on_ready = ready
         try:
-            code = run(_until_stopped(children, say))
+            code = run(_until_stopped(children, (services.postgres, services.redis), say))
         finally:
             file.unlink(missing_ok=True)
         say("stopping PostgreSQL and Redis")
@@ -172,7 +175,7 @@ def _welcome(say: Say, url: str, workers: int, settings: Settings, file: Path) -
     say(f"curl {url} {header}-H 'content-type: application/json' -d {shlex.quote(TRY_IT)}")
 
 
-async def _until_stopped(children: Sequence[Child], say: Say) -> int:
+async def _until_stopped(children: Sequence[Child], servers: Sequence[Server], say: Say) -> int:
     asked: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
     def stop(code: int) -> None:
@@ -186,8 +189,9 @@ async def _until_stopped(children: Sequence[Child], say: Say) -> int:
     loop.add_signal_handler(signal.SIGINT, stop, 130)
     loop.add_signal_handler(signal.SIGTERM, stop, 0)
     keepers = [asyncio.create_task(child.keep(say)) for child in children]
+    kept = asyncio.create_task(_keep(servers, say))
     try:
-        either: list[asyncio.Future[Any]] = [asked, *keepers]
+        either: list[asyncio.Future[Any]] = [asked, kept, *keepers]
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         say("stopping")
     finally:
@@ -195,7 +199,21 @@ async def _until_stopped(children: Sequence[Child], say: Say) -> int:
             await child.stop()
         await asyncio.gather(*(child.stop() for child in children[1:]))
         await asyncio.gather(*keepers)
+        kept.cancel()
+        with suppress(asyncio.CancelledError):
+            await kept
     return asked.result() if asked.done() else max(child.given_up for child in children)
+
+
+async def _keep(servers: Sequence[Server], say: Say) -> None:
+    """Start a server again that has died: its address stays. ConfigError when it does not come up."""
+    while True:
+        await asyncio.sleep(LOOK_AGAIN)
+        for server in servers:
+            if not server.running:
+                say(f"{server.name} has ended; it is started again")
+                await asyncio.to_thread(server.start)
+                say(f"{server.name} runs again")
 
 
 class Lines:

@@ -157,9 +157,8 @@ def _host(text: str) -> str:
             raise Refused("must have an IPv6 address between its brackets") from None
     host = text.lower().removesuffix(".")
     labels = host.split(".")
-    if _NUMBER.fullmatch(
-        labels[-1]
-    ):  # most programs read this as an address, in decimal, octal, hex or shortened form
+    if _NUMBER.fullmatch(labels[-1]):
+        # Most programs read this as an address, in decimal, octal, hex or shortened form.
         try:
             return str(IPv4Address(host))
         except ValueError:

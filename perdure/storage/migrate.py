@@ -251,9 +251,8 @@ def _telling(dsn: str) -> Iterator[None]:
     except (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidPasswordError) as error:
         raise ConfigError(f"DATABASE_URL: the database refused to let us in: {error}") from None
     except sa.exc.DBAPIError as error:
-        if passing(
-            undressed(error)
-        ):  # on the standing connection: the server restarts, or the line to it broke
+        if passing(undressed(error)):
+            # On the standing connection: the server restarts, or the line to it broke.
             raise StorageUnavailable(f"lost the database at {redacted(dsn)}: {undressed(error)}") from error
         if getattr(error.orig, "sqlstate", None) != asyncpg.InsufficientPrivilegeError.sqlstate:
             raise

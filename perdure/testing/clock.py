@@ -88,9 +88,8 @@ class _Waiting(selectors.BaseSelector):
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         found = self._inner.select(0)
         if found or (timeout is not None and timeout <= 0):
-            if (
-                self.until > self._clock.passed
-            ):  # where no time is to pass, what never falls silent is not waited for either
+            if self.until > self._clock.passed:
+                # Where no time is to pass, what never falls silent is not waited for either.
                 self._since = None
             return found
         if self.told is None or self.told.done():  # nobody plays with the time: the loop is being closed

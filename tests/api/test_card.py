@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -243,6 +244,14 @@ async def test_not_ready_without_the_storage(front: Front, monkeypatch: Any) -> 
     monkeypatch.setattr(front.storage, "check", failing(SchemaOutdated("run perdure migrate")))
     assert (await front.http.get("/readyz")).json()["reasons"] == ["run perdure migrate"]
     assert (await front.http.get("/healthz")).status_code == 200
+
+
+async def test_who_asks_is_told_before_he_gives_up_on_a_database_that_does_not_answer(
+    front: Front, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr("api.health.ANSWER_WITHIN", 0.0)
+    monkeypatch.setattr(front.storage, "check", asyncio.Event().wait)
+    assert await readiness(front) == (503, "unavailable", 1)
 
 
 async def test_degraded_without_the_queue_or_workers(front: Front, monkeypatch: Any) -> None:

@@ -78,8 +78,11 @@ class Stack:
         return self.process.returncode
 
 
-def test_it_serves_mends_itself_and_keeps_its_data(folder: Path) -> None:
-    with stack(folder) as first, closing(Server(first.process, first.url)) as server:
+def test_it_serves_mends_itself_and_keeps_its_data(folder: Path, unused_tcp_port: int) -> None:
+    with (
+        stack(folder, "--port", str(unused_tcp_port)) as first,
+        closing(Server(first.process, first.url)) as server,
+    ):
         task = server.send("hello")
         assert text_of(task) == "hello"
 
@@ -90,7 +93,14 @@ def test_it_serves_mends_itself_and_keeps_its_data(folder: Path) -> None:
 
         os.kill(first.pid("front door"), signal.SIGKILL)
         first.hears(r"perdure +\| front door was ended by SIGKILL")
-        first.hears(r"perdure +\| serving on \S+ ")
+        first.hears(r"perdure +\| serving on \S+ again")
+
+        processes = psutil.Process(first.process.pid).children()
+        for name, program in (("postgres", "postgres"), ("redis", "redis-server")):
+            next(each for each in processes if each.name() == program).kill()
+            first.hears(rf"perdure +\| {name} has ended; it is started again")
+            first.hears(rf"perdure +\| {name} runs again")
+        assert text_of(server.send("and now?")) == "and now?"
 
         assert first.stop(signal.SIGINT) == 130
         told = "".join(first.said)

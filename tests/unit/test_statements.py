@@ -45,11 +45,8 @@ def _statements() -> dict[str, str]:
     found = {}
     names = (each.name for each in iter_modules(postgres.__path__, postgres.__name__ + "."))
     for module in map(import_module, names):
-        if module in (
-            operators,
-            operator_statements,
-            moving,
-        ):  # who operates sees all owners' tasks, as the workers' role
+        if module in (operators, operator_statements, moving):
+            # Who operates sees all owners' tasks, as the workers' role.
             continue
         for name, value in vars(module).items():
             if name.isupper() and not name.startswith("_") and isinstance(value, str) and _VERBS.match(value):

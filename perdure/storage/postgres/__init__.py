@@ -216,9 +216,8 @@ class PostgresStorage(
 
             try:
                 yield renewed
-            except (
-                Exception
-            ):  # no goodbye to somebody who does not answer: it would take longer than the lease
+            except Exception:
+                # No goodbye to somebody who does not answer: it would take longer than the lease.
                 connection.terminate()
                 raise
             finally:

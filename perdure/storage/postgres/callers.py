@@ -175,9 +175,8 @@ class Callers(Reads):
     async def _submit_all(self, asked: Sequence[New], owner: str) -> Sequence[Row | None]:
         try:
             rows = await self._rows(SUBMIT_ALL, *columns(asked), owner=owner)
-        except (
-            asyncpg.UniqueViolationError
-        ):  # an id that is taken, by somebody whose rows are not seen or just now
+        except asyncpg.UniqueViolationError:
+            # An id that is taken, by somebody whose rows are not seen or just now.
             if len(asked) > 1:
                 raise  # whose it is shows when each goes alone
             return [None]

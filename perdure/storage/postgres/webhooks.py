@@ -81,9 +81,8 @@ def with_webhooks(
                     for config in webhooks:
                         await connection.execute(SAVE, config.task_id, owner, *_sealed(owner, config, vault))
         except asyncpg.InFailedSQLTransactionError:
-            if (
-                found is None
-            ):  # else the task is there already, which it found out by an error of the transaction
+            if found is None:
+                # Else the task is there already, which it found out by an error of the transaction.
                 raise
         return found
 
