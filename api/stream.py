@@ -205,6 +205,8 @@ def _json(value: Any) -> bytes:
 
 
 def _escaped(json: bytes) -> bytes:
+    if json.isascii():
+        return json
     for separator, escaped in _SEPARATORS.items():
         if separator in json:
             json = json.replace(separator, escaped)

@@ -51,17 +51,17 @@ async def cost(results: Results, services: LocalServices, *, tasks: int) -> None
     async with stack(services) as made:
         with made.front_door() as (door, url), made.worker() as worker:
             await blocking(url, V1, clients=4, seconds=1)
-            before = await _commits(made.database_url)
-            cpu = door.cpu_seconds(), worker.cpu_seconds(), await _of_postgres(made.database_url)
+            before = await commits(made.database_url)
+            cpu = door.cpu_seconds(), worker.cpu_seconds(), await of_postgres(made.database_url)
             await flood(url, V1, clients=CLIENTS, tasks=tasks)
-            ends = door.cpu_seconds(), worker.cpu_seconds(), await _of_postgres(made.database_url)
-            commits = await _commits(made.database_url) - before
-            results.add("commits a task under load", "Perdure", "", [commits / tasks])
+            ends = door.cpu_seconds(), worker.cpu_seconds(), await of_postgres(made.database_url)
+            done = await commits(made.database_url) - before
+            results.add("commits a task under load", "Perdure", "", [done / tasks])
             for name, begin, end in zip(("front door", "worker", "Postgres"), cpu, ends, strict=True):
                 results.add("processor time a task", f"Perdure, {name}", "us", [1e6 * (end - begin) / tasks])
 
 
-async def _commits(database_url: str) -> int:
+async def commits(database_url: str) -> int:
     """Of everybody; what the server knows of them is up to a second old, so wait for it."""
     connection = await asyncpg.connect(database_url)
     try:
@@ -74,7 +74,7 @@ async def _commits(database_url: str) -> int:
         await connection.close()
 
 
-async def _of_postgres(database_url: str) -> float:
+async def of_postgres(database_url: str) -> float:
     """Seconds of processor time of the server's processes that live: those of connections that are closed are not in it."""
     connection = await asyncpg.connect(database_url)
     try:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from perdure.local import LocalServices
 
-from . import draining, end_to_end, growth, limits, pickup, queues, small
+from . import draining, end_to_end, growth, limits, pickup, queues, small, tokens
 from .results import Results, percentile
 from .servers import A2A_SDK, ALL, FASTA2A, OURS
 
@@ -161,6 +161,11 @@ async def _streams(results: Results, services: LocalServices, scale: Scale) -> N
     results.at_most(fan, 50, (fan, OURS.name), "ms")
 
 
+async def _events(results: Results, services: LocalServices, scale: Scale) -> None:
+    for streams, each in tokens.LOADS:
+        await tokens.events(results, services, streams, each)
+
+
 async def _growth(results: Results, services: LocalServices, scale: Scale) -> None:
     found = await growth.appends(services, (10, 100, 1000, 10_000))
     for each in found:
@@ -226,6 +231,7 @@ MEASUREMENTS = (
     Measurement("workers", "two workers beside one", _two_workers),
     Measurement("waiting", "a thousand turns that wait", _waiting),
     Measurement("streams", "two thousand open streams", _streams),
+    Measurement("events", "agents that stream tokens", _events),
     Measurement("growth", "a task that grows", _growth),
     Measurement("pages", "a million tasks", _pages),
     Measurement("start", "import and --help", _start),

@@ -18,7 +18,7 @@ from perdure.agent import Progress
 from perdure.errors import LeaseLost, StorageUnavailable
 from perdure.storage import Claim, Written
 from perdure.tasks import ArtifactChunk, Message, Notice
-from perdure.turns.answer import Piece, coalesced
+from perdure.turns.answer import More, Piece, coalesced
 from perdure.turns.perform import Outcome
 
 from .lease import Reins, Stop
@@ -45,7 +45,8 @@ class _Batch:
 
 class Outbox:
     """Keeps the order and loses nothing: a write that the storage cannot take now is sent again, with its number, until it can or
-    the process ends. The first piece is written at once, later ones every `chunk_interval` seconds in one write."""
+    the process ends. A piece after a silence is written at once, those that follow it at the next tick in one write: every
+    `chunk_interval` seconds, at the same moments for all turns, so that they share statements (decision 039)."""
 
     def __init__(self, worker: Worker, claim: Claim, reins: Reins) -> None:
         self._worker = worker
@@ -55,16 +56,16 @@ class Outbox:
         self._loop = asyncio.get_running_loop()
         self._context = copy_context()  # for its log lines: pieces may come from any thread
         self._lock = threading.Lock()
-        self._pieces: list[ArtifactChunk | Message] = []
+        self._pieces: list[ArtifactChunk | More | Message] = []
         self._progress: Progress | None = None
         self._closed = False
-        self._woken = False
-        self._news = asyncio.Event()
-        self._closing = asyncio.Event()
+        self._woken = False  # something has come since the last write
+        self._pause: asyncio.Handle | None = None  # until its end nothing is written
+        self._asleep: asyncio.Future[None] | None = None
         self._write_no = 0
         self._writer: asyncio.Task[None] | None = None  # begins with the first piece: most turns only end
 
-    def put(self, piece: Piece) -> None:
+    def put(self, piece: Piece | More) -> None:
         """Take a piece, from any thread. After `close` it is dropped: the turn is over."""
         with self._lock:
             if self._closed:
@@ -79,16 +80,20 @@ class Outbox:
                 self._loop.call_soon_threadsafe(self._wake)
 
     def _wake(self) -> None:
-        self._news.set()
         if self._writer is None and not self._closed:
             self._writer = self._loop.create_task(self._run(), context=self._context)
+        elif self._ready and self._asleep is not None and not self._asleep.done():
+            self._asleep.set_result(None)
+
+    @property
+    def _ready(self) -> bool:
+        return self._closed or (self._woken and self._pause is None)
 
     async def close(self) -> None:
         """Take nothing more. Returns when the write under way has ended."""
         with self._lock:
             self._closed = True
-        self._closing.set()
-        self._news.set()
+        self._wake()
         if self._writer is not None:
             await asyncio.shield(self._writer)
 
@@ -106,11 +111,9 @@ class Outbox:
 
     async def _run(self) -> None:
         try:
-            while not self._closed:
-                await self._news.wait()
-                if batch := self._unless_closed():
-                    await self._write(batch)
-                    await self._pause()
+            while await self._something():
+                await self._write(self._take())
+                self._rest()
         except LeaseLost as lost:
             metrics.FENCED_WRITES.inc()
             self._reins.pull(Stop.CANCELED if lost.canceled else Stop.LOST)
@@ -119,6 +122,29 @@ class Outbox:
         except Exception:
             log.exception("turn.write_failed")
             self._reins.pull(Stop.BROKEN)
+        finally:
+            if self._pause is not None:
+                self._pause.cancel()
+
+    async def _something(self) -> bool:
+        """Wait until there is something to write, and it may be written. False once this is closed: that goes with the end."""
+        if not self._ready:
+            self._asleep = self._loop.create_future()
+            await self._asleep
+        return not self._closed
+
+    def _rest(self) -> None:
+        """Write nothing before the next tick. Whoever waits for none lets the others run."""
+        interval = self._worker.settings.turns.chunk_interval
+        if interval:
+            now = self._loop.time()
+            self._pause = self._loop.call_later(interval - now % interval, self._go_on)
+        else:
+            self._pause = self._loop.call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        self._pause = None
+        self._wake()
 
     async def _write(self, batch: _Batch) -> None:
         written = await self._written(
@@ -143,22 +169,12 @@ class Outbox:
             self._write_no -= 1  # refused for what is in it: nothing was kept
             raise
 
-    async def _pause(self) -> None:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(self._worker.settings.turns.chunk_interval):
-                await self._closing.wait()
-
-    def _unless_closed(self) -> _Batch | None:
-        """What came in. Nothing once it is closed: that goes with the end."""
-        self._news.clear()
-        return None if self._closed else self._take()
-
     def _take(self) -> _Batch:
         with self._lock:
             pieces, progress = self._pieces, self._progress
             self._pieces, self._progress, self._woken = [], None, False
         return _Batch(
-            chunks=coalesced(piece for piece in pieces if isinstance(piece, ArtifactChunk)),
+            chunks=coalesced(piece for piece in pieces if not isinstance(piece, Message)),
             messages=[piece for piece in pieces if isinstance(piece, Message)],
             progress=progress,
         )

@@ -39,7 +39,9 @@ def given(**members: Any) -> Json:
 
 def dump_part(part: Part) -> Json:
     """`{"text": ...}`, `{"raw": <base64>}`, `{"url": ...}` or `{"data": ...}`, with metadata, filename and mediaType."""
-    extra = given(metadata=dict(part.metadata), filename=part.filename, mediaType=part.media_type)
+    extra: Json = {}
+    if part.metadata or part.filename or part.media_type:  # the parts of a stream have none
+        extra = given(metadata=dict(part.metadata), filename=part.filename, mediaType=part.media_type)
     match part:
         case TextPart(text=text):
             return {"text": text, **extra}
@@ -53,6 +55,8 @@ def dump_part(part: Part) -> Json:
 
 def load_part(json: Mapping[str, Any]) -> Part:
     """The inverse of `dump_part`."""
+    if len(json) == 1 and "text" in json:  # what is streamed is hardly anything else
+        return TextPart(json["text"])
     extra: dict[str, Any] = {
         "metadata": json.get("metadata", {}),
         "filename": json.get("filename", ""),
@@ -103,20 +107,21 @@ def _parts(parts: Sequence[Mapping[str, Any]]) -> tuple[Part, ...]:
 
 def dump_artifact(artifact: Artifact, part: Callable[[Part], Json] = dump_part) -> Json:
     """An A2A 1.0 Artifact; one of 0.3 differs in its parts alone."""
-    return {
-        "artifactId": artifact.artifact_id,
-        "parts": [part(each) for each in artifact.parts],
-        **given(
+    json: Json = {"artifactId": artifact.artifact_id, "parts": [part(each) for each in artifact.parts]}
+    if artifact.name or artifact.description or artifact.metadata or artifact.extensions:
+        json |= given(
             name=artifact.name,
             description=artifact.description,
             metadata=dict(artifact.metadata),
             extensions=list(artifact.extensions),
-        ),
-    }
+        )
+    return json
 
 
 def load_artifact(json: Mapping[str, Any]) -> Artifact:
     """The inverse of `dump_artifact`."""
+    if len(json) == 2:  # a piece of one
+        return Artifact(artifact_id=json["artifactId"], parts=_parts(json["parts"]))
     return Artifact(
         artifact_id=json["artifactId"],
         parts=_parts(json["parts"]),

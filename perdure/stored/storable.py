@@ -93,4 +93,4 @@ def _is_plain_text(text: Any) -> bool:
 
 def cleaned(text: str) -> str:
     """`text` with what cannot be kept replaced by U+FFFD: for the output of agents, which must not fail for a stray byte."""
-    return _UNSTORABLE.sub("\ufffd", text)
+    return text if _is_plain_text(text) else _UNSTORABLE.sub("\ufffd", text)

@@ -12,7 +12,7 @@ from perdure.agent import Agent, Turn
 from perdure.agent.steps import Steps
 from perdure.notes import noted
 from perdure.tasks import ArtifactChunk, Message, Role, StatusChange, Task, TaskState, TextPart, fold_chunks
-from perdure.turns.answer import Answer, Piece
+from perdure.turns.answer import Answer, More, Piece
 from perdure.turns.perform import Outcome, perform
 
 from .result import Result
@@ -60,8 +60,11 @@ async def run(
     async def store(name: str, occurrence: int, result: Any) -> None:
         kept[name, occurrence] = result
 
+    def put(piece: Piece | More) -> None:
+        pieces.append(piece.chunk() if isinstance(piece, More) else piece)
+
     task_id, context_id = ids.new_task_id(), ids.new_context_id()
-    answer = Answer(task_id, context_id=context_id, attempt=attempt, first_ordinal=0, put=pieces.append)
+    answer = Answer(task_id, context_id=context_id, attempt=attempt, first_ordinal=0, put=put)
     turn = Turn(
         task_id=str(task_id),
         context_id=context_id,

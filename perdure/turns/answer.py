@@ -8,10 +8,9 @@ turn writes over what the lost one left (DESIGN 4.6).
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from perdure import ids
@@ -21,6 +20,19 @@ from perdure.settings import TurnSettings
 from perdure.stored.storable import cleaned
 from perdure.tasks import Artifact, ArtifactChunk, Message, Part, Role, TextPart
 from perdure.turns.weight import Scale
+
+
+class More(NamedTuple):
+    """Plain text that goes on with an artifact: a token of a model. It is a chunk, in the form that costs least."""
+
+    artifact_id: str
+    text: str
+
+    def chunk(self) -> ArtifactChunk:
+        """The same as one."""
+        artifact = Artifact(artifact_id=self.artifact_id, parts=(TextPart(self.text),))
+        return ArtifactChunk(artifact, append=True, last_chunk=False)
+
 
 Piece = ArtifactChunk | Message | Progress
 """What a turn hands over before it ends."""
@@ -36,7 +48,7 @@ class Answer:
         context_id: str,
         attempt: int,
         first_ordinal: int,
-        put: Callable[[Piece], None],
+        put: Callable[[Piece | More], None],
         limits: TurnSettings | None = None,
     ) -> None:
         self._task_id = task_id
@@ -51,12 +63,27 @@ class Answer:
 
     def emit(self, value: Any) -> None:
         """Take an emission. `BadOutput` for what cannot be stored, `TooLarge` for what is too much. None says nothing."""
+        if type(value) is str and self._goes_on(cleaned(value)):
+            return
         for piece in self._pieces(value):
             with self._lock:  # numbered and handed over in one go, or threads would swap chunks
-                with self._main_as_before():
+                before = self._main
+                try:
                     placed = self._placed(piece)
                     self.scale.add(placed)
+                except BadOutput:
+                    self._main = before  # what was refused has not begun an artifact
+                    raise
                 self._put(placed)
+
+    def _goes_on(self, text: str) -> bool:
+        """Add text to the main artifact, the short way. False where that has not begun."""
+        with self._lock:
+            if not self._main:
+                return False
+            self.scale.add_text(self._main, text)
+            self._put(More(self._main, text))
+            return True
 
     def message(self, given: str | Message) -> Message | None:
         """The agent's message for a status; None for an empty text. `BadOutput`, `TooLarge`."""
@@ -82,24 +109,18 @@ class Answer:
                 return self._end_of_main()
             whole = artifacts_in(value)
             last: tuple[ArtifactChunk, ...]
-            with self._main_as_before():
+            before = self._main
+            try:
                 if whole is None:
                     last = (ArtifactChunk(Artifact(artifact_id=self._main_id(), parts=parts_in(value))),)
                 else:
                     last = tuple(ArtifactChunk(self._named(artifact)) for artifact in whole)
                 for chunk in last:
                     self.scale.add(chunk)
+            except BadOutput:
+                self._main = before
+                raise
             return last if whole is None else (*self._end_of_main(), *last)
-
-    @contextmanager
-    def _main_as_before(self) -> Iterator[None]:
-        """What was refused has not begun an artifact."""
-        before = self._main
-        try:
-            yield
-        except BadOutput:
-            self._main = before
-            raise
 
     def _pieces(
         self, value: Any
@@ -159,10 +180,13 @@ class Answer:
         )
 
 
-def coalesced(chunks: Iterable[ArtifactChunk]) -> tuple[ArtifactChunk, ...]:
+def coalesced(chunks: Iterable[ArtifactChunk | More]) -> tuple[ArtifactChunk, ...]:
     """The same artifacts in one chunk each, in the order of their first one: what was streamed between two writes."""
-    merged: dict[str, list[ArtifactChunk]] = {}
+    merged: dict[str, list[ArtifactChunk | More]] = {}
     for chunk in chunks:
+        if isinstance(chunk, More):
+            merged.setdefault(chunk.artifact_id, []).append(chunk)
+            continue
         run = merged.setdefault(chunk.artifact.artifact_id, [])
         if not chunk.append:
             run.clear()
@@ -170,30 +194,41 @@ def coalesced(chunks: Iterable[ArtifactChunk]) -> tuple[ArtifactChunk, ...]:
     return tuple(_as_one(run) for run in merged.values())
 
 
-def _as_one(run: Sequence[ArtifactChunk]) -> ArtifactChunk:
+def _as_one(run: Sequence[ArtifactChunk | More]) -> ArtifactChunk:
+    first, last = (each.chunk() if isinstance(each, More) else each for each in (run[0], run[-1]))
     if len(run) == 1:
-        return run[0]
-    parts = _joined([part for chunk in run for part in chunk.artifact.parts])
+        return first
     # What comes after the first chunk of a run appends plain parts: only the first has more to say than its parts.
+    parts = _joined(part for chunk in run for part in _said(chunk))
     return ArtifactChunk(
-        replace(run[0].artifact, parts=parts), append=run[0].append, last_chunk=run[-1].last_chunk
+        replace(first.artifact, parts=parts), append=first.append, last_chunk=last.last_chunk
     )
 
 
-def _joined(parts: Sequence[Part]) -> tuple[Part, ...]:
+def _said(chunk: ArtifactChunk | More) -> Sequence[Part | str]:
+    return (chunk.text,) if isinstance(chunk, More) else chunk.artifact.parts
+
+
+def _joined(parts: Iterable[Part | str]) -> tuple[Part, ...]:
     """Neighbouring plain texts as one; an empty one beside others says nothing."""
     out: list[Part] = []
     texts: list[str] = []
-    for part in (*parts, None):
-        if part is not None and _plain(part):
+    for part in parts:
+        if isinstance(part, str):
+            texts.append(part)
+        elif _plain(part):
             texts.append(part.text)  # type: ignore[union-attr]
-            continue
-        if text := "".join(texts):
-            out.append(TextPart(text))
-        texts.clear()
-        if part is not None:
+        else:
+            _close(texts, out)
             out.append(part)
+    _close(texts, out)
     return tuple(out) or (TextPart(""),)
+
+
+def _close(texts: list[str], out: list[Part]) -> None:
+    if text := "".join(texts):
+        out.append(TextPart(text))
+    texts.clear()
 
 
 def _plain(part: Part) -> bool:

@@ -36,17 +36,24 @@ class Scale:
         """It is given. `TooLarge`."""
         match piece:
             case ArtifactChunk(artifact=artifact, append=append):
-                size = _artifact_size(artifact)
-                self._all += size
                 before = self._sizes.get(artifact.artifact_id, 0) if append else 0
-                self._sizes[artifact.artifact_id] = size = before + size
-                self._check("an artifact", size)
+                self._add_to(artifact.artifact_id, before, _artifact_size(artifact))
             case Message():
                 self._all += (size := self.check_message(piece))
             case Progress(note=note):
                 self._all += (size := bytes_of(note))
                 self._check("a note", size)
         self._check_all()
+
+    def add_text(self, artifact_id: str, text: str) -> None:
+        """Plain text is added to an artifact. `TooLarge`."""
+        self._add_to(artifact_id, self._sizes.get(artifact_id, 0), bytes_of(text))
+        self._check_all()
+
+    def _add_to(self, artifact_id: str, before: int, size: int) -> None:
+        self._all += size
+        self._sizes[artifact_id] = before + size
+        self._check("an artifact", before + size)
 
     def check_message(self, message: Message) -> int:
         """Its size. `TooLarge` for one that is too large alone."""
@@ -81,12 +88,19 @@ def bytes_of(text: str) -> int:
 
 
 def _artifact_size(artifact: Artifact) -> int:
-    named = bytes_of(artifact.name) + bytes_of(artifact.description)
-    return named + _parts_size(artifact.parts) + _json_size(artifact.metadata)
+    size = _parts_size(artifact.parts)
+    if artifact.name or artifact.description or artifact.metadata:  # a piece of a stream has none of them
+        size += bytes_of(artifact.name) + bytes_of(artifact.description) + _json_size(artifact.metadata)
+    return size
 
 
 def _parts_size(parts: Iterable[Part]) -> int:
-    return sum(_part_size(part) + _json_size(part.metadata) for part in parts)
+    size = 0
+    for part in parts:
+        size += _part_size(part)
+        if part.metadata:
+            size += _json_size(part.metadata)
+    return size
 
 
 def _part_size(part: Part) -> int:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from pathlib import Path
 
 import pytest
 
 from bench.dialects import V03, V1, task_of
+from bench.followers import Followed, Follower
 from bench.http import connected, hung_up
 from bench.report import save, table
 from bench.results import Figure, Results, percentile
@@ -89,3 +91,23 @@ async def test_the_client_keeps_its_connection_and_notices_when_it_ends() -> Non
         with pytest.raises(ConnectionError):
             await clients[0].call({})
         await hung_up(clients)
+
+
+@pytest.mark.parametrize("cut", [1, 3, 7, 1000])
+def test_a_follower_counts_whatever_comes_in_however_many_pieces(cut: int) -> None:
+    frames = [b'id: %d\ndata: {"text":"<%d> <%d> "}\n\n' % (number, number, number) for number in range(1, 4)]
+    answer = b"HTTP/1.1 200 OK\r\n\r\n" + b"".join(b"%x\r\n%b\r\n" % (len(each), each) for each in frames)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        found, follower = Followed(), Follower(ours)
+        for place in range(0, len(answer), cut):
+            theirs.sendall(answer[place : place + cut])
+            assert follower.read(found)
+        theirs.sendall(b"0\r\n")
+        assert follower.read(found)
+        theirs.sendall(b"\r\n")
+        assert not follower.read(found)
+        assert (found.events, found.tokens, len(found.milliseconds)) == (3, 6, 6)
+        theirs.close()
+        with pytest.raises(SystemExit):
+            follower.read(found)

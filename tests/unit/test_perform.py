@@ -30,7 +30,7 @@ from perdure.tasks import (
     UrlPart,
     fold_chunks,
 )
-from perdure.turns.answer import Answer, Piece, coalesced
+from perdure.turns.answer import Answer, More, Piece, coalesced
 from perdure.turns.perform import BAD_OUTPUT, CRASHED, Outcome, perform, spoken
 
 TASK = UUID("0198f000-0000-7000-8000-000000000001")
@@ -69,9 +69,7 @@ class Stage:
     first_ordinal: int = 0
 
     def __post_init__(self) -> None:
-        self.answer = Answer(
-            TASK, context_id="c", attempt=2, first_ordinal=self.first_ordinal, put=self.pieces.append
-        )
+        self.answer = Answer(TASK, context_id="c", attempt=2, first_ordinal=self.first_ordinal, put=self._put)
         self.turn = Turn(
             task_id=str(TASK),
             context_id="c",
@@ -80,6 +78,9 @@ class Stage:
             task_metadata={},
             emit=self.answer.emit,
         )
+
+    def _put(self, piece: Piece | More) -> None:
+        self.pieces.append(piece.chunk() if isinstance(piece, More) else piece)
 
     async def run(self, handler: Callable[..., Any]) -> Performed:
         agent = Agent.of({"name": "test"}, handler)
@@ -515,3 +516,17 @@ def test_coalesced_chunks_say_the_same() -> None:
     assert a == chunk("a", TextPart("12"), DataPart(2), append=False, last=True)
     assert b == chunk("b", DataPart(3), append=False, last=True)
     assert fold_chunks(coalesced(chunks[:4])) == fold_chunks(chunks[:4])
+
+
+@pytest.mark.parametrize("begins", [True, False])
+def test_tokens_say_what_their_chunks_would_say(begins: bool) -> None:
+    data = Artifact(artifact_id="a", parts=(DataPart(1),), name="answer")
+    said: list[ArtifactChunk | More] = [
+        *(More("a", "b"), More("c", ""), More("a", "d")),
+        *(ArtifactChunk(data, append=True), More("a", "e")),
+    ]
+    tokens = [ArtifactChunk(data), *said] if begins else said
+    as_chunks = [each.chunk() if isinstance(each, More) else each for each in tokens]
+    assert coalesced(tokens) == coalesced(as_chunks)
+    texts = [part.text for part in coalesced(tokens)[0].artifact.parts if isinstance(part, TextPart)]
+    assert texts == ["bd", "e"]
