@@ -95,6 +95,12 @@ def _route_libraries(handler: logging.Handler, level: int) -> None:
         library.propagate = True
         quiet = name in _QUIET and level > logging.DEBUG
         library.setLevel(max(level, logging.WARNING) if quiet else logging.NOTSET)
+    logging.getLogger("alembic.runtime.migration").addFilter(_of_a_step)
+
+
+def _of_a_step(record: logging.LogRecord) -> bool:
+    """Of migrations the steps are heard (`Running upgrade 0013 -> 0014`), not that Alembic looks at a database."""
+    return record.levelno != logging.INFO or str(record.msg).startswith("Running")
 
 
 def _json() -> list[Processor]:

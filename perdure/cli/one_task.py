@@ -94,7 +94,7 @@ def looked_as_text(found: Looked) -> str:
         *(("trace", link or trace) for trace, link in _traces(line)),
     ]
     told = [f"{name:9} {value}" for name, value in facts]
-    if progress := task.metadata.get("progress"):
+    if line.state.value != "completed" and (progress := task.metadata.get("progress")):
         fraction = progress.get("fraction")
         share = "" if fraction is None else f"{fraction:.0%} "
         told.append(f"{'progress':9} {share}{one_line(progress.get('note') or '')}")

@@ -151,6 +151,16 @@ def test_the_level_is_for_all(capsys: pytest.CaptureFixture[str], level: str, he
     assert [json.loads(line)["event"] for line in capsys.readouterr().err.splitlines()] == heard
 
 
+def test_of_migrations_the_steps_are_heard(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.set_up(LogSettings(format="json"))
+    alembic = logging.getLogger("alembic.runtime.migration")
+    alembic.info("Context impl %s.", "PostgresqlImpl")
+    alembic.info("Running %s", "upgrade 0013 -> 0014")
+    alembic.warning("something is odd")
+    lines = [json.loads(line)["event"] for line in capsys.readouterr().err.splitlines()]
+    assert lines == ["Running upgrade 0013 -> 0014", "something is odd"]
+
+
 def test_warnings_are_lines_too(capsys: pytest.CaptureFixture[str]) -> None:
     logs.set_up(LogSettings(format="json"))
     with warnings.catch_warnings():
