@@ -19,6 +19,7 @@ from typing import Any
 from perdure.agents import chosen, entries, load_agents
 from perdure.launch.children import Child, Say
 from perdure.launch.front_door import require_authentication
+from perdure.launch.listeners import bound, port_of
 from perdure.launch.parts import run
 from perdure.local import LocalServices, Server, local_services
 from perdure.security.vault import new_key
@@ -51,7 +52,10 @@ def run_stack(
         auth={"insecure": True} if insecure else None,
     )
     require_authentication(settings)
-    load_agents(chosen(settings, agents))  # so that a wrong one is one line before anything starts
+    # So that a wrong agent, or a port in use, is one line before anything starts.
+    first = next(iter(load_agents(chosen(settings, agents)).values()))
+    with bound(settings.host, port_of(first, settings)):
+        pass
     lines = Lines(["perdure", "front door", *(f"worker {number + 1}" for number in range(workers))])
     say = lines.speaker("perdure")
     say(f"starting PostgreSQL and Redis, data in {settings.data_dir.absolute()}")

@@ -7,6 +7,7 @@ import os
 import re
 import shlex
 import signal
+import socket
 import stat
 import subprocess
 from collections.abc import Iterator
@@ -156,11 +157,20 @@ def test_two_stacks_do_not_share_a_folder(folder: Path) -> None:
         assert first.stop(signal.SIGTERM) == 0
 
 
+def test_a_port_in_use_is_said_before_anything_starts(folder: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        result = finished([PERDURE, "up", "agent.py", "--port", port, "--data-dir", "data"], cwd=folder)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.startswith(f"perdure: port {port} is in use")
+    assert not (folder / "data").exists()
+
+
 def test_a_front_door_that_cannot_start_stops_everything(folder: Path) -> None:
-    with stack(folder) as first:
-        port = first.url.rpartition(":")[2]
-        command = [PERDURE, "up", "agent.py", "--port", port, "--data-dir", "other"]
-        second = finished(command, cwd=folder)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        command = [PERDURE, "up", "agent.py", "--port", "0", "--data-dir", "other"]
+        second = finished(command, cwd=folder, env=surroundings(OPS__PORT=port))
         assert second.returncode == 2
         assert f"perdure: port {port} is in use" in second.stdout
         assert "stopping PostgreSQL and Redis" in second.stdout
