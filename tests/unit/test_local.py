@@ -53,6 +53,23 @@ async def test_a_password_is_needed(services: LocalServices) -> None:
         client.ping()
 
 
+async def test_the_last_words_of_a_server_that_died_are_kept(
+    services: LocalServices, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for server in (services.postgres, services.redis):
+        server.kill()
+        before = server.log.read_text()
+        server.start()
+        assert before
+        assert server.log.read_text().startswith(before)
+        monkeypatch.setattr("perdure.local.server.LOG_BYTES", len(before) - 1)
+        server.kill()
+        before = server.log.read_text()
+        server.start()
+        assert server.log.with_suffix(".log.1").read_text() == before
+        assert not server.log.read_text().startswith(before)
+
+
 async def test_a_killed_postgres_comes_back_at_its_address_with_what_was_committed(
     services: LocalServices,
 ) -> None:
