@@ -144,7 +144,7 @@ def test_a_skill_that_is_not_there_is_refused() -> None:
     for functions in ((shout,), (shout, forecast), (shout, lambda messages: "plain")):
         result = run_sync(agent(*functions), said(TextPart("hello"), skillId="rain"))
         assert result.state is TaskState.REJECTED
-        assert "no skill rain; there are shout" in result.status
+        assert "no skill rain; the agent has: shout" in result.status
     assert run_sync(agent(shout), said(TextPart("x"), skillId=7)).state is TaskState.REJECTED
 
 
