@@ -11,7 +11,7 @@ from taskiq_redis import ListQueueBroker
 broker = ListQueueBroker(os.environ["REDIS"], socket_timeout=None)
 
 
-@broker.task
+@broker.task("job")  # the sender is __main__, the worker imports the module
 async def job(moment: int) -> None:
     counted(moment)
 
